@@ -1,0 +1,81 @@
+"""The composition root: the only place that sees both Flask and the model.
+
+gunicorn serves `api:app_or_exit()`; see `gunicorn-production.conf.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flask import Flask
+
+from sentence_api.engine.artifact import artifact_path
+from sentence_api.engine.loader import resolve_precision
+from sentence_api.http.app import build_app
+from sentence_api.http.service import Service
+from sentence_api.ops.metrics import Metrics
+from sentence_api.ops.planning import check_engine, one_line_exit, plan_for
+from sentence_api.ops.processes import Processes
+from sentence_api.serving.batcher import Caps
+from sentence_api.serving.lifecycle import Lifecycle
+from sentence_api.serving.memory import RequestBudget
+from sentence_api.settings import Settings, read_settings
+from sentence_model_optimized import SentenceModel
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Load the model and return the application that serves it.
+
+    Each serving process must call `app.extensions["processes"].start_worker` before its first
+    request; until then the application answers that it is not ready.
+
+    Args:
+        settings: By default those of the environment.
+
+    Raises:
+        StartupError: The settings, the plan or the model do not allow serving.
+    """
+    settings = settings or read_settings(os.environ)
+    plan = plan_for(settings)
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    directory = Path(shared) if shared else None
+    metrics = Metrics(directory)
+    lifecycle = Lifecycle()
+    model = SentenceModel(
+        artifact_path(settings),
+        resolve_precision(settings.engine, settings.precision),
+        plan.threads,
+        Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens),
+        metrics.on_pass,
+    )
+    model.load()
+    check_engine(settings, model.manifest)
+    lifecycle.model_loaded = True
+    app = build_app(
+        Service(
+            settings=settings,
+            plan=plan,
+            model=model,
+            lifecycle=lifecycle,
+            budget=RequestBudget(plan.request_bytes),
+            render_metrics=metrics.render,
+            on_response=metrics.on_response,
+            on_encoded=metrics.on_encoded,
+        )
+    )
+    app.extensions["processes"] = Processes(
+        settings=settings,
+        plan=plan,
+        model=model,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        directory=directory,
+    )
+    return app
+
+
+def app_or_exit() -> Flask:
+    """Return the application, or end the program with one line that says why there is none."""
+    with one_line_exit():
+        return create_app()

@@ -1,0 +1,92 @@
+"""gunicorn's settings, taken from the plan, and the hooks around its forks.
+
+Start with: gunicorn -c gunicorn-production.conf.py
+"""
+
+# Before any other import: patching later leaves shutdown errors from threading.
+from gevent import monkey
+
+monkey.patch_all()
+
+import atexit
+import os
+import shutil
+import tempfile
+from typing import Any
+
+from sentence_api.ops.logs import log_to_stderr
+from sentence_api.ops.planning import one_line_exit, plan_for
+from sentence_api.settings import read_settings
+
+with one_line_exit():
+    settings = read_settings(os.environ)
+    plan = plan_for(settings)
+
+_memory_disk = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+_shared = tempfile.mkdtemp(prefix="sentence-api-", dir=_memory_disk)
+_master = os.getpid()
+
+
+@atexit.register
+def _remove_shared() -> None:
+    """Remove the shared folder when the master ends; workers run this too and must not."""
+    if os.getpid() == _master:
+        shutil.rmtree(_shared, ignore_errors=True)
+
+
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = _shared
+# A parallel tokenizer's threads do not survive the fork; serving never asks a model hub.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+wsgi_app = "api:app_or_exit()"
+bind = f"{settings.host}:{settings.port}"
+workers = plan.workers
+worker_class = "gevent"
+worker_connections = plan.max_concurrent_requests
+preload_app = True
+timeout = settings.worker_timeout
+graceful_timeout = settings.graceful_timeout
+keepalive = settings.keepalive
+max_requests = settings.max_requests
+max_requests_jitter = settings.max_requests // 10
+worker_tmp_dir = _memory_disk
+# On by default in gunicorn 27; nothing here uses it.
+control_socket_disable = True
+accesslog = "-" if settings.access_log else None
+loglevel = settings.log_level
+log_to_stderr(settings.log_level)
+
+
+def _processes(application: Any) -> Any:
+    return application.wsgi().extensions["processes"]
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Give the new worker a slot that no living one holds."""
+    taken = [other.slot for other in server.WORKERS.values()]
+    worker.slot = _processes(server.app).before_fork(taken)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Warm up and verify the model before the first connection is accepted."""
+
+    def retire() -> None:
+        worker.alive = False
+
+    _processes(worker.app).start_worker(worker.slot, lambda: not worker.alive, retire)
+
+
+def post_request(worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
+    """Collect garbage and check memory once the response is on its way."""
+    _processes(worker.app).after_request()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """Tell an exit that was asked for from a fault."""
+    _processes(server.app).worker_stops(worker.slot, asked=not worker.alive)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Count the end of a worker."""
+    _processes(server.app).worker_ended(worker.slot)

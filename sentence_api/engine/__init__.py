@@ -1,0 +1,1 @@
+"""The model artifact, and the engines that compute vectors from token ids."""

@@ -1,0 +1,135 @@
+"""The artifact: the model as served, with a manifest that everything is verified against."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sentence_api.errors import ArtifactInvalid
+from sentence_api.resources.footprint import Footprint
+from sentence_api.settings import Settings
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+GRAPH = "model.xml"
+WEIGHTS = "model.bin"
+SOURCE = "source"
+
+# Formats whose loading runs code: never read, not even when the manifest lists them.
+_PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
+_PICKLE_NAMES = {"pytorch_model.bin"}
+
+
+class Canary(BaseModel):
+    """A text and the vector that the source model gives for it, normalised."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    vector: tuple[float, ...]
+
+
+class Accuracy(BaseModel):
+    """How close one precision came to the source model at export."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    texts: int
+    min_cosine: float
+
+
+class Manifest(BaseModel):
+    """What an artifact holds, where it came from, and what it costs.
+
+    Attributes:
+        source: `bundled:<package>==<version>`, `folder:<name>` or `hub:<id>`.
+        max_tokens: Longest text the model reads, special tokens included.
+        normalizes: The source model's own pipeline ends with a normalisation.
+        prompts: Text put before a query or a document, by input type.
+        files: SHA-256 of every other file, by path below the artifact.
+        accuracy: By precision, for each precision the exporting machine could run.
+        footprints: By precision, likewise.
+        versions: Of the packages that made it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: Literal[1] = 1
+    model: str
+    source: str
+    revision: str | None
+    engine: Literal["openvino", "torch"]
+    dimensions: int = Field(gt=0)
+    max_tokens: int = Field(gt=0)
+    pooling: str
+    normalizes: bool
+    pad_token_id: int = Field(ge=0)
+    prompts: dict[str, str]
+    default_prompt: str | None
+    canary: Canary
+    files: dict[str, str]
+    accuracy: dict[str, Accuracy]
+    footprints: dict[str, Footprint]
+    versions: dict[str, str]
+    created: str
+
+    def footprint(self, precision: str) -> Footprint | None:
+        """Return the footprint in `precision`; float32 is the upper bound of any other."""
+        return self.footprints.get(precision) or self.footprints.get("float32")
+
+
+def artifact_path(settings: Settings) -> Path:
+    """Return where the artifact of these settings lies, whether it exists or not."""
+    if settings.artifact is not None:
+        return settings.artifact
+    name = settings.model.rstrip("/").rsplit("/", 1)[-1]
+    return Path("var") / "artifacts" / f"{name}-{settings.engine}"
+
+
+def read_manifest(artifact: Path) -> Manifest:
+    """Return the manifest of `artifact` without looking at its other files.
+
+    Raises:
+        ArtifactInvalid: There is none, or it cannot be read.
+    """
+    path = artifact / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as exc:
+        raise ArtifactInvalid(
+            f"no model at {artifact}; make one with: python -m sentence_api export"
+        ) from exc
+    except (OSError, ValidationError) as exc:
+        reason = exc.errors()[0]["msg"] if isinstance(exc, ValidationError) else exc.strerror
+        raise ArtifactInvalid(f"cannot read {path}: {reason}") from exc
+
+
+def verify(artifact: Path, manifest: Manifest) -> None:
+    """Check every file of `artifact` against its manifest.
+
+    Raises:
+        ArtifactInvalid: A file is missing, altered, not listed, or of a format that runs code.
+    """
+    again = "; export the model again"
+    found = {
+        path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()
+    }
+    for name in sorted(found - {MANIFEST} | set(manifest.files)):
+        path = artifact / name
+        if path.suffix in _PICKLE_SUFFIXES or path.name in _PICKLE_NAMES:
+            raise ArtifactInvalid(f"{path} is a pickle, which can run code when loaded{again}")
+        if name not in manifest.files:
+            raise ArtifactInvalid(f"{path} is not listed in the manifest{again}")
+        if name not in found:
+            raise ArtifactInvalid(f"{path} is missing{again}")
+        if sha256(path) != manifest.files[name]:
+            raise ArtifactInvalid(f"{path} was altered: its SHA-256 is not the manifest's{again}")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

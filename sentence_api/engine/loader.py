@@ -1,0 +1,39 @@
+"""Chooses and loads the engine of an artifact. torch is imported only when it is the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sentence_api.engine.artifact import GRAPH, SOURCE, Manifest
+from sentence_api.engine.interface import Engine
+from sentence_api.errors import ArtifactInvalid
+from sentence_api.settings import Engine as EngineName
+from sentence_api.settings import Precision
+
+
+def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int) -> Engine:
+    """Load the engine that `artifact` was made for; its files must have been verified.
+
+    Raises:
+        ArtifactInvalid: The engine cannot read the artifact.
+    """
+    if manifest.engine == "torch":
+        from sentence_api.engine.torch import TorchEngine  # noqa: PLC0415
+
+        return TorchEngine(artifact / SOURCE, precision, threads)
+    from sentence_api.engine.openvino import OpenVinoEngine  # noqa: PLC0415
+
+    try:
+        return OpenVinoEngine(artifact / GRAPH, precision, threads)
+    except RuntimeError as exc:
+        reason = str(exc).strip().splitlines()[-1]
+        raise ArtifactInvalid(f"OpenVINO cannot compile {artifact / GRAPH}: {reason}") from exc
+
+
+def resolve_precision(engine: EngineName, precision: Precision) -> str:
+    """Return the precision that will be served on this machine."""
+    if engine == "torch":
+        return "float32" if precision == "auto" else precision
+    from sentence_api.engine import openvino  # noqa: PLC0415
+
+    return openvino.resolve_precision(precision)

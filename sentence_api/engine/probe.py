@@ -1,0 +1,90 @@
+"""Measures what a model costs in memory, in a process of its own.
+
+`python -m sentence_api.engine.probe ARTIFACT PRECISION BATCH_TOKENS` loads the artifact as a
+serving master does, forks a worker as gunicorn does, runs the largest passes in it and prints the
+footprint as JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from sentence_api.engine.artifact import TOKENIZER, read_manifest
+from sentence_api.engine.interface import Engine
+from sentence_api.engine.loader import load_engine
+from sentence_api.engine.tokenizer import TextTokenizer
+from sentence_api.engine.warmup import run_shape, warm_up
+from sentence_api.errors import ExportFailed
+from sentence_api.resources.footprint import Footprint
+from sentence_api.resources.process import process_memory
+
+# What a serving process imports besides the engine; its memory belongs to the base.
+_WEB_STACK = ("gevent.monkey", "flask", "gunicorn.app.wsgiapp", "orjson", "prometheus_client")
+
+
+def measure(artifact: Path, precision: str, batch_tokens: int) -> Footprint:
+    """Return the footprint of `artifact`, measured in a new process.
+
+    Raises:
+        ExportFailed: The measurement did not come out.
+    """
+    command = [sys.executable, "-m", __name__, str(artifact), precision, str(batch_tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise ExportFailed(f"measuring the memory of {artifact} failed: {last}")
+    return Footprint.model_validate_json(done.stdout)
+
+
+def _peak_above_now() -> int:
+    """Return by how many bytes this process's resident memory has once been larger than now."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    kib = {name: int(value) for name, value in re.findall(r"^(Vm\w+):\s+(\d+) kB", text, re.M)}
+    return (kib["VmHWM"] - kib["VmRSS"]) * 1024
+
+
+def _measure_worker(engine: Engine, max_tokens: int, batch_tokens: int) -> dict[str, int]:
+    """Run a worker's passes here and return what they cost."""
+    if not engine.forks_warm:
+        warm_up(engine)
+    run_shape(engine, 1, 8)
+    started = process_memory().private
+    run_shape(engine, max(1, batch_tokens // max_tokens), max_tokens)
+    run_shape(engine, max(1, batch_tokens // 16), 16)
+    grown = process_memory().private + _peak_above_now() - started
+    return {"worker_bytes": started, "token_bytes": max(1, grown // batch_tokens)}
+
+
+def main(artifact: Path, precision: str, batch_tokens: int) -> None:
+    """Measure and print; the worker reports to the master through a pipe."""
+    for module in _WEB_STACK:
+        importlib.import_module(module)
+    manifest = read_manifest(artifact)
+    _tokenizer = TextTokenizer(artifact / TOKENIZER, manifest.max_tokens)
+    engine = load_engine(artifact, manifest, precision, threads=1)
+    if engine.forks_warm:
+        warm_up(engine)
+    gc.collect()
+    gc.freeze()
+    base = process_memory().rss
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        figures = _measure_worker(engine, manifest.max_tokens, batch_tokens)
+        os.write(writer, json.dumps(figures).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        figures = json.loads(pipe.read() or b"{}")
+    os.wait()
+    sys.stdout.write(Footprint(base_bytes=base, **figures).model_dump_json())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

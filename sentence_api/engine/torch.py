@@ -1,0 +1,92 @@
+"""The torch engine: sentence-transformers itself, for models that cannot be compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.errors import ArtifactInvalid, ExportFailed
+
+NORMALIZE = "Normalize"
+
+
+def load_source(folder: str, revision: str | None = None, *, offline: bool) -> SentenceTransformer:
+    """Load a model on the CPU: safetensors only, and never code that it ships.
+
+    Raises:
+        ExportFailed: It cannot be loaded.
+    """
+    # One thread before the first operation: a fork after an operation with more hangs the child.
+    torch.set_num_threads(1)
+    try:
+        model = SentenceTransformer(
+            folder,
+            revision=revision,
+            device="cpu",
+            trust_remote_code=False,
+            local_files_only=offline,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as exc:
+        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
+        raise ExportFailed(f"cannot load {folder}: {reason}") from exc
+    return model.eval()
+
+
+def drop_normalize(model: SentenceTransformer) -> bool:
+    """Remove a closing Normalize module, so that vectors of their own length can be served too.
+
+    Returns:
+        Whether there was one.
+    """
+    *_, (name, last) = model.named_children()
+    if type(last).__name__ != NORMALIZE:
+        return False
+    del model[int(name)]
+    return True
+
+
+class TorchEngine:
+    """A sentence-transformers model on the CPU.
+
+    Args:
+        folder: The model as sentence-transformers saves it.
+        precision: `float32` or `bfloat16`.
+        threads: Threads of each forward pass.
+
+    Raises:
+        ArtifactInvalid: The folder cannot be loaded.
+    """
+
+    name = "torch"
+    # The weights are used as they were read; a pass leaves nothing behind worth sharing.
+    forks_warm = False
+
+    def __init__(self, folder: Path, precision: str, threads: int) -> None:
+        self.precision = precision
+        self._threads = threads
+        try:
+            self._model = load_source(str(folder), offline=True)
+        except ExportFailed as exc:
+            raise ArtifactInvalid(str(exc)) from exc
+        drop_normalize(self._model)
+        if precision == "bfloat16":
+            self._model.bfloat16()
+
+    def start(self) -> None:
+        """Allow more threads; raising the number is safe after the fork only."""
+        torch.set_num_threads(self._threads)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+        """Return one vector per row; see `Engine`."""
+        features = {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(attention_mask),
+        }
+        vectors = self._model(features)["sentence_embedding"].float().numpy()
+        return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -1,0 +1,46 @@
+"""Puts the routes together, and around each request its id, its timing and its count."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+from flask import Flask, Response, g, request
+
+from sentence_api.http import errors, health, query, status
+from sentence_api.http.service import Service
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def build_app(service: Service) -> Flask:
+    """Return the WSGI application that serves `service`."""
+    app = Flask("sentence_api", static_folder=None)
+    errors.register(app)
+    query.register(app, service)
+    health.register(app, service)
+    status.register(app, service)
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.started = time.perf_counter()
+        g.error_code = None
+        g.timing = (0.0, 0.0, 0.0)
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        tokenize, queue, inference = g.timing
+        response.headers["Server-Timing"] = (
+            f"tokenize;dur={tokenize * 1e3:.2f}, queue;dur={queue * 1e3:.2f},"
+            f" inference;dur={inference * 1e3:.2f}"
+        )
+        route = request.url_rule.rule if request.url_rule else "unknown"
+        seconds = time.perf_counter() - g.started
+        service.on_response(route, response.status_code, g.error_code, seconds)
+        return response
+
+    return app

@@ -1,0 +1,40 @@
+"""`GET /health`, `/health/live` and `/health/ready`: the truth about this process."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, Response
+
+from sentence_api import __version__
+from sentence_api.http.rendering import json_response
+from sentence_api.http.service import Service
+from sentence_api.serving.lifecycle import State
+
+
+def register(app: Flask, service: Service) -> None:
+    """Add the health routes to `app`."""
+    lifecycle = service.lifecycle
+
+    @app.get("/health")
+    def health() -> Response:
+        state = lifecycle.state
+        body: dict[str, Any] = {
+            "status": state,
+            "model_loaded": lifecycle.model_loaded,
+            "model_loading": state is State.STARTING,
+            "model_error": lifecycle.model_error,
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "version": __version__,
+        }
+        return json_response(body, 200 if state is State.HEALTHY else 503)
+
+    @app.get("/health/live")
+    def live() -> Response:
+        return json_response({"status": "live"})
+
+    @app.get("/health/ready")
+    def ready() -> Response:
+        lifecycle.require_accepting()
+        return json_response({"status": "ready"})

@@ -1,0 +1,94 @@
+"""`POST /query` and `POST /query/batch`."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from flask import Flask, Response, g, request
+
+from sentence_api.http.body import read_body
+from sentence_api.http.rendering import json_response, rendered
+from sentence_api.http.schemas import Options, parse_batch, parse_query
+from sentence_api.http.service import Encoded, Service
+
+
+def register(app: Flask, service: Service) -> None:
+    """Add the query routes to `app`."""
+    settings = service.settings
+
+    @app.post("/query")
+    def query() -> Response:
+        service.lifecycle.require_ready()
+        with read_body(
+            request, service.budget, settings.max_body_bytes, settings.body_timeout
+        ) as body:
+            asked = parse_query(body)
+            encoded = _encode(service, [asked.question], asked)
+            return json_response(
+                {
+                    "embedding": rendered(encoded.vectors[0], asked.encoding_format),
+                    "dimensions": encoded.vectors.shape[1],
+                    "model": service.model.manifest.model,
+                    "tokens": encoded.tokens,
+                    "truncated": bool(encoded.truncated),
+                }
+            )
+
+    @app.post("/query/batch")
+    def query_batch() -> Response:
+        service.lifecycle.require_ready()
+        with read_body(
+            request, service.budget, settings.max_body_bytes, settings.body_timeout
+        ) as body:
+            asked = parse_batch(body, service.plan.max_request_items)
+            encoded = _encode(service, asked.questions, asked)
+            return json_response(
+                {
+                    "embeddings": [rendered(v, asked.encoding_format) for v in encoded.vectors],
+                    "count": len(encoded.vectors),
+                    "dimensions": encoded.vectors.shape[1],
+                    "model": service.model.manifest.model,
+                    "tokens": encoded.tokens,
+                    "truncated": encoded.truncated,
+                }
+            )
+
+
+def _encode(service: Service, texts: Sequence[str], options: Options) -> Encoded:
+    """Encode with the request's options, deadline and connection."""
+    encoded = service.model.encode(
+        texts,
+        normalize=options.normalize,
+        input_type=options.input_type,
+        dimensions=options.dimensions,
+        truncate=options.truncate,
+        deadline=time.monotonic() + service.settings.request_timeout,
+        is_gone=_connection_watch(request.environ.get("gunicorn.socket")),
+    )
+    g.timing = (encoded.tokenize_seconds, encoded.queue_seconds, encoded.inference_seconds)
+    service.on_encoded(encoded)
+    return encoded
+
+
+def _connection_watch(connection: socket.socket | None) -> Callable[[], bool] | None:
+    """Return a function that tells whether the client has closed `connection`."""
+    if connection is None:
+        return None
+    descriptor = connection.fileno()
+
+    def is_gone() -> bool:
+        # A plain socket over the same descriptor: gevent's would wait for data.
+        peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
+        duplicate = socket.socket(fileno=descriptor)
+        try:
+            return duplicate.recv(1, peek) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            duplicate.detach()
+
+    return is_gone

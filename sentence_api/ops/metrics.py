@@ -1,0 +1,130 @@
+"""Metrics in Prometheus' text format, summed over the workers.
+
+Each worker writes to the files of its slot, a small number that its successor takes over, so
+counters outlive a worker and no files pile up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from sentence_api.http.service import Encoded
+from sentence_api.serving.batcher import Pass
+
+MASTER = "master"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The metrics of one process.
+
+    Args:
+        directory: Where the processes of one server keep their figures together, or None when
+            there is only this process. The environment's `PROMETHEUS_MULTIPROC_DIR` must name it.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.slot = MASTER
+        self._directory = directory
+        if directory is None:
+            values.ValueClass = values.MutexValue
+        else:
+            values.ValueClass = values.MultiProcessValue(lambda: self.slot)  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._define()
+
+    def _define(self) -> None:
+        """Create the metrics; names and units follow Prometheus' conventions."""
+        own = self._registry
+        prefix = "sentence_api"
+        self.requests = Counter(
+            f"{prefix}_requests", "Responses sent.", ["route", "status"], registry=own
+        )
+        self.errors = Counter(f"{prefix}_errors", "Error responses.", ["code"], registry=own)
+        self.request_seconds = Histogram(
+            f"{prefix}_request_seconds",
+            "Time from request to response.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self.queue_seconds = Histogram(
+            f"{prefix}_queue_seconds",
+            "Time a request waited for its first forward pass.",
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self.texts = Counter(f"{prefix}_texts", "Texts embedded.", registry=own)
+        self.truncated = Counter(f"{prefix}_truncated_texts", "Texts cut.", registry=own)
+        self.tokens = Counter(f"{prefix}_tokens", "Tokens embedded.", registry=own)
+        self.padded_tokens = Counter(
+            f"{prefix}_padded_tokens", "Tokens computed, padding included.", registry=own
+        )
+        self.inference_seconds = Counter(
+            f"{prefix}_inference_seconds", "Time spent in forward passes.", registry=own
+        )
+        self.batch_items = Histogram(
+            f"{prefix}_batch_items", "Texts per forward pass.", buckets=_ITEMS, registry=own
+        )
+        self.collection_seconds = Counter(
+            f"{prefix}_collection_seconds", "Time spent in forced collections.", registry=own
+        )
+        self.collections = Counter(f"{prefix}_collections", "Forced collections.", registry=own)
+        self.waiting_tokens = Gauge(
+            f"{prefix}_queue_tokens",
+            "Tokens waiting for a forward pass.",
+            registry=own,
+            multiprocess_mode="livesum",
+        )
+        self.worker_exits = Counter(
+            f"{prefix}_worker_exits", "Workers that ended, by cause.", ["cause"], registry=own
+        )
+
+    def use_slot(self, slot: int) -> None:
+        """Write to the files of `slot` from now on."""
+        self.slot = str(slot)
+
+    def on_response(self, route: str, status: int, code: str | None, seconds: float) -> None:
+        """Count one response."""
+        self.requests.labels(route, str(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+        if code is not None:
+            self.errors.labels(code).inc()
+
+    def on_encoded(self, encoded: Encoded) -> None:
+        """Count the texts of one answered request."""
+        self.texts.inc(len(encoded.vectors))
+        self.tokens.inc(encoded.tokens)
+        self.queue_seconds.observe(encoded.queue_seconds)
+        if encoded.truncated:
+            self.truncated.inc(len(encoded.truncated))
+
+    def on_pass(self, done: Pass) -> None:
+        """Count one forward pass."""
+        self.batch_items.observe(done.items)
+        self.padded_tokens.inc(done.padded_tokens)
+        self.inference_seconds.inc(done.seconds)
+
+    def on_collect(self, seconds: float) -> None:
+        """Count one forced collection."""
+        self.collections.inc()
+        self.collection_seconds.inc(seconds)
+
+    def render(self) -> bytes:
+        """Return all metrics of all processes in Prometheus' text format."""
+        if self._directory is None:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

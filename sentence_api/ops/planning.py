@@ -1,0 +1,121 @@
+"""The plan of this machine and these settings: what host, manifest and formula give together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+from sentence_api.engine.artifact import Manifest, artifact_path, read_manifest
+from sentence_api.engine.loader import resolve_precision
+from sentence_api.errors import ArtifactInvalid, StartupError
+from sentence_api.resources.footprint import REFERENCE, Footprint
+from sentence_api.resources.formula import (
+    DEFAULT_MAX_TOKENS,
+    Machine,
+    Overrides,
+    Plan,
+    make_plan,
+)
+from sentence_api.resources.host import read_host
+from sentence_api.resources.sizes import parse_size
+from sentence_api.settings import DEFAULT_MODEL, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is planned for: a machine, and a model with what is known of its memory.
+
+    Attributes:
+        machine: CPUs and memory.
+        footprint: The model's memory, or None when it is unknown.
+        max_tokens: Longest text the model reads.
+        sources: Where CPUs, memory and footprint come from, for a person.
+    """
+
+    machine: Machine
+    footprint: Footprint | None
+    max_tokens: int
+    sources: dict[str, str]
+
+
+def plan_for(settings: Settings) -> Plan:
+    """Return the plan that a server with these settings follows here.
+
+    Raises:
+        StartupError: A size cannot be read, or not even one worker fits.
+    """
+    return plan_subject(find_subject(settings), settings)
+
+
+def plan_subject(subject: Subject, settings: Settings) -> Plan:
+    """Return the plan for `subject` with the numbers that `settings` overrides.
+
+    Raises:
+        DoesNotFit: Not even one worker fits.
+    """
+    given = {field.name: getattr(settings, field.name) for field in fields(Overrides)}
+    return make_plan(
+        subject.machine,
+        subject.footprint,
+        max_tokens=subject.max_tokens,
+        overrides=Overrides(**given),
+    )
+
+
+def find_subject(settings: Settings) -> Subject:
+    """Read the machine and the manifest; a size in the settings stands for a whole machine.
+
+    Raises:
+        StartupError: A size cannot be read, or the manifest is damaged.
+    """
+    host = read_host()
+    memory = parse_size(settings.memory) if settings.memory else host.memory_bytes
+    machine = Machine(
+        cpus=settings.cpus or host.cpus,
+        memory_bytes=memory,
+        contained=host.contained and settings.memory is None,
+    )
+    sources = {
+        "cpus": "as set" if settings.cpus else host.cpu_source,
+        "memory": "as set" if settings.memory else host.memory_source,
+    }
+    manifest = _manifest(settings)
+    if manifest is not None:
+        precision = resolve_precision(settings.engine, settings.precision)
+        sources["footprint"] = f"measured at export, {precision}"
+        return Subject(machine, manifest.footprint(precision), manifest.max_tokens, sources)
+    if settings.model == DEFAULT_MODEL and settings.engine == "openvino":
+        sources["footprint"] = "reference of the bundled model; it is not exported here yet"
+        return Subject(machine, REFERENCE, DEFAULT_MAX_TOKENS, sources)
+    sources["footprint"] = "unknown; the model is not exported here yet"
+    return Subject(machine, None, DEFAULT_MAX_TOKENS, sources)
+
+
+def _manifest(settings: Settings) -> Manifest | None:
+    """Return the manifest of the artifact, or None where there is no artifact."""
+    path = artifact_path(settings)
+    return read_manifest(path) if path.exists() else None
+
+
+def check_engine(settings: Settings, manifest: Manifest) -> None:
+    """Refuse an artifact that was made for another engine than the one asked for.
+
+    Raises:
+        ArtifactInvalid: It was.
+    """
+    if manifest.engine != settings.engine:
+        raise ArtifactInvalid(
+            f"{artifact_path(settings)} was exported for the {manifest.engine} engine, ENGINE is"
+            f" {settings.engine}; export it again"
+        )
+
+
+@contextmanager
+def one_line_exit() -> Iterator[None]:
+    """Turn a `StartupError` into one line on stderr and exit status 1."""
+    try:
+        yield
+    except StartupError as exc:
+        sys.exit(f"sentence-api: {exc}")

@@ -1,0 +1,1 @@
+"""What the machine has, and the formula that turns it into a plan."""

@@ -1,0 +1,304 @@
+"""The resource formula: one machine and one model in, one plan out. Pure; every number lives here.
+
+With a measured footprint (the case of every exported model):
+
+    memory_limit = 75 % of RAM                  inside a container: the container's own limit
+    cpu_limit    = cpus - 0.5 above one CPU     inside a container: the container's own quota
+    usable       = 85 % of memory_limit         full load must stay under the critical threshold
+    workers      = min(ceil(cpu_limit), floor((usable - base) / per_worker))
+    threads      = max(1, floor(ceil(cpu_limit) / workers))
+
+where `per_worker` is a worker's private memory at its largest forward pass plus what its requests
+may hold. Without a footprint a machine keeps a reserve of 2 GiB and each worker counts 1.5 GiB.
+`ceil(cpu_limit)` equals `ceil(cpus)` for whole CPUs, and makes the plan on the host and the plan
+inside the container that it starts agree.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, replace
+
+from sentence_api.errors import DoesNotFit
+from sentence_api.resources.footprint import Footprint
+from sentence_api.resources.sizes import GIB, KIB, MIB, format_size
+
+MEMORY_SHARE = 0.75
+CPU_RESERVE = 0.5
+# The working set counts as critical above 85 % of the limit, so the worst case is planned below it.
+USABLE_SHARE = 0.85
+# A worker retires before the workers together could reach this share of the limit.
+WATERMARK_SHARE = 0.92
+# ... and not later than at this multiple of what it should need: more is a leak, not a load.
+WATERMARK_FACTOR = 4
+
+UNMEASURED_RESERVE = 2 * GIB
+UNMEASURED_WORKER = 3 * GIB // 2
+
+# Throughput is flat beyond about a thousand tokens a pass (benchmarks/), and the length of a pass
+# is what a small query waits for.
+BATCH_TOKENS = 1024
+BATCH_ITEMS = 64
+REQUEST_ITEMS = 256
+# A greenlet with its stack, parser and buffers took 41 KiB each at 512 open connections.
+CONNECTION_BYTES = 64 * KIB
+CONNECTIONS = 512
+MIN_CONNECTIONS = 64
+# Bodies, parsed texts and rendered vectors that the requests of one worker may hold together.
+REQUEST_BYTES = 24 * MIB
+MIN_REQUEST_BYTES = 8 * MIB
+# Two of the largest requests may wait; the last quarter of the queue is for small ones.
+QUEUED_REQUESTS = 2
+DEFAULT_MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is to plan for.
+
+    Attributes:
+        cpus: CPUs the process may use, in units of one CPU.
+        memory_bytes: RAM, or the container's limit when `contained`.
+        contained: The figures are limits that were set for this service alone, so nothing more is
+            kept back for others.
+    """
+
+    cpus: float
+    memory_bytes: int
+    contained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """Numbers that a person set; None leaves them to the formula."""
+
+    workers: int | None = None
+    max_workers: int | None = None
+    threads: int | None = None
+    max_batch_items: int | None = None
+    max_batch_tokens: int | None = None
+    max_request_items: int | None = None
+    max_concurrent_requests: int | None = None
+    max_queue_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of the sum: a name, how it came about, and the result, for `--explain`."""
+
+    name: str
+    reason: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one machine serves one model.
+
+    Attributes:
+        workers: Processes.
+        threads: Inference threads in each.
+        max_batch_items: Texts per forward pass.
+        max_batch_tokens: Padded tokens per forward pass.
+        max_request_items: Texts per HTTP request.
+        max_queue_tokens: Tokens that may wait in one worker.
+        max_concurrent_requests: Open connections per worker.
+        request_bytes: What the requests of one worker may hold in memory together.
+        memory_limit_bytes: Limit for the whole service.
+        cpu_limit: CPUs for the whole service.
+        recycle_watermark_bytes: Private memory at which a worker retires.
+        predicted_peak_bytes: The worst case of the whole service.
+        bound_by: What set the number of workers: `cpus`, `memory` or `setting`.
+        steps: The sum, line by line.
+    """
+
+    workers: int
+    threads: int
+    max_batch_items: int
+    max_batch_tokens: int
+    max_request_items: int
+    max_queue_tokens: int
+    max_concurrent_requests: int
+    request_bytes: int
+    memory_limit_bytes: int
+    cpu_limit: float
+    recycle_watermark_bytes: int
+    predicted_peak_bytes: int
+    bound_by: str
+    steps: tuple[Step, ...] = field(default=(), compare=False)
+
+    def as_dict(self) -> dict[str, int | float | str]:
+        """Return every figure but the steps, ready for JSON."""
+        figures = asdict(self)
+        del figures["steps"]
+        return figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What one worker is allowed to take on."""
+
+    batch_tokens: int
+    connections: int
+    request_bytes: int
+
+    def cost(self, footprint: Footprint) -> int:
+        """Return the worker's private memory in bytes at this load."""
+        requests = self.request_bytes + self.connections * CONNECTION_BYTES
+        return footprint.per_worker_bytes(self.batch_tokens) + requests
+
+
+def make_plan(
+    machine: Machine,
+    footprint: Footprint | None = None,
+    *,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    overrides: Overrides | None = None,
+) -> Plan:
+    """Return the plan for `machine`.
+
+    Args:
+        machine: CPUs and memory to plan for.
+        footprint: The model's measured memory, or None when it is unknown.
+        max_tokens: Longest text the model reads, in tokens; a pass must hold at least one.
+        overrides: Numbers set by a person.
+
+    Raises:
+        DoesNotFit: Not even one worker at the smallest load fits the memory.
+    """
+    chosen = overrides or Overrides()
+    memory_limit = machine.memory_bytes
+    cpu_limit = machine.cpus
+    if not machine.contained:
+        memory_limit = int(memory_limit * MEMORY_SHARE)
+        cpu_limit = max(min(cpu_limit, 1.0), cpu_limit - CPU_RESERVE)
+    if footprint is None:
+        fit = _fit_unmeasured(machine, chosen)
+        load = _loads(chosen, max_tokens)[0]
+        base, cost = 0, memory_limit // fit.workers
+    else:
+        fit, load = _fit_measured(memory_limit, footprint, chosen, max_tokens)
+        base, cost = footprint.base_bytes, load.cost(footprint)
+    workers, bound_by = _workers(math.ceil(cpu_limit), fit.workers, chosen)
+    request_items = chosen.max_request_items or REQUEST_ITEMS
+    share = (int(memory_limit * WATERMARK_SHARE) - base) // workers
+    plan = Plan(
+        workers=workers,
+        threads=chosen.threads or max(1, math.ceil(cpu_limit) // workers),
+        max_batch_items=chosen.max_batch_items or BATCH_ITEMS,
+        max_batch_tokens=load.batch_tokens,
+        max_request_items=request_items,
+        max_queue_tokens=chosen.max_queue_tokens or QUEUED_REQUESTS * request_items * max_tokens,
+        max_concurrent_requests=load.connections,
+        request_bytes=load.request_bytes,
+        memory_limit_bytes=memory_limit,
+        cpu_limit=cpu_limit,
+        recycle_watermark_bytes=min(share, WATERMARK_FACTOR * cost),
+        predicted_peak_bytes=base + workers * cost,
+        bound_by=bound_by,
+    )
+    return replace(plan, steps=_steps(machine, plan, fit, base, cost))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """How many workers the memory holds, and the sum that says so."""
+
+    workers: int
+    reason: str
+
+
+def _fit_unmeasured(machine: Machine, chosen: Overrides) -> _Fit:
+    """Fit workers of unknown footprint; a machine keeps a reserve, a container does not."""
+    reserve = 0 if machine.contained else UNMEASURED_RESERVE
+    needed = reserve + (chosen.workers or 1) * UNMEASURED_WORKER
+    if machine.memory_bytes < needed:
+        raise DoesNotFit(_missing(chosen.workers, needed, machine.memory_bytes))
+    return _Fit(
+        workers=(machine.memory_bytes - reserve) // UNMEASURED_WORKER,
+        reason=f"({format_size(machine.memory_bytes)} - {format_size(reserve)} reserve)"
+        f" / {format_size(UNMEASURED_WORKER)} a worker, footprint not measured",
+    )
+
+
+def _fit_measured(
+    memory_limit: int, footprint: Footprint, chosen: Overrides, max_tokens: int
+) -> tuple[_Fit, _Load]:
+    """Fit workers of known footprint at the largest load that leaves room for one."""
+    usable = int(memory_limit * USABLE_SHARE)
+    loads = _loads(chosen, max_tokens)
+    wanted = chosen.workers or 1
+    for load in loads:
+        cost = load.cost(footprint)
+        if usable >= footprint.base_bytes + wanted * cost:
+            reason = (
+                f"({format_size(usable)} usable - {format_size(footprint.base_bytes)} base)"
+                f" / {format_size(cost)} a worker"
+            )
+            return _Fit((usable - footprint.base_bytes) // cost, reason), load
+    least = (footprint.base_bytes + wanted * loads[-1].cost(footprint)) / USABLE_SHARE
+    raise DoesNotFit(_missing(chosen.workers, math.ceil(least), memory_limit))
+
+
+def _missing(workers: int | None, needed: int, available: int) -> str:
+    """Say in one line what does not fit, and by how much."""
+    what = f"{workers} workers need" if workers and workers > 1 else "one worker needs"
+    return (
+        f"{what} {format_size(needed)}, {format_size(available)} is there:"
+        f" {format_size(needed - available)} missing"
+    )
+
+
+def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
+    """Return the loads to try, the largest first; passes shrink before connections do."""
+    tokens = chosen.max_batch_tokens or max(BATCH_TOKENS, max_tokens)
+    least = chosen.max_batch_tokens or min(tokens, max_tokens)
+    connections = chosen.max_concurrent_requests or CONNECTIONS
+    loads = [_Load(tokens, connections, REQUEST_BYTES)]
+    while tokens > least:
+        tokens = max(least, tokens // 2)
+        loads.append(_Load(tokens, connections, REQUEST_BYTES))
+    fewest = chosen.max_concurrent_requests or MIN_CONNECTIONS
+    loads.append(_Load(least, fewest, MIN_REQUEST_BYTES))
+    return loads
+
+
+def _workers(by_cpus: int, by_memory: int, chosen: Overrides) -> tuple[int, str]:
+    """Return the number of workers and what set it."""
+    if chosen.workers:
+        return chosen.workers, "setting"
+    workers, bound_by = min((by_cpus, "cpus"), (by_memory, "memory"), key=lambda pair: pair[0])
+    if chosen.max_workers and chosen.max_workers < workers:
+        return chosen.max_workers, "setting"
+    return workers, bound_by
+
+
+def _steps(machine: Machine, plan: Plan, fit: _Fit, base: int, cost: int) -> tuple[Step, ...]:
+    """Return the sum behind `plan`, line by line, with its inputs."""
+    memory, cpus = format_size(machine.memory_bytes), f"{machine.cpus:g}"
+    share = "the container's own limit" if machine.contained else f"{MEMORY_SHARE:.0%} of {memory}"
+    reserve = (
+        "the container's own quota"
+        if machine.contained or machine.cpus <= 1
+        else f"{cpus} CPUs - {CPU_RESERVE:g}"
+    )
+    by_cpus = math.ceil(plan.cpu_limit)
+    return (
+        Step("memory_limit", share, format_size(plan.memory_limit_bytes)),
+        Step("cpu_limit", reserve, f"{plan.cpu_limit:g}"),
+        Step("workers by cpus", f"ceil({plan.cpu_limit:g})", str(by_cpus)),
+        Step("workers by memory", fit.reason, str(fit.workers)),
+        Step("workers", f"bound by {plan.bound_by}", str(plan.workers)),
+        Step("threads", f"floor({by_cpus} / {plan.workers} workers)", str(plan.threads)),
+        Step(
+            "predicted peak",
+            f"{format_size(base)} + {plan.workers} x {format_size(cost)}",
+            format_size(plan.predicted_peak_bytes),
+        ),
+        Step(
+            "recycle watermark",
+            f"({WATERMARK_SHARE:.0%} of the limit - {format_size(base)}) / {plan.workers},"
+            f" at most {WATERMARK_FACTOR} x {format_size(cost)}",
+            format_size(plan.recycle_watermark_bytes),
+        ),
+    )

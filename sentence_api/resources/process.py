@@ -1,0 +1,39 @@
+"""Memory of a process as the kernel counts it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_LINE = re.compile(r"^(\w+): +(\d+) kB", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Memory of one process in bytes.
+
+    Attributes:
+        rss: Resident, shared pages counted in full.
+        pss: Resident, each shared page divided by the processes that share it.
+        private: Held by this process alone: what its end would free.
+    """
+
+    rss: int
+    pss: int
+    private: int
+
+
+def process_memory(pid: int | str = "self") -> ProcessMemory:
+    """Return the memory of a process from `/proc/<pid>/smaps_rollup`; takes about 1 ms.
+
+    Raises:
+        OSError: There is no such process, or it belongs to someone else.
+    """
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    sizes = {name: int(kib) * 1024 for name, kib in _LINE.findall(text)}
+    return ProcessMemory(
+        rss=sizes["Rss"],
+        pss=sizes["Pss"],
+        private=sizes["Private_Clean"] + sizes["Private_Dirty"],
+    )

@@ -1,0 +1,1 @@
+"""Batching, load state and memory of a serving process."""

@@ -1,0 +1,319 @@
+"""Batches whatever waits, across requests: no timer, bounded, fair, with little padding.
+
+One greenlet runs the forward passes. While a pass runs, requests pile up in the sockets; before
+the next pass the event loop takes them all in. So a lone request never waits for company, and
+under load every pass is full.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gevent
+import numpy as np
+from gevent.event import Event
+
+from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.engine.padding import pad, padded_length
+from sentence_api.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    InferenceFailed,
+    QueueFull,
+    ServiceError,
+)
+
+log = logging.getLogger(__name__)
+
+# The last quarter of the queue is kept for requests that fit one pass: a few of the largest must
+# not shut out the many small ones.
+_LARGE_SHARE = 0.75
+# How much shorter than the longest text of a pass a text may be and still ride along.
+_SLACK_TOKENS = 4
+_SLACK_SHARE = 4
+
+Forward = Callable[[TokenIds, TokenIds], Vectors]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds of a batcher: texts and padded tokens per pass, and tokens that may wait."""
+
+    items: int
+    tokens: int
+    queue_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one forward pass did, for the metrics.
+
+    Attributes:
+        items: Texts in it.
+        tokens: Their tokens without padding.
+        padded_tokens: Tokens computed.
+        seconds: Time it took.
+    """
+
+    items: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+
+
+class Job:
+    """One request's texts, from submission to the last vector.
+
+    Attributes:
+        vectors: One row per text in the order submitted, once `done`.
+        queue_seconds: Time until the first of its passes began.
+        inference_seconds: Time of the passes it took part in.
+    """
+
+    __slots__ = (
+        "_pending",
+        "_remaining",
+        "_submitted",
+        "_waited",
+        "deadline",
+        "done",
+        "error",
+        "inference_seconds",
+        "is_gone",
+        "queue_seconds",
+        "tokens",
+        "vectors",
+        "waiting_tokens",
+    )
+
+    def __init__(
+        self, tokens: Sequence[TokenIds], deadline: float | None, is_gone: Callable[[], bool] | None
+    ) -> None:
+        self.tokens = tokens
+        self.deadline = deadline
+        self.is_gone = is_gone
+        self.vectors: Vectors | None = None
+        self.error: ServiceError | None = None
+        self.done = Event()
+        self.waiting_tokens = sum(len(ids) for ids in tokens)
+        self.queue_seconds = 0.0
+        self.inference_seconds = 0.0
+        # Shortest first, so that the longest is taken from the end.
+        self._pending = sorted((len(ids), index) for index, ids in enumerate(tokens))
+        self._remaining = len(tokens)
+        self._submitted = time.monotonic()
+        self._waited = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no text of it still waits for a pass."""
+        return not self._pending
+
+    def longest(self) -> int:
+        """Return the tokens of the longest text that still waits."""
+        return self._pending[-1][0]
+
+    def take(self, shortest: int, longest: int) -> int | None:
+        """Return the index of the longest waiting text within these bounds, or None."""
+        position = bisect_right(self._pending, (longest, len(self.tokens))) - 1
+        if position < 0 or self._pending[position][0] < shortest:
+            return None
+        length, index = self._pending.pop(position)
+        self.waiting_tokens -= length
+        return index
+
+    def reason_to_drop(self, now: float) -> ServiceError | None:
+        """Return why nobody needs this job any more, or None.
+
+        The client's socket is looked at only for a job that has already waited through a pass.
+        """
+        if self.deadline is not None and now > self.deadline:
+            return DeadlineExceeded("the request waited longer than its deadline; try again later")
+        if self._waited and self.is_gone is not None and self.is_gone():
+            return ClientGone("the client closed its connection")
+        self._waited = True
+        return None
+
+    def started(self, now: float) -> None:
+        """Note the time at which the first pass with a text of it begins."""
+        if self.vectors is None and self.queue_seconds == 0.0:
+            self.queue_seconds = now - self._submitted
+
+    def receive(self, index: int, vector: Vectors) -> None:
+        """Store the vector of one text; the last one completes the job."""
+        if self.vectors is None:
+            self.vectors = np.empty((len(self.tokens), len(vector)), dtype=np.float32)
+        self.vectors[index] = vector
+        self._remaining -= 1
+        if self._remaining == 0:
+            self.done.set()
+
+    def fail(self, error: ServiceError) -> None:
+        """End the job without vectors."""
+        self.error = error
+        self._pending.clear()
+        self.waiting_tokens = 0
+        self.done.set()
+
+
+class Batcher:
+    """Runs the forward passes of one process. All calls come from one thread.
+
+    Args:
+        forward: Computes one vector per row of (input ids, attention mask).
+        caps: Bounds of passes and queue.
+        pad_token_id: What fills a row behind its text.
+        on_pass: Called after each pass.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        caps: Caps,
+        pad_token_id: int = 0,
+        on_pass: Callable[[Pass], None] = lambda _: None,
+    ) -> None:
+        self._forward = forward
+        self._caps = caps
+        self._pad_token_id = pad_token_id
+        self._on_pass = on_pass
+        self._rotation: deque[Job] = deque()
+        self._wake = Event()
+        self._closed = False
+        self._runner = gevent.spawn(self._run)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a pass."""
+        return sum(job.waiting_tokens for job in self._rotation)
+
+    def submit(
+        self,
+        tokens: Sequence[TokenIds],
+        deadline: float | None = None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> Job:
+        """Compute the vectors of some texts and return the finished job.
+
+        Args:
+            tokens: Token ids of each text, each at most the model's maximum.
+            deadline: `time.monotonic()` after which the work is dropped.
+            is_gone: Tells whether the client has left.
+
+        Raises:
+            QueueFull: Too many tokens wait already.
+            DeadlineExceeded: The deadline passed before the last pass began.
+            ClientGone: The client left.
+            InferenceFailed: The engine raised.
+            Draining: The batcher was closed.
+        """
+        if self._closed:
+            raise Draining("this worker is stopping")
+        job = Job(tokens, deadline, is_gone)
+        self._admit(job.waiting_tokens)
+        self._rotation.append(job)
+        self._wake.set()
+        job.done.wait()
+        if job.error is not None:
+            raise job.error
+        return job
+
+    def close(self) -> None:
+        """Stop; work that still waits fails."""
+        self._closed = True
+        self._runner.kill()
+        while self._rotation:
+            self._rotation.popleft().fail(Draining("this worker is stopping"))
+
+    def _admit(self, tokens: int) -> None:
+        """Refuse work that does not fit the queue; an empty queue takes anything."""
+        waiting = self.waiting_tokens
+        bound = self._caps.queue_tokens
+        if tokens > self._caps.tokens:
+            bound = int(bound * _LARGE_SHARE)
+        if waiting and waiting + tokens > bound:
+            raise QueueFull(f"{waiting} tokens are waiting already; try again later")
+
+    def _run(self) -> None:
+        """Run passes as long as there is work, and sleep when there is none."""
+        loop = gevent.get_hub().loop
+        # The lowest priority: libev serves every ready socket of this turn before the timer.
+        turn = loop.timer(0.0, priority=loop.MINPRI)  # type: ignore[attr-defined]
+        while True:
+            if not self._rotation:
+                self._wake.clear()
+                self._wake.wait()
+            gevent.get_hub().wait(turn)
+            self._drop()
+            batch = self._select()
+            if batch:
+                self._compute(batch)
+
+    def _drop(self) -> None:
+        """Take out the jobs that nobody needs any more."""
+        now = time.monotonic()
+        for job in list(self._rotation):
+            reason = job.reason_to_drop(now)
+            if reason is not None:
+                self._rotation.remove(job)
+                job.fail(reason)
+
+    def _select(self) -> list[tuple[Job, int]]:
+        """Choose the texts of the next pass.
+
+        The job at the head decides the width with its longest text; then every job in turn adds
+        one text of about that length until a cap is reached. The head goes to the end, so each
+        job decides in turn and none starves.
+        """
+        if not self._rotation:
+            return []
+        longest = self._rotation[0].longest()
+        width = padded_length(longest)
+        shortest = longest - max(_SLACK_TOKENS, longest // _SLACK_SHARE)
+        room = max(1, min(self._caps.items, self._caps.tokens // width))
+        batch: list[tuple[Job, int]] = []
+        round_ = deque(self._rotation)
+        while round_ and len(batch) < room:
+            job = round_.popleft()
+            index = job.take(shortest, width)
+            if index is not None:
+                batch.append((job, index))
+                round_.append(job)
+        self._rotation.rotate(-1)
+        if any(job.exhausted for job, _ in batch):
+            self._rotation = deque(job for job in self._rotation if not job.exhausted)
+        return batch
+
+    def _compute(self, batch: list[tuple[Job, int]]) -> None:
+        """Run one pass and hand out its vectors."""
+        sequences = [job.tokens[index] for job, index in batch]
+        lengths = [len(ids) for ids in sequences]
+        width = padded_length(max(lengths))
+        started = time.monotonic()
+        jobs = {id(job): job for job, _ in batch}.values()
+        for job in jobs:
+            job.started(started)
+        try:
+            vectors = self._forward(*pad(sequences, width, self._pad_token_id))
+        except Exception:
+            log.exception("forward pass failed: %d texts of %d tokens", len(batch), width)
+            self._fail(list(jobs))
+            return
+        seconds = time.monotonic() - started
+        for job in jobs:
+            job.inference_seconds += seconds
+        for (job, index), vector in zip(batch, vectors, strict=True):
+            job.receive(index, vector)
+        self._on_pass(Pass(len(batch), sum(lengths), len(batch) * width, seconds))
+
+    def _fail(self, jobs: list[Job]) -> None:
+        """End the jobs of a failed pass, wherever the rest of their texts waits."""
+        for job in jobs:
+            job.fail(InferenceFailed("the model failed on this request"))
+        self._rotation = deque(job for job in self._rotation if job.error is None)

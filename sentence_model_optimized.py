@@ -1,0 +1,240 @@
+"""SentenceModel: text in, vectors out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import gevent
+import numpy as np
+from numpy.typing import NDArray
+
+from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
+from sentence_api.engine.interface import Engine, Vectors
+from sentence_api.engine.loader import load_engine
+from sentence_api.engine.tokenizer import TextTokenizer, Tokens
+from sentence_api.engine.warmup import warm_up
+from sentence_api.errors import CanaryFailed, InvalidValue, NotReady, TextTooLong
+from sentence_api.serving.batcher import Batcher, Caps, Pass
+
+log = logging.getLogger(__name__)
+
+MIN_CANARY_COSINE = 0.999
+# About 10 ms of tokenizing: the event loop is let in between pieces of this many characters.
+_PIECE_CHARACTERS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors of some texts.
+
+    Attributes:
+        vectors: float32, shape (texts, dimensions), in input order.
+        tokens: Tokens the model read, over all texts.
+        truncated: Indices of the texts that were cut.
+        tokenize_seconds: Time spent on tokenizing.
+        queue_seconds: Time waited for the first forward pass.
+        inference_seconds: Time of the forward passes.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: int
+    truncated: tuple[int, ...]
+    tokenize_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+
+
+class SentenceModel:
+    """A model in one process: `load` once, `start` in each process that encodes, then `encode`.
+
+    Loading before a fork shares the weights between the processes. Not for several threads; many
+    greenlets may encode at once, and their texts share forward passes.
+
+    Args:
+        artifact: Folder made by `python -m sentence_api export`.
+        precision: `float32` or `bfloat16`.
+        threads: Inference threads.
+        caps: Bounds of forward passes and queue.
+        on_pass: Called after each forward pass.
+    """
+
+    def __init__(
+        self,
+        artifact: Path,
+        precision: str,
+        threads: int,
+        caps: Caps,
+        on_pass: Callable[[Pass], None] = lambda _: None,
+    ) -> None:
+        self.artifact = artifact
+        self.precision = precision
+        self.load_seconds = 0.0
+        self._threads = threads
+        self._caps = caps
+        self._on_pass = on_pass
+        self._manifest: Manifest | None = None
+        self._tokenizer: TextTokenizer | None = None
+        self._engine: Engine | None = None
+        self._batcher: Batcher | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the loaded artifact holds.
+
+        Raises:
+            NotReady: Nothing is loaded.
+        """
+        if self._manifest is None:
+            raise NotReady("the model is not loaded")
+        return self._manifest
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a forward pass."""
+        return self._batcher.waiting_tokens if self._batcher else 0
+
+    def load(self) -> None:
+        """Verify the artifact and load it, and warm up where a fork can inherit the warmth.
+
+        Raises:
+            ArtifactInvalid: A file is missing, altered, not listed or a pickle.
+        """
+        started = time.monotonic()
+        manifest = read_manifest(self.artifact)
+        verify(self.artifact, manifest)
+        self._tokenizer = TextTokenizer(self.artifact / TOKENIZER, manifest.max_tokens)
+        self._engine = load_engine(self.artifact, manifest, self.precision, self._threads)
+        if self._engine.forks_warm:
+            warm_up(self._engine)
+        self._manifest = manifest
+        self.load_seconds = time.monotonic() - started
+        log.info("loaded %s in %.2f s", manifest.model, self.load_seconds)
+
+    def start(self) -> None:
+        """Warm up, prove that the reference vector comes out, and begin to take work.
+
+        Raises:
+            CanaryFailed: The vector is not the one the source model gave.
+            NotReady: Nothing is loaded.
+        """
+        engine, tokenizer = self._loaded()
+        if not engine.forks_warm:
+            warm_up(engine)
+        canary = self.manifest.canary
+        ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
+        vector = _normalized(engine.forward(ids, np.ones_like(ids)))[0]
+        cosine = float(vector @ np.array(canary.vector, dtype=np.float32))
+        if not cosine >= MIN_CANARY_COSINE:
+            raise CanaryFailed(
+                f"the model gives a wrong reference vector (cosine {cosine:.4f} instead of 1);"
+                " export it again"
+            )
+        self._batcher = Batcher(
+            engine.forward, self._caps, self.manifest.pad_token_id, self._on_pass
+        )
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        normalize: bool = True,
+        input_type: Literal["query", "document"] | None = None,
+        dimensions: int | None = None,
+        truncate: bool = True,
+        deadline: float | None = None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> Embeddings:
+        """Return one vector per text, in order.
+
+        Args:
+            texts: At least one text.
+            normalize: Scale each vector to length 1.
+            input_type: Put the model's own prompt for this type before each text.
+            dimensions: Keep the first so many; cut before normalising.
+            truncate: Cut texts beyond the model's maximum; False refuses them.
+            deadline: `time.monotonic()` after which the work is dropped.
+            is_gone: Tells whether the client has left.
+
+        Raises:
+            InvalidValue: `dimensions` is more than the model has.
+            TextTooLong: A text is too long and `truncate` is False.
+            NotReady: `start` has not succeeded.
+            ServiceError: What `Batcher.submit` raises.
+        """
+        if dimensions is not None and not 1 <= dimensions <= self.manifest.dimensions:
+            raise InvalidValue(
+                f"dimensions is {dimensions}; the model has 1 to {self.manifest.dimensions}",
+                param="dimensions",
+            )
+        started = time.monotonic()
+        tokens = self._tokenize(texts, input_type)
+        truncated = tuple(i for i, text in enumerate(tokens) if text.full_length > len(text.ids))
+        if truncated and not truncate:
+            self._refuse_long(tokens, truncated[0])
+        tokenized = time.monotonic()
+        if self._batcher is None:
+            raise NotReady("the model is not ready")
+        job = self._batcher.submit([text.ids for text in tokens], deadline, is_gone)
+        vectors = job.vectors
+        assert vectors is not None  # noqa: S101 - a job without error has all its vectors
+        if dimensions is not None:
+            vectors = np.ascontiguousarray(vectors[:, :dimensions])
+        return Embeddings(
+            vectors=_normalized(vectors) if normalize else vectors,
+            tokens=sum(len(text.ids) for text in tokens),
+            truncated=truncated,
+            tokenize_seconds=tokenized - started,
+            queue_seconds=job.queue_seconds,
+            inference_seconds=job.inference_seconds,
+        )
+
+    def unload(self) -> None:
+        """Stop taking work and free the model's memory."""
+        if self._batcher is not None:
+            self._batcher.close()
+        self._batcher = None
+        self._engine = None
+        self._tokenizer = None
+        self._manifest = None
+
+    def _loaded(self) -> tuple[Engine, TextTokenizer]:
+        """Return the parts that `load` made."""
+        if self._engine is None or self._tokenizer is None:
+            raise NotReady("the model is not loaded")
+        return self._engine, self._tokenizer
+
+    def _tokenize(self, texts: Sequence[str], input_type: str | None) -> list[Tokens]:
+        """Tokenize in pieces, letting the event loop in between them."""
+        _, tokenizer = self._loaded()
+        prompt = self.manifest.prompts.get(input_type or self.manifest.default_prompt or "", "")
+        tokens: list[Tokens] = []
+        piece: list[str] = []
+        characters = 0
+        for text in texts:
+            piece.append(prompt + text)
+            characters += len(text)
+            if characters >= _PIECE_CHARACTERS:
+                tokens += tokenizer.encode(piece)
+                piece, characters = [], 0
+                gevent.sleep(0)
+        return tokens + tokenizer.encode(piece)
+
+    def _refuse_long(self, tokens: list[Tokens], index: int) -> None:
+        """Raise for the first text that would have to be cut."""
+        raise TextTooLong(
+            f"text {index} has {tokens[index].full_length} tokens, the model reads"
+            f" {self.manifest.max_tokens}; shorten it or leave truncate on",
+            param=f"questions.{index}",
+        )
+
+
+def _normalized(vectors: Vectors) -> Vectors:
+    """Return the rows scaled to length 1; a row of zeros stays as it is."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    scaled: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)[:, np.newaxis]
+    return scaled
