@@ -133,5 +133,9 @@ class ExportFailed(StartupError):
     """The source model could not be turned into a faithful artifact."""
 
 
+class DeploymentFailed(StartupError):
+    """The server could not be started, or does not work as it should."""
+
+
 class CanaryFailed(StartupError):
     """The loaded model does not reproduce its reference vector."""

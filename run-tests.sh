@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# shellcheck enable=all
+# Sets up what is needed and runs every check and test.
+set -euo pipefail
+shopt -s inherit_errexit
+
+readonly EXIT_USAGE=2
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+readonly ROOT
+readonly BIN="${ROOT}/.venv/bin"
+
+usage() {
+  cat <<'EOF'
+Usage: ./run-tests.sh [--quick] [PYTEST ARGUMENTS]
+
+Installs what is missing into .venv, exports the default model if there is
+none, then runs ruff, mypy, shellcheck and pytest.
+
+  --quick      only what needs neither the model nor a server
+  -h, --help   this text
+EOF
+}
+
+step() {
+  printf '\n== %s\n' "$1"
+}
+
+run_checks() {
+  step 'ruff'
+  "${BIN}/ruff" check .
+  "${BIN}/ruff" format --check .
+  step 'mypy'
+  "${BIN}/mypy"
+  step 'shellcheck'
+  "${BIN}/shellcheck" ./*.sh requirements/*.sh .ci/run
+}
+
+ensure_model() {
+  step 'model'
+  if "${BIN}/python" -m sentence_api local has-model; then
+    printf 'using the exported model under var/\n'
+  else
+    "${BIN}/python" -m sentence_api export
+  fi
+}
+
+_main() {
+  local pytest_options=()
+  local quick=no
+  while (($#)); do
+    case "$1" in
+      --quick) quick=yes ;;
+      -h | --help)
+        usage
+        exit 0
+        ;;
+      --*=* | -* | tests/*) pytest_options+=("$1") ;;
+      *)
+        if ((${#pytest_options[@]} == 0)); then
+          printf 'run-tests.sh: unknown argument: %s\n' "$1" >&2
+          usage >&2
+          exit "${EXIT_USAGE}"
+        fi
+        pytest_options+=("$1")
+        ;;
+    esac
+    shift
+  done
+
+  cd "${ROOT}"
+  requirements/install.sh dev
+  run_checks
+  if [[ "${quick}" == yes ]]; then
+    pytest_options+=(-m 'not model and not system')
+  else
+    ensure_model
+  fi
+  step 'pytest'
+  "${BIN}/python" -m pytest "${pytest_options[@]}"
+}
+
+_main "$@"

@@ -1,0 +1,262 @@
+"""A deployment without containers: gunicorn in the background, verified, replaced, stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sentence_api.engine.artifact import artifact_path, read_manifest, verify
+from sentence_api.errors import DeploymentFailed
+from sentence_api.ops.planning import find_subject, plan_subject
+from sentence_api.ops.rendering import plan_table
+from sentence_api.resources.process import process_memory
+from sentence_api.resources.sizes import format_size
+from sentence_api.settings import Settings
+
+CONFIG = "gunicorn-production.conf.py"
+START_SECONDS = 60
+LOG_TAIL_LINES = 20
+# A vector's length may differ from 1 by what float32 and its decimal text lose.
+NORM_TOLERANCE = 1e-3
+QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where a local deployment keeps its process id, address and log."""
+
+    folder: Path = Path("var")
+
+    @property
+    def pid(self) -> Path:
+        """Process id of the gunicorn master."""
+        return self.folder / "server.pid"
+
+    @property
+    def url(self) -> Path:
+        """Address the server answers on."""
+        return self.folder / "server.url"
+
+    @property
+    def log(self) -> Path:
+        """What the server wrote since its start."""
+        return self.folder / "server.log"
+
+
+def up(settings: Settings, files: Files, say: Say) -> None:
+    """Export the model if there is none, replace the running server, and prove that it works.
+
+    Raises:
+        StartupError: It does not; nothing is left running then.
+    """
+    _ensure_artifact(settings, say)
+    subject = find_subject(settings)
+    plan = plan_subject(subject, settings)
+    say(plan_table(plan, subject))
+    if running(files) is not None:
+        say("stopping the running server")
+        down(files)
+    _require_free(settings.host, settings.port)
+    started = time.monotonic()
+    process = _start(settings, files)
+    try:
+        url = _url(settings)
+        _wait_until_ready(process, url, files, say)
+        ready_seconds = time.monotonic() - started
+        dimensions = _smoke(url)
+    except BaseException:
+        down(files)
+        raise
+    say(f"ready after {ready_seconds:.1f} s; /query and /query/batch give {dimensions} dimensions")
+    say(_how_to(url))
+
+
+def down(files: Files) -> bool:
+    """Stop the server and wait for its end; return whether one was running."""
+    master = running(files)
+    if master is not None:
+        workers = master.children()
+        master.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs([master, *workers], timeout=40)
+        for process in alive:
+            process.kill()
+    files.pid.unlink(missing_ok=True)
+    files.url.unlink(missing_ok=True)
+    return master is not None
+
+
+def running(files: Files) -> psutil.Process | None:
+    """Return the master of the running server, or None; a reused process id is not taken for it."""
+    try:
+        process = psutil.Process(int(files.pid.read_text(encoding="ascii")))
+        ours = any(CONFIG in argument for argument in process.cmdline())
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return process if ours and process.status() != psutil.STATUS_ZOMBIE else None
+
+
+def status(files: Files, say: Say) -> bool:
+    """Describe the server; return whether it runs and is ready."""
+    master = running(files)
+    if master is None:
+        say("not running; start it with ./deploy-production.sh")
+        return False
+    url = files.url.read_text(encoding="utf-8").strip()
+    workers = master.children()
+    memory = sum(process_memory(process.pid).pss for process in [master, *workers])
+    ready = _is_ready(url)
+    hours, seconds = divmod(int(time.time() - master.create_time()), 3600)
+    say(f"{'ready' if ready else 'not ready'} at {url}")
+    say(f"master {master.pid}, workers {', '.join(str(worker.pid) for worker in workers)}")
+    say(f"up for {hours} h {seconds // 60} min, {format_size(memory)} in all")
+    return ready
+
+
+def log_tail(files: Files, lines: int = LOG_TAIL_LINES) -> str:
+    """Return the last lines of the server's log."""
+    try:
+        text = files.log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _ensure_artifact(settings: Settings, say: Say) -> None:
+    """Export the model if there is none, and check the files of the one there is."""
+    path = artifact_path(settings)
+    if not path.exists():
+        say(f"exporting {settings.model} to {path}; this takes a minute, once")
+        command = [sys.executable, "-m", "sentence_api", "export"]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise DeploymentFailed("the model could not be exported; the reason is above")
+    verify(path, read_manifest(path))
+
+
+def _require_free(host: str, port: int) -> None:
+    """Refuse an address that another program listens on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise DeploymentFailed(
+                f"cannot listen on {host}:{port} ({exc.strerror}); choose another with --port"
+                " or --bind"
+            ) from exc
+
+
+def _start(settings: Settings, files: Files) -> subprocess.Popen[bytes]:
+    """Start gunicorn in a session of its own, so that it outlives this one."""
+    files.folder.mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "SENTENCE_API_HOST": settings.host,
+        "SENTENCE_API_PORT": str(settings.port),
+    }
+    with files.log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", CONFIG],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    files.pid.write_text(f"{process.pid}\n", encoding="ascii")
+    files.url.write_text(f"{_url(settings)}\n", encoding="utf-8")
+    return process
+
+
+def _url(settings: Settings) -> str:
+    """Return the address to reach the server at from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, files: Files, say: Say) -> None:
+    """Wait for readiness, with a line every few seconds."""
+    began = time.monotonic()
+    said = 0
+    while (waited := time.monotonic() - began) < START_SECONDS:
+        if process.poll() is not None:
+            raise DeploymentFailed(
+                f"the server ended with status {process.returncode}; its log ends:\n"
+                + log_tail(files)
+            )
+        if _is_ready(url):
+            return
+        if int(waited) // 2 > said:
+            said = int(waited) // 2
+            say(f"waiting for {url}/health/ready ({waited:.0f} s)")
+        time.sleep(0.05)
+    raise DeploymentFailed(
+        f"the server was not ready within {START_SECONDS} s; its log ends:\n" + log_tail(files)
+    )
+
+
+def _is_ready(url: str) -> bool:
+    """Ask `/health/ready`."""
+    try:
+        return bool(_call(f"{url}/health/ready")["status"] == "ready")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _smoke(url: str) -> int:
+    """Embed one and several texts for real; return the dimensions.
+
+    Raises:
+        DeploymentFailed: An answer is not what the contract says.
+    """
+    try:
+        single = _call(f"{url}/query", {"question": QUESTIONS[0]})
+        batch = _call(f"{url}/query/batch", {"questions": QUESTIONS})
+    except urllib.error.HTTPError as exc:
+        raise DeploymentFailed(f"the smoke test got {exc.code}: {exc.read().decode()}") from exc
+    except OSError as exc:
+        raise DeploymentFailed(f"the smoke test got no answer: {exc}") from exc
+    vectors = [single["embedding"], *batch["embeddings"]]
+    lengths = [math.sqrt(sum(x * x for x in vector)) for vector in vectors]
+    if len(batch["embeddings"]) != len(QUESTIONS):
+        raise DeploymentFailed("the smoke test got another number of vectors than questions")
+    if {len(vector) for vector in vectors} != {single["dimensions"]}:
+        raise DeploymentFailed("the smoke test got vectors of different dimensions")
+    if any(abs(length - 1) > NORM_TOLERANCE for length in lengths):
+        raise DeploymentFailed(f"the smoke test got vectors of lengths {lengths}, not 1")
+    return int(single["dimensions"])
+
+
+def _call(url: str, body: Any = None) -> Any:
+    """Return the JSON answer of our own server on this machine."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        return json.load(response)
+
+
+def _how_to(url: str) -> str:
+    """Return what a person does next."""
+    return (
+        f"\n  url   {url}\n"
+        f"  try   curl -X POST -H 'Content-Type: application/json'"
+        f' -d \'{{"question":"What is machine learning?"}}\' {url}/query\n'
+        "  logs  ./deploy-production.sh logs\n"
+        "  stop  ./deploy-production.sh down"
+    )

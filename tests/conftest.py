@@ -1,0 +1,111 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs, so that `--quick` can leave it out."""
+    for item in items:
+        names = getattr(item, "fixturenames", [])
+        if "serve" in names:
+            item.add_marker(pytest.mark.system)
+        elif "artifact" in names:
+            item.add_marker(pytest.mark.model)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail a run under CI in which a test was skipped: a skip there hides a broken set-up."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") == "true" and exitstatus == 0 and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def artifact() -> Path:
+    """Return the exported default model; export it if no deployment has done so yet."""
+    path = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
+    if not path.exists():
+        command = [sys.executable, "-m", "sentence_api", "export", "--output", str(path)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    return path
+
+
+@dataclass
+class Server:
+    """A running gunicorn of ours, seen from outside."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def workers(self) -> list[int]:
+        """Return the process ids of its workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text(encoding="ascii").split()]
+
+
+@pytest.fixture(scope="session")
+def serve(
+    artifact: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server with some settings and waits until it is ready."""
+    servers: list[Server] = []
+
+    def start(**settings: str | int) -> Server:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
+        given = {name: str(value) for name, value in settings.items()}
+        log = tmp_path_factory.mktemp("server") / "server.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "-c", "gunicorn-production.conf.py"],
+                cwd=ROOT,
+                env={
+                    **inherited,
+                    "SENTENCE_API_ARTIFACT": str(artifact),
+                    "PORT": str(port),
+                    **given,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        server = Server(f"http://127.0.0.1:{port}", process, log)
+        servers.append(server)
+        _wait_until_ready(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.process.terminate()
+    for server in servers:
+        server.process.wait(timeout=40)
+
+
+def _wait_until_ready(server: Server) -> None:
+    """Wait for `/health/ready`, and fail with the log if the server ends before."""
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        assert server.process.poll() is None, server.log.read_text()
+        try:
+            if httpx.get(f"{server.url}/health/ready").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(f"not ready after {START_SECONDS} s: {server.log.read_text()}")
