@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -104,8 +104,8 @@ def _wait_until_ready(server: Server) -> None:
     while time.monotonic() < until:
         assert server.process.poll() is None, server.log.read_text()
         try:
-            if httpx.get(f"{server.url}/health/ready").status_code == httpx.codes.OK:
+            if httpx2.get(f"{server.url}/health/ready").status_code == httpx2.codes.OK:
                 return
-        except httpx.TransportError:
+        except httpx2.TransportError:
             time.sleep(0.05)
     raise AssertionError(f"not ready after {START_SECONDS} s: {server.log.read_text()}")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from flask import Flask, Response, g, request
+from gevent.monkey import get_original
 
 from sentence_api.http.body import read_body
 from sentence_api.http.rendering import json_response, rendered
@@ -76,19 +77,20 @@ def _connection_watch(connection: socket.socket | None) -> Callable[[], bool] | 
     """Return a function that tells whether the client has closed `connection`."""
     if connection is None:
         return None
-    descriptor = connection.fileno()
+    # The system's own socket class over the same descriptor: gevent's waits for data even when
+    # told not to, and the greenlet that asks is the one that computes.
+    system_socket = get_original("socket", "socket")
+    family, kind, descriptor = connection.family, connection.type, connection.fileno()
 
     def is_gone() -> bool:
-        # A plain socket over the same descriptor: gevent's would wait for data.
-        peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
-        duplicate = socket.socket(fileno=descriptor)
+        watched = system_socket(family, kind, fileno=descriptor)
         try:
-            return duplicate.recv(1, peek) == b""
+            return bool(watched.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b"")
         except BlockingIOError:
             return False
         except OSError:
             return True
         finally:
-            duplicate.detach()
+            watched.detach()
 
     return is_gone

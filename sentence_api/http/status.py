@@ -9,7 +9,7 @@ from flask import Flask, Response
 
 from sentence_api.http.rendering import json_response
 from sentence_api.http.service import Service
-from sentence_api.resources.host import read_cgroup_memory
+from sentence_api.resources.host import read_cgroup_memory, read_host
 from sentence_api.resources.process import process_memory
 from sentence_api.serving.lifecycle import State
 
@@ -73,11 +73,13 @@ def _model(service: Service) -> dict[str, Any]:
 
 def _system_memory() -> dict[str, float]:
     """Memory as this service sees it: its container's limit and working set, or the machine's."""
-    machine = psutil.virtual_memory()
-    total, used = machine.total, machine.total - machine.available
-    cgroup = read_cgroup_memory()
-    if cgroup is not None and cgroup.limit_bytes is not None and cgroup.limit_bytes < total:
-        total, used = cgroup.limit_bytes, cgroup.working_set_bytes
+    host = read_host()
+    cgroup = read_cgroup_memory() if host.contained else None
+    if cgroup is not None:
+        total, used = host.memory_bytes, cgroup.working_set_bytes
+    else:
+        machine = psutil.virtual_memory()
+        total, used = machine.total, machine.total - machine.available
     return {
         "total_mb": _mib(total),
         "available_mb": _mib(total - used),

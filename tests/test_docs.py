@@ -1,0 +1,66 @@
+"""What the documentation claims is what the commands print."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import httpx2
+import pytest
+
+from sentence_api.engine.artifact import read_manifest
+from sentence_api.ops.rendering import settings_page, sizing_table
+from sentence_api.resources.footprint import REFERENCE
+from sentence_api.resources.formula import REQUEST_ITEMS
+from tests.conftest import ROOT, Server
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_configuration_page_is_generated() -> None:
+    """docs/configuration.md is what `python -m sentence_api settings` prints."""
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == settings_page()
+
+
+def test_sizing_table_is_rendered_by_the_formula() -> None:
+    """The README's table is the formula's, figure for figure."""
+    shown = re.search(r"<!-- sizing table: .* -->\n(.*)\n<!-- end -->", README, re.DOTALL)
+    assert shown is not None
+    assert shown[1] == sizing_table()
+
+
+def test_readme_names_the_request_cap() -> None:
+    """The number of texts per request in the README is the formula's."""
+    assert f"up to {REQUEST_ITEMS} in one request" in README
+
+
+def test_reference_footprint_agrees_with_a_fresh_measurement(artifact) -> None:
+    """The reference that the table is made from predicts two workers within 20 %."""
+    measured = read_manifest(artifact).footprints["float32"]
+    peaks = [f.base_bytes + 2 * f.per_worker_bytes(1024) for f in (REFERENCE, measured)]
+    assert peaks[0] == pytest.approx(peaks[1], rel=0.2)
+
+
+def _readme_calls() -> list[tuple[str, dict[str, object], str]]:
+    """Return path, body and shown answer of each curl call in the README."""
+    calls = re.findall(
+        r"-d '(\{.*?\})'.*?localhost:5001(/\S+)\n```\n```\n(.*?)\n```", README, re.DOTALL
+    )
+    return [(path, json.loads(body), answer) for body, path, answer in calls]
+
+
+def test_readme_calls_give_the_answers_shown(serve) -> None:
+    """Each curl call of the README is answered as the README shows, to two decimals."""
+    server: Server = serve()
+    calls = _readme_calls()
+    assert [path for path, _, _ in calls] == ["/query", "/query/batch"]
+    for path, body, shown in calls:
+        answer = httpx2.post(server.url + path, json=body).json()
+        vectors = [answer.pop("embedding")] if path == "/query" else answer.pop("embeddings")
+        rest = re.sub(r'"embeddings?":\[.*\],"(?=dim|count)', '"', shown)
+        assert json.loads(rest) == answer
+        groups = re.findall(r"\[(-?\d[^\[\]]*),…\]", shown)
+        for group, vector in zip(groups, vectors, strict=True):
+            numbers = [float(number) for number in group.split(",")]
+            assert vector[: len(numbers)] == pytest.approx(numbers, abs=0.01)
