@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 MIN_CANARY_COSINE = 0.999
 # About 10 ms of tokenizing: the event loop is let in between pieces of this many characters.
 _PIECE_CHARACTERS = 20_000
+# Prose has three to five characters per token, Chinese about one.
+_CHARACTERS_PER_TOKEN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +174,15 @@ class SentenceModel:
                 param="dimensions",
             )
         started = time.monotonic()
+        if self._batcher is None:
+            raise NotReady("the model is not ready")
+        # Tokenizing a large batch takes longer than refusing it.
+        self._batcher.require_room(self._least_tokens(texts), deadline)
         tokens = self._tokenize(texts, input_type)
         truncated = tuple(i for i, text in enumerate(tokens) if text.full_length > len(text.ids))
         if truncated and not truncate:
             self._refuse_long(tokens, truncated[0])
         tokenized = time.monotonic()
-        if self._batcher is None:
-            raise NotReady("the model is not ready")
         job = self._batcher.submit([text.ids for text in tokens], deadline, is_gone)
         vectors = job.vectors
         assert vectors is not None  # noqa: S101 - a job without error has all its vectors
@@ -207,6 +211,11 @@ class SentenceModel:
         if self._engine is None or self._tokenizer is None:
             raise NotReady("the model is not loaded")
         return self._engine, self._tokenizer
+
+    def _least_tokens(self, texts: Sequence[str]) -> int:
+        """Return fewer tokens than these texts have, unless their words are all very long."""
+        longest = self.manifest.max_tokens
+        return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
 
     def _tokenize(self, texts: Sequence[str], input_type: str | None) -> list[Tokens]:
         """Tokenize in pieces, letting the event loop in between them."""

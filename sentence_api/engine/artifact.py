@@ -113,7 +113,7 @@ def verify(artifact: Path, manifest: Manifest) -> None:
     Raises:
         ArtifactInvalid: A file is missing, altered, not listed, or of a format that runs code.
     """
-    again = "; export the model again"
+    again = "; export the model again (python -m sentence_api export)"
     found = {
         path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()
     }

@@ -13,20 +13,21 @@ from sentence_api.http.body import read_body
 from sentence_api.http.rendering import json_response, rendered
 from sentence_api.http.schemas import Options, parse_batch, parse_query
 from sentence_api.http.service import Encoded, Service
+from sentence_api.serving.memory import Reservation
+
+# A number of a vector: 4 bytes as computed, 4 as normalised, 12 as text.
+_HELD_PER_NUMBER = 20
 
 
 def register(app: Flask, service: Service) -> None:
     """Add the query routes to `app`."""
-    settings = service.settings
 
     @app.post("/query")
     def query() -> Response:
         service.lifecycle.require_ready()
-        with read_body(
-            request, service.budget, settings.max_body_bytes, settings.body_timeout
-        ) as body:
-            asked = parse_query(body)
-            encoded = _encode(service, [asked.question], asked)
+        with service.budget.open() as held:
+            asked = parse_query(_body(service, held))
+            encoded = _encode(service, held, [asked.question], asked)
             return json_response(
                 {
                     "embedding": rendered(encoded.vectors[0], asked.encoding_format),
@@ -40,11 +41,9 @@ def register(app: Flask, service: Service) -> None:
     @app.post("/query/batch")
     def query_batch() -> Response:
         service.lifecycle.require_ready()
-        with read_body(
-            request, service.budget, settings.max_body_bytes, settings.body_timeout
-        ) as body:
-            asked = parse_batch(body, service.plan.max_request_items)
-            encoded = _encode(service, asked.questions, asked)
+        with service.budget.open() as held:
+            asked = parse_batch(_body(service, held), service.plan.max_request_items)
+            encoded = _encode(service, held, asked.questions, asked)
             return json_response(
                 {
                     "embeddings": [rendered(v, asked.encoding_format) for v in encoded.vectors],
@@ -57,8 +56,15 @@ def register(app: Flask, service: Service) -> None:
             )
 
 
-def _encode(service: Service, texts: Sequence[str], options: Options) -> Encoded:
+def _body(service: Service, held: Reservation) -> bytes:
+    """Read the request's body within the bounds of the settings."""
+    settings = service.settings
+    return read_body(request, held, settings.max_body_bytes, settings.body_timeout)
+
+
+def _encode(service: Service, held: Reservation, texts: Sequence[str], options: Options) -> Encoded:
     """Encode with the request's options, deadline and connection."""
+    held.grow(len(texts) * service.model.manifest.dimensions * _HELD_PER_NUMBER)
     encoded = service.model.encode(
         texts,
         normalize=options.normalize,

@@ -9,6 +9,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
+import gevent
+
 from sentence_api.ops.metrics import Metrics
 from sentence_api.resources.formula import Plan
 from sentence_api.serving.lifecycle import Lifecycle
@@ -66,7 +68,7 @@ class Processes:
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._directory = directory
-        self._collector = Collector(settings.collect_every, metrics.on_collect)
+        self._collector: Collector | None = None
         self._watermark: Watermark | None = None
         self._exits = mmap.mmap(-1, _SLOTS)
         self._frozen = False
@@ -88,6 +90,9 @@ class Processes:
             CanaryFailed: The model does not give its reference vector.
         """
         self._metrics.use_slot(slot)
+        # The event loop of this process: the one it was forked with is not its own.
+        soon = gevent.get_hub().loop.run_callback
+        self._collector = Collector(self._settings.collect_every, soon, self._metrics.on_collect)
         self._lifecycle.is_draining = is_draining
         if self._directory is not None and self._settings.recycle:
             self._watermark = Watermark(
@@ -103,9 +108,13 @@ class Processes:
     def after_request(self) -> None:
         """Collect, and retire if this worker has grown too large; runs after the response."""
         self._metrics.waiting_tokens.set(self._model.waiting_tokens)
-        self._collector.after_request()
+        if self._collector is not None:
+            self._collector.after_request()
         if self._watermark is not None:
             self._watermark.after_request()
+        # A greenlet whose next request has already arrived never waits, and so would never let
+        # the forward passes and the other connections in.
+        gevent.sleep(0)
 
     def worker_stops(self, slot: int, *, asked: bool) -> None:
         """Note in the worker that it ends; `asked` is False when it ends by a fault."""

@@ -37,6 +37,9 @@ _LARGE_SHARE = 0.75
 # How much shorter than the longest text of a pass a text may be and still ride along.
 _SLACK_TOKENS = 4
 _SLACK_SHARE = 4
+# A pass counts as full from one part in so many of the token cap; how much each moves the rate.
+_FULL_SHARE = 2
+_RATE_WEIGHT = 0.2
 
 Forward = Callable[[TokenIds, TokenIds], Vectors]
 
@@ -184,6 +187,9 @@ class Batcher:
         self._pad_token_id = pad_token_id
         self._on_pass = on_pass
         self._rotation: deque[Job] = deque()
+        self._smallest_next = False
+        # Of full passes only: small ones are bound by reading the weights, not by their tokens.
+        self._tokens_per_second: float | None = None
         self._wake = Event()
         self._closed = False
         self._runner = gevent.spawn(self._run)
@@ -216,7 +222,7 @@ class Batcher:
         if self._closed:
             raise Draining("this worker is stopping")
         job = Job(tokens, deadline, is_gone)
-        self._admit(job.waiting_tokens)
+        self.require_room(job.waiting_tokens, deadline)
         self._rotation.append(job)
         self._wake.set()
         job.done.wait()
@@ -231,12 +237,21 @@ class Batcher:
         while self._rotation:
             self._rotation.popleft().fail(Draining("this worker is stopping"))
 
-    def _admit(self, tokens: int) -> None:
-        """Refuse work that does not fit the queue; an empty queue takes anything."""
+    def require_room(self, tokens: int, deadline: float | None = None) -> None:
+        """Pass if work of that size may join the queue; an empty queue takes anything.
+
+        What cannot be computed before its deadline is refused at once instead of being begun and
+        thrown away.
+
+        Raises:
+            QueueFull: Too many tokens wait already.
+        """
         waiting = self.waiting_tokens
-        bound = self._caps.queue_tokens
+        bound: float = self._caps.queue_tokens
+        if deadline is not None and self._tokens_per_second is not None:
+            bound = min(bound, self._tokens_per_second * (deadline - time.monotonic()))
         if tokens > self._caps.tokens:
-            bound = int(bound * _LARGE_SHARE)
+            bound *= _LARGE_SHARE
         if waiting and waiting + tokens > bound:
             raise QueueFull(f"{waiting} tokens are waiting already; try again later")
 
@@ -269,10 +284,16 @@ class Batcher:
 
         The job at the head decides the width with its longest text; then every job in turn adds
         one text of about that length until a cap is reached. The head goes to the end, so each
-        job decides in turn and none starves.
+        job decides in turn and none starves. For every second pass the smallest job is put at the
+        head: a question waits for two passes at most, however many large batches are there.
         """
         if not self._rotation:
             return []
+        if self._smallest_next:
+            smallest = min(self._rotation, key=lambda job: job.waiting_tokens)
+            self._rotation.remove(smallest)
+            self._rotation.appendleft(smallest)
+        self._smallest_next = not self._smallest_next
         longest = self._rotation[0].longest()
         width = padded_length(longest)
         shortest = longest - max(_SLACK_TOKENS, longest // _SLACK_SHARE)
@@ -310,7 +331,12 @@ class Batcher:
             job.inference_seconds += seconds
         for (job, index), vector in zip(batch, vectors, strict=True):
             job.receive(index, vector)
-        self._on_pass(Pass(len(batch), sum(lengths), len(batch) * width, seconds))
+        padded_tokens = len(batch) * width
+        if padded_tokens * _FULL_SHARE >= self._caps.tokens:
+            rate = padded_tokens / seconds
+            known = self._tokens_per_second or rate
+            self._tokens_per_second = known + _RATE_WEIGHT * (rate - known)
+        self._on_pass(Pass(len(batch), sum(lengths), padded_tokens, seconds))
 
     def _fail(self, jobs: list[Job]) -> None:
         """End the jobs of a failed pass, wherever the rest of their texts waits."""

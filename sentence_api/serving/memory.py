@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 
 # Reading the kernel's sums costs about 1 ms, so they are read at most this often.
 CHECK_SECONDS = 5.0
+# The last quarter of the request budget is kept for what needs no more than this at a time: a few
+# of the largest requests must not shut out the many small ones.
+_SMALL_BYTES = 256 * 1024
+_LARGE_SHARE = 0.75
 
 
 def freeze() -> None:
@@ -41,23 +45,40 @@ def trim() -> None:
 class Collector:
     """Forces a garbage collection after every so many requests.
 
+    The requests of one forward pass end together; one collection after the last of them serves
+    them all, so that collecting after every request costs one collection a pass.
+
     Args:
         every: Requests between two collections; 0 never collects.
+        soon: Runs a function once what is ready to run now has run, before anything is awaited.
         on_collect: Called with the seconds each collection took.
     """
 
-    def __init__(self, every: int, on_collect: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        every: int,
+        soon: Callable[[Callable[[], None]], object],
+        on_collect: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._every = every
+        self._soon = soon
         self._on_collect = on_collect
         self._requests = 0
+        self._due = False
 
     def after_request(self) -> None:
-        """Count one request and collect if it is time."""
+        """Count one request and see to its collection if it is time."""
         self._requests += 1
-        if self._every and self._requests % self._every == 0:
-            started = time.perf_counter()
-            gc.collect()
-            self._on_collect(time.perf_counter() - started)
+        if self._every and self._requests >= self._every and not self._due:
+            self._due = True
+            self._soon(self._collect)
+
+    def _collect(self) -> None:
+        started = time.perf_counter()
+        gc.collect()
+        self._requests = 0
+        self._due = False
+        self._on_collect(time.perf_counter() - started)
 
 
 class Watermark:
@@ -117,25 +138,37 @@ class RequestBudget:
     """
 
     def __init__(self, total_bytes: int) -> None:
-        self._free = total_bytes
-        self._total = total_bytes
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes that are held now."""
-        return self._total - self._free
+        self.total_bytes = total_bytes
+        self.held_bytes = 0
 
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes; a request larger than the whole budget passes when alone.
+    def open(self) -> Iterator[Reservation]:
+        """Begin a request; what it holds is given back when the block ends."""
+        reservation = Reservation(self)
+        try:
+            yield reservation
+        finally:
+            self.held_bytes -= reservation.held_bytes
+
+
+class Reservation:
+    """What one request holds of a budget."""
+
+    def __init__(self, budget: RequestBudget) -> None:
+        self._budget = budget
+        self.held_bytes = 0
+
+    def grow(self, size: int) -> None:
+        """Hold `size` more bytes; a request larger than the whole budget passes when alone.
 
         Raises:
             QueueFull: Other requests hold too much.
         """
-        if size > self._free and self._free < self._total:
+        others = self._budget.held_bytes - self.held_bytes
+        bound: float = self._budget.total_bytes
+        if size > _SMALL_BYTES:
+            bound *= _LARGE_SHARE
+        if others and self._budget.held_bytes + size > bound:
             raise QueueFull("the requests in progress hold all the memory planned for them")
-        self._free -= size
-        try:
-            yield
-        finally:
-            self._free += size
+        self._budget.held_bytes += size
+        self.held_bytes += size

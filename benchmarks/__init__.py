@@ -1,0 +1,1 @@
+"""Runnable measurements of the server, with dated results."""

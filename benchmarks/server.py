@@ -1,0 +1,69 @@
+"""Starts a server of ours on chosen cores, for as long as it is measured."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "gunicorn-production.conf.py"
+START_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A ready server: its address, its master, and how long it took to answer."""
+
+    url: str
+    pid: int
+    ready_seconds: float
+
+    def processes(self) -> list[int]:
+        """Return the ids of the master and its workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [self.pid, *map(int, children.split())]
+
+
+@contextmanager
+def serving(cores: str, **settings: str | int) -> Iterator[Running]:
+    """Run a server on `cores` (as taskset takes them) and stop it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        ["taskset", "-c", cores, sys.executable, "-m", "gunicorn", "-c", CONFIG],  # noqa: S607
+        cwd=ROOT,
+        env={**environment, "PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(url)
+        yield Running(url, process.pid, time.monotonic() - started)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _wait(url: str) -> None:
+    """Poll `/health/ready`."""
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"{url}/health/ready", timeout=5):  # noqa: S310
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.01)
+    raise TimeoutError(f"{url} was not ready within {START_SECONDS} s")
