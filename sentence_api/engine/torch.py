@@ -14,27 +14,38 @@ from sentence_api.errors import ArtifactInvalid, ExportFailed
 NORMALIZE = "Normalize"
 
 
-def load_source(folder: str, revision: str | None = None, *, offline: bool) -> SentenceTransformer:
-    """Load a model on the CPU: safetensors only, and never code that it ships.
+def load_source(folder: Path) -> SentenceTransformer:
+    """Load a model from a folder onto the CPU: safetensors only, and never code that it ships.
 
     Raises:
-        ExportFailed: It cannot be loaded.
+        ExportFailed: It cannot be loaded, or has weights only as a pickle.
     """
+    _refuse_pickles(folder)
     # One thread before the first operation: a fork after an operation with more hangs the child.
     torch.set_num_threads(1)
     try:
         model = SentenceTransformer(
-            folder,
-            revision=revision,
+            str(folder),
             device="cpu",
             trust_remote_code=False,
-            local_files_only=offline,
+            local_files_only=True,
             model_kwargs={"use_safetensors": True},
         )
     except Exception as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise ExportFailed(f"cannot load {folder}: {reason}") from exc
+        raise ExportFailed(f"cannot load {folder}: {first_line(exc)}") from exc
     return model.eval()
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Refuse a folder of which any part has its weights only as a pickle, which can run code."""
+    for path in folder.rglob("pytorch_model*.bin"):
+        if not any(path.parent.glob("*.safetensors")):
+            raise ExportFailed(f"{path} is a pickle, which can run code; save it as safetensors")
+
+
+def first_line(exc: Exception) -> str:
+    """Return what a library's exception says, cut to one line."""
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)
 
 
 def drop_normalize(model: SentenceTransformer) -> bool:
@@ -70,7 +81,7 @@ class TorchEngine:
         self.precision = precision
         self._threads = threads
         try:
-            self._model = load_source(str(folder), offline=True)
+            self._model = load_source(folder)
         except ExportFailed as exc:
             raise ArtifactInvalid(str(exc)) from exc
         drop_normalize(self._model)

@@ -69,6 +69,7 @@ def parse_batch(body: bytes, max_items: int) -> BatchQuery:
     return query
 
 
+_PARAM_CHARACTERS = 100
 _MESSAGES = {
     "missing": "is missing",
     "extra_forbidden": "is not a field of this call",
@@ -88,6 +89,7 @@ def _refusal(exc: ValidationError) -> ServiceError:
     error = exc.errors(include_url=False, include_input=False, include_context=True)[0]
     if error["type"] == "json_invalid":
         return MalformedJson(f"the body is not valid JSON: {error['ctx']['error']}")
-    param = ".".join(str(part) for part in error["loc"]) or None
+    # The name of an unknown field is the client's, and can be a body long.
+    param = ".".join(str(part) for part in error["loc"])[:_PARAM_CHARACTERS] or None
     reason = _MESSAGES.get(error["type"], error["msg"][:1].lower() + error["msg"][1:])
     return InvalidValue(f"{param or 'the body'} {reason}", param=param)

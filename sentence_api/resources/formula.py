@@ -9,7 +9,8 @@ With a measured footprint (the case of every exported model):
     threads      = max(1, floor(ceil(cpu_limit) / workers))
 
 where `per_worker` is a worker's private memory at its largest forward pass plus what its requests
-may hold. Without a footprint a machine keeps a reserve of 2 GiB and each worker counts 1.5 GiB.
+may hold, at the smallest load that makes sense; caps are then as large as still fits. Without a
+footprint a machine keeps a reserve of 2 GiB and each worker counts 1.5 GiB.
 `ceil(cpu_limit)` equals `ceil(cpus)` for whole CPUs, and makes the plan on the host and the plan
 inside the container that it starts agree.
 """
@@ -136,16 +137,17 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """What one worker is allowed to take on."""
+    """What one worker is allowed to take on; a text longer than a pass makes a pass of its own."""
 
     batch_tokens: int
+    max_tokens: int
     connections: int
     request_bytes: int
 
     def cost(self, footprint: Footprint) -> int:
         """Return the worker's private memory in bytes at this load."""
         requests = self.request_bytes + self.connections * CONNECTION_BYTES
-        return footprint.per_worker_bytes(self.batch_tokens) + requests
+        return footprint.per_worker_bytes(max(self.batch_tokens, self.max_tokens)) + requests
 
 
 def make_plan(
@@ -172,14 +174,18 @@ def make_plan(
     if not machine.contained:
         memory_limit = int(memory_limit * MEMORY_SHARE)
         cpu_limit = max(min(cpu_limit, 1.0), cpu_limit - CPU_RESERVE)
+    loads = _loads(chosen, max_tokens)
     if footprint is None:
         fit = _fit_unmeasured(machine, chosen)
-        load = _loads(chosen, max_tokens)[0]
-        base, cost = 0, memory_limit // fit.workers
     else:
-        fit, load = _fit_measured(memory_limit, footprint, chosen, max_tokens)
-        base, cost = footprint.base_bytes, load.cost(footprint)
+        fit = _fit_measured(machine, memory_limit, footprint, loads[-1].cost(footprint), chosen)
     workers, bound_by = _workers(math.ceil(cpu_limit), fit.workers, chosen)
+    if footprint is None:
+        load, base, cost = loads[0], 0, memory_limit // workers
+    else:
+        base, room = footprint.base_bytes, int(memory_limit * USABLE_SHARE) - footprint.base_bytes
+        load = next(load for load in loads if workers * load.cost(footprint) <= room)
+        cost = load.cost(footprint)
     request_items = chosen.max_request_items or REQUEST_ITEMS
     share = (int(memory_limit * WATERMARK_SHARE) - base) // workers
     plan = Plan(
@@ -197,7 +203,7 @@ def make_plan(
         predicted_peak_bytes=base + workers * cost,
         bound_by=bound_by,
     )
-    return replace(plan, steps=_steps(machine, plan, fit, base, cost))
+    return replace(plan, steps=_steps(machine, plan, fit, base, cost, chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,22 +228,23 @@ def _fit_unmeasured(machine: Machine, chosen: Overrides) -> _Fit:
 
 
 def _fit_measured(
-    memory_limit: int, footprint: Footprint, chosen: Overrides, max_tokens: int
-) -> tuple[_Fit, _Load]:
-    """Fit workers of known footprint at the largest load that leaves room for one."""
+    machine: Machine, memory_limit: int, footprint: Footprint, least_cost: int, chosen: Overrides
+) -> _Fit:
+    """Fit workers of known footprint, each at the smallest load."""
     usable = int(memory_limit * USABLE_SHARE)
-    loads = _loads(chosen, max_tokens)
-    wanted = chosen.workers or 1
-    for load in loads:
-        cost = load.cost(footprint)
-        if usable >= footprint.base_bytes + wanted * cost:
-            reason = (
-                f"({format_size(usable)} usable - {format_size(footprint.base_bytes)} base)"
-                f" / {format_size(cost)} a worker"
-            )
-            return _Fit((usable - footprint.base_bytes) // cost, reason), load
-    least = (footprint.base_bytes + wanted * loads[-1].cost(footprint)) / USABLE_SHARE
-    raise DoesNotFit(_missing(chosen.workers, math.ceil(least), memory_limit))
+    base = footprint.base_bytes
+    needed = base + (chosen.workers or 1) * least_cost
+    if usable < needed:
+        share = USABLE_SHARE if machine.contained else USABLE_SHARE * MEMORY_SHARE
+        # A byte more than the exact quotient, for the rounding of both shares.
+        raise DoesNotFit(
+            _missing(chosen.workers, math.ceil(needed / share) + 1, machine.memory_bytes)
+        )
+    reason = (
+        f"({format_size(usable)} usable - {format_size(base)} base)"
+        f" / {format_size(least_cost)} a worker at least"
+    )
+    return _Fit((usable - base) // least_cost, reason)
 
 
 def _missing(workers: int | None, needed: int, available: int) -> str:
@@ -254,12 +261,12 @@ def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
     tokens = chosen.max_batch_tokens or max(BATCH_TOKENS, max_tokens)
     least = chosen.max_batch_tokens or min(tokens, max_tokens)
     connections = chosen.max_concurrent_requests or CONNECTIONS
-    loads = [_Load(tokens, connections, REQUEST_BYTES)]
+    loads = [_Load(tokens, max_tokens, connections, REQUEST_BYTES)]
     while tokens > least:
         tokens = max(least, tokens // 2)
-        loads.append(_Load(tokens, connections, REQUEST_BYTES))
+        loads.append(_Load(tokens, max_tokens, connections, REQUEST_BYTES))
     fewest = chosen.max_concurrent_requests or MIN_CONNECTIONS
-    loads.append(_Load(least, fewest, MIN_REQUEST_BYTES))
+    loads.append(_Load(least, max_tokens, fewest, MIN_REQUEST_BYTES))
     return loads
 
 
@@ -273,23 +280,19 @@ def _workers(by_cpus: int, by_memory: int, chosen: Overrides) -> tuple[int, str]
     return workers, bound_by
 
 
-def _steps(machine: Machine, plan: Plan, fit: _Fit, base: int, cost: int) -> tuple[Step, ...]:
+def _steps(  # noqa: PLR0917 - the inputs of the sum
+    machine: Machine, plan: Plan, fit: _Fit, base: int, cost: int, chosen: Overrides
+) -> tuple[Step, ...]:
     """Return the sum behind `plan`, line by line, with its inputs."""
-    memory, cpus = format_size(machine.memory_bytes), f"{machine.cpus:g}"
-    share = "the container's own limit" if machine.contained else f"{MEMORY_SHARE:.0%} of {memory}"
-    reserve = (
-        "the container's own quota"
-        if machine.contained or machine.cpus <= 1
-        else f"{cpus} CPUs - {CPU_RESERVE:g}"
-    )
     by_cpus = math.ceil(plan.cpu_limit)
+    threads = "as set" if chosen.threads else f"floor({by_cpus} / {plan.workers} workers)"
     return (
-        Step("memory_limit", share, format_size(plan.memory_limit_bytes)),
-        Step("cpu_limit", reserve, f"{plan.cpu_limit:g}"),
+        Step("memory_limit", _memory_reason(machine), format_size(plan.memory_limit_bytes)),
+        Step("cpu_limit", _cpu_reason(machine), f"{plan.cpu_limit:g}"),
         Step("workers by cpus", f"ceil({plan.cpu_limit:g})", str(by_cpus)),
         Step("workers by memory", fit.reason, str(fit.workers)),
         Step("workers", f"bound by {plan.bound_by}", str(plan.workers)),
-        Step("threads", f"floor({by_cpus} / {plan.workers} workers)", str(plan.threads)),
+        Step("threads", threads, str(plan.threads)),
         Step(
             "predicted peak",
             f"{format_size(base)} + {plan.workers} x {format_size(cost)}",
@@ -302,3 +305,17 @@ def _steps(machine: Machine, plan: Plan, fit: _Fit, base: int, cost: int) -> tup
             format_size(plan.recycle_watermark_bytes),
         ),
     )
+
+
+def _memory_reason(machine: Machine) -> str:
+    if machine.contained:
+        return "the container's own limit"
+    return f"{MEMORY_SHARE:.0%} of {format_size(machine.memory_bytes)}"
+
+
+def _cpu_reason(machine: Machine) -> str:
+    if machine.contained:
+        return "the container's own quota"
+    if machine.cpus <= 1:
+        return "nothing is kept back of one CPU"
+    return f"{machine.cpus:g} CPUs - {CPU_RESERVE:g}"

@@ -1,0 +1,170 @@
+"""deploy-production.sh, run for real in a copy of the project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.conftest import ROOT
+
+PARTS = (
+    "api.py",
+    "deploy-production.sh",
+    "gunicorn-production.conf.py",
+    "requirements",
+    "sentence_api",
+    "sentence_model_optimized.py",
+)
+
+
+class Project:
+    """A copy of the project with the environment and the model of this one."""
+
+    def __init__(self, folder: Path, artifact: Path) -> None:
+        self.folder = folder
+        for name in PARTS:
+            source = ROOT / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy2
+            copy(source, folder / name)
+        (folder / ".venv").symlink_to(Path(sys.prefix))
+        shutil.copytree(artifact, folder / "var" / "artifacts" / artifact.name)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the script; its port is this project's unless the arguments say otherwise."""
+        given = {"SENTENCE_API_PORT": str(self.port), "SENTENCE_API_WORKERS": "1"}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
+        return subprocess.run(
+            ["./deploy-production.sh", *arguments],
+            cwd=self.folder,
+            env={**inherited, **given},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    def pid(self) -> int:
+        """Return the process id that the deployment wrote down."""
+        return int((self.folder / "var" / "server.pid").read_text(encoding="ascii"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, artifact: Path) -> Iterator[Project]:
+    """Give a project in which nothing runs, and stop what a test started in it."""
+    made = Project(tmp_path, artifact)
+    yield made
+    made.deploy("down")
+
+
+def test_up_replace_and_down(project: Project) -> None:
+    """`up` starts and verifies, a second one replaces the first, `down` stops."""
+    up = project.deploy("--local")
+    assert up.returncode == 0, up.stderr
+    url = f"http://127.0.0.1:{project.port}"
+    assert f"url   {url}\n" in up.stdout
+    assert "/query and /query/batch give 384 dimensions" in up.stdout
+    first = project.pid()
+    answer = httpx2.post(f"{url}/query", json={"question": "still there?"})
+    assert answer.json()["dimensions"] == 384
+
+    status = project.deploy("status")
+    assert status.returncode == 0
+    assert status.stdout.startswith(f"ready at {url}\nmaster {first}, workers ")
+
+    again = project.deploy("--local")
+    assert again.returncode == 0, again.stderr
+    assert "stopping the running server" in again.stdout
+    assert project.pid() != first
+    assert not Path(f"/proc/{first}").exists()
+    assert "worker ready in slot 0" in project.deploy("logs").stdout
+
+    second = project.pid()
+    down = project.deploy("down")
+    assert (down.returncode, down.stdout) == (0, "stopped\n")
+    assert not Path(f"/proc/{second}").exists()
+    with pytest.raises(httpx2.TransportError):
+        httpx2.get(f"{url}/health")
+    stopped = project.deploy("status")
+    assert stopped.returncode == 1
+    assert stopped.stdout == "not running; start it with ./deploy-production.sh\n"
+    assert project.deploy("down").stdout == "nothing was running\n"
+
+
+def test_damaged_model_is_refused_and_the_running_server_stays(project: Project) -> None:
+    """A model that fails its check stops the deployment, not the server that runs."""
+    assert project.deploy("--local").returncode == 0
+    running = project.pid()
+    weights = next((project.folder / "var" / "artifacts").rglob("model.bin"))
+    with weights.open("ab") as file:
+        file.write(b"x")
+    refused = project.deploy("--local")
+    assert refused.returncode == 1
+    assert "model.bin was altered" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert project.pid() == running
+    assert httpx2.get(f"http://127.0.0.1:{project.port}/health/ready").status_code == 200
+
+
+def test_failed_start_shows_the_log_and_leaves_nothing(project: Project) -> None:
+    """A server that cannot start is reported with the end of its log, and nothing runs on."""
+    api = project.folder / "api.py"
+    broken = api.read_text(encoding="utf-8").replace(
+        "def create_app(", 'raise SystemExit("the disk is on fire")\n\n\ndef create_app('
+    )
+    api.write_text(broken, encoding="utf-8")
+    failed = project.deploy("--local")
+    assert failed.returncode == 1
+    assert "the server ended with status" in failed.stderr
+    assert "the disk is on fire" in failed.stderr
+    assert not (project.folder / "var" / "server.pid").exists()
+    assert project.deploy("status").returncode == 1
+
+
+def test_taken_port_is_named(project: Project) -> None:
+    """A port that another program listens on is refused with what to do."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        refused = project.deploy("--local", "--port", str(taken))
+    assert refused.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{taken}" in refused.stderr
+    assert "--port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("upp",), "unknown argument: upp"),
+        (("up", "down"), "two commands: up and down"),
+        (("--port",), "--port needs a value"),
+        (("--prot", "1"), "unknown argument: --prot"),
+    ],
+)
+def test_usage_errors(project: Project, arguments: tuple[str, ...], message: str) -> None:
+    """A typo is named, with exit status 2 and nothing started."""
+    refused = project.deploy(*arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+
+
+def test_help_and_plan(project: Project) -> None:
+    """--help describes the commands; plan takes the plan command's options."""
+    shown = project.deploy("--help")
+    assert shown.returncode == 0
+    assert "Usage: ./deploy-production.sh" in shown.stdout
+    plan = project.deploy("plan", "--cpus", "1", "--memory", "1G")
+    assert plan.returncode == 0, plan.stderr
+    assert "768 MiB memory, 1 CPU" in plan.stdout
+    assert project.deploy("plan", "--memory", "8X").returncode == 2
