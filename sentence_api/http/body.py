@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gevent
 from flask import Request
+from gunicorn.http.errors import ParseException
 
 from sentence_api.errors import BodyTooLarge, MalformedJson, SlowBody, UnsupportedMediaType
 from sentence_api.serving.memory import Reservation
@@ -38,10 +39,16 @@ def read_body(request: Request, held: Reservation, max_bytes: int, timeout_secon
         return bytes(stream.read(size))
 
     late = SlowBody(f"the body did not arrive within {timeout_seconds:g} s")
-    with gevent.Timeout(timeout_seconds, late):
-        body = read(_UNDECLARED_BYTES if declared is None else declared)
-        if declared is None and len(body) == _UNDECLARED_BYTES:
-            body += read(max_bytes + 1 - _UNDECLARED_BYTES)
+    # One byte more than accepted, to tell a body of just that size from a larger one.
+    first = min(_UNDECLARED_BYTES, max_bytes + 1) if declared is None else declared
+    try:
+        with gevent.Timeout(timeout_seconds, late):
+            body = read(first)
+            if declared is None and len(body) == first <= max_bytes:
+                body += read(max_bytes + 1 - first)
+    except (OSError, ParseException) as exc:
+        # A reset connection, or chunks that are none.
+        raise MalformedJson("the body broke off") from exc
     if len(body) > max_bytes:
         raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
     if declared is not None and len(body) < declared:

@@ -48,8 +48,8 @@ MIN_CONNECTIONS = 64
 # Bodies, parsed texts and rendered vectors that the requests of one worker may hold together.
 REQUEST_BYTES = 24 * MIB
 MIN_REQUEST_BYTES = 8 * MIB
-# Two of the largest requests may wait; the last quarter of the queue is for small ones.
-QUEUED_REQUESTS = 2
+# Two of the largest requests may wait: the batcher gives them three quarters of the queue.
+QUEUED_REQUESTS = 3
 DEFAULT_MAX_TOKENS = 256
 
 

@@ -208,7 +208,7 @@ class Batcher:
         """Compute the vectors of some texts and return the finished job.
 
         Args:
-            tokens: Token ids of each text, each at most the model's maximum.
+            tokens: Token ids of each text, at least one, each at most the model's maximum.
             deadline: `time.monotonic()` after which the work is dropped.
             is_gone: Tells whether the client has left.
 
@@ -218,7 +218,10 @@ class Batcher:
             ClientGone: The client left.
             InferenceFailed: The engine raised.
             Draining: The batcher was closed.
+            ValueError: There are no texts.
         """
+        if not tokens:
+            raise ValueError("no texts to embed")
         if self._closed:
             raise Draining("this worker is stopping")
         job = Job(tokens, deadline, is_gone)
@@ -265,16 +268,25 @@ class Batcher:
                 self._wake.clear()
                 self._wake.wait()
             gevent.get_hub().wait(turn)
-            self._drop()
-            batch = self._select()
-            if batch:
-                self._compute(batch)
+            try:
+                self._drop()
+                batch = self._select()
+                if batch:
+                    self._compute(batch)
+            except Exception:
+                # Whatever went wrong, the requests of the next turn still deserve their answer.
+                log.exception("the batcher failed in this turn")
 
     def _drop(self) -> None:
         """Take out the jobs that nobody needs any more."""
         now = time.monotonic()
         for job in list(self._rotation):
-            reason = job.reason_to_drop(now)
+            try:
+                reason = job.reason_to_drop(now)
+            except Exception:
+                log.exception("cannot tell whether a client has left")
+                job.is_gone = None
+                continue
             if reason is not None:
                 self._rotation.remove(job)
                 job.fail(reason)
@@ -322,6 +334,8 @@ class Batcher:
             job.started(started)
         try:
             vectors = self._forward(*pad(sequences, width, self._pad_token_id))
+            if len(vectors) != len(batch):
+                raise ValueError(f"{len(vectors)} vectors for {len(batch)} texts")  # noqa: TRY301
         except Exception:
             log.exception("forward pass failed: %d texts of %d tokens", len(batch), width)
             self._fail(list(jobs))
