@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from sentence_api.engine.artifact import artifact_path
+from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
 from sentence_api.http.service import Service
@@ -49,8 +49,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens),
         metrics.on_pass,
     )
+    check_engine(settings, read_manifest(model.artifact))
     model.load()
-    check_engine(settings, model.manifest)
     lifecycle.model_loaded = True
     app = build_app(
         Service(

@@ -14,6 +14,8 @@ import shutil
 import tempfile
 from typing import Any
 
+from gunicorn.arbiter import Arbiter
+
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
 from sentence_api.settings import read_settings
@@ -74,7 +76,9 @@ def post_worker_init(worker: Any) -> None:
     def retire() -> None:
         worker.alive = False
 
-    _processes(worker.app).start_worker(worker.slot, lambda: not worker.alive, retire)
+    # gunicorn gives up at this status instead of starting worker after worker.
+    with one_line_exit(Arbiter.WORKER_BOOT_ERROR):
+        _processes(worker.app).start_worker(worker.slot, lambda: not worker.alive, retire)
 
 
 def post_request(worker: Any, _request: Any, _environ: Any, _response: Any) -> None:

@@ -238,7 +238,7 @@ class SentenceModel:
         raise TextTooLong(
             f"text {index} has {tokens[index].full_length} tokens, the model reads"
             f" {self.manifest.max_tokens}; shorten it or leave truncate on",
-            param=f"questions.{index}",
+            index=index,
         )
 
 

@@ -64,9 +64,17 @@ class TooManyItems(ServiceError):
 
 
 class TextTooLong(ServiceError):
-    """A text has more tokens than the model reads, and truncation was declined."""
+    """A text has more tokens than the model reads, and truncation was declined.
+
+    Attributes:
+        index: Position of the text in the request.
+    """
 
     code = "text_too_long"
+
+    def __init__(self, message: str, *, index: int) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class QueueFull(ServiceError):

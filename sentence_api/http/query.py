@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from flask import Flask, Response, g, request
 from gevent.monkey import get_original
 
+from sentence_api.errors import TextTooLong
 from sentence_api.http.body import read_body
 from sentence_api.http.rendering import json_response, rendered
 from sentence_api.http.schemas import Options, parse_batch, parse_query
@@ -27,7 +28,7 @@ def register(app: Flask, service: Service) -> None:
         service.lifecycle.require_ready()
         with service.budget.open() as held:
             asked = parse_query(_body(service, held))
-            encoded = _encode(service, held, [asked.question], asked)
+            encoded = _encode(service, held, [asked.question], asked, lambda _: "question")
             return json_response(
                 {
                     "embedding": rendered(encoded.vectors[0], asked.encoding_format),
@@ -43,7 +44,7 @@ def register(app: Flask, service: Service) -> None:
         service.lifecycle.require_ready()
         with service.budget.open() as held:
             asked = parse_batch(_body(service, held), service.plan.max_request_items)
-            encoded = _encode(service, held, asked.questions, asked)
+            encoded = _encode(service, held, asked.questions, asked, "questions.{}".format)
             return json_response(
                 {
                     "embeddings": [rendered(v, asked.encoding_format) for v in encoded.vectors],
@@ -62,18 +63,31 @@ def _body(service: Service, held: Reservation) -> bytes:
     return read_body(request, held, settings.max_body_bytes, settings.body_timeout)
 
 
-def _encode(service: Service, held: Reservation, texts: Sequence[str], options: Options) -> Encoded:
-    """Encode with the request's options, deadline and connection."""
+def _encode(
+    service: Service,
+    held: Reservation,
+    texts: Sequence[str],
+    options: Options,
+    field_of: Callable[[int], str],
+) -> Encoded:
+    """Encode with the request's options, deadline and connection.
+
+    `field_of` names the request field of a text by its index, for an error.
+    """
     held.grow(len(texts) * service.model.manifest.dimensions * _HELD_PER_NUMBER)
-    encoded = service.model.encode(
-        texts,
-        normalize=options.normalize,
-        input_type=options.input_type,
-        dimensions=options.dimensions,
-        truncate=options.truncate,
-        deadline=time.monotonic() + service.settings.request_timeout,
-        is_gone=_connection_watch(request.environ.get("gunicorn.socket")),
-    )
+    try:
+        encoded = service.model.encode(
+            texts,
+            normalize=options.normalize,
+            input_type=options.input_type,
+            dimensions=options.dimensions,
+            truncate=options.truncate,
+            deadline=time.monotonic() + service.settings.request_timeout,
+            is_gone=_connection_watch(request.environ.get("gunicorn.socket")),
+        )
+    except TextTooLong as exc:
+        exc.param = field_of(exc.index)
+        raise
     g.timing = (encoded.tokenize_seconds, encoded.queue_seconds, encoded.inference_seconds)
     service.on_encoded(encoded)
     return encoded

@@ -113,9 +113,10 @@ def check_engine(settings: Settings, manifest: Manifest) -> None:
 
 
 @contextmanager
-def one_line_exit() -> Iterator[None]:
-    """Turn a `StartupError` into one line on stderr and exit status 1."""
+def one_line_exit(status: int = 1) -> Iterator[None]:
+    """Turn a `StartupError` into one line on stderr and that exit status."""
     try:
         yield
     except StartupError as exc:
-        sys.exit(f"sentence-api: {exc}")
+        sys.stderr.write(f"sentence-api: {exc}\n")
+        sys.exit(status)
