@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -23,6 +18,7 @@ from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops.planning import find_subject, plan_subject
 from sentence_api.ops.rendering import plan_table
+from sentence_api.ops.smoke import how_to, is_ready, smoke
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import format_size
 from sentence_api.settings import Settings
@@ -30,9 +26,6 @@ from sentence_api.settings import Settings
 CONFIG = "gunicorn-production.conf.py"
 START_SECONDS = 60
 LOG_TAIL_LINES = 20
-# A vector's length may differ from 1 by what float32 and its decimal text lose.
-NORM_TOLERANCE = 1e-3
-QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
 
 Say = Callable[[str], None]
 
@@ -79,12 +72,12 @@ def up(settings: Settings, files: Files, say: Say) -> None:
         url = _url(settings)
         _wait_until_ready(process, url, files, say)
         ready_seconds = time.monotonic() - started
-        dimensions = _smoke(url)
+        dimensions = smoke(url)
     except BaseException:
         down(files)
         raise
     say(f"ready after {ready_seconds:.1f} s; /query and /query/batch give {dimensions} dimensions")
-    say(_how_to(url))
+    say(how_to(url))
 
 
 def down(files: Files) -> bool:
@@ -120,7 +113,7 @@ def status(files: Files, say: Say) -> bool:
     url = files.url.read_text(encoding="utf-8").strip()
     workers = master.children()
     memory = sum(process_memory(process.pid).pss for process in [master, *workers])
-    ready = _is_ready(url)
+    ready = is_ready(url)
     hours, seconds = divmod(int(time.time() - master.create_time()), 3600)
     say(f"{'ready' if ready else 'not ready'} at {url}")
     say(f"master {master.pid}, workers {', '.join(str(worker.pid) for worker in workers)}")
@@ -200,7 +193,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, files: Files, 
                 f"the server ended with status {process.returncode}; its log ends:\n"
                 + log_tail(files)
             )
-        if _is_ready(url):
+        if is_ready(url):
             return
         if int(waited) // 2 > said:
             said = int(waited) // 2
@@ -208,55 +201,4 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, files: Files, 
         time.sleep(0.05)
     raise DeploymentFailed(
         f"the server was not ready within {START_SECONDS} s; its log ends:\n" + log_tail(files)
-    )
-
-
-def _is_ready(url: str) -> bool:
-    """Ask `/health/ready`."""
-    try:
-        return bool(_call(f"{url}/health/ready")["status"] == "ready")
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def _smoke(url: str) -> int:
-    """Embed one and several texts for real; return the dimensions.
-
-    Raises:
-        DeploymentFailed: An answer is not what the contract says.
-    """
-    try:
-        single = _call(f"{url}/query", {"question": QUESTIONS[0]})
-        batch = _call(f"{url}/query/batch", {"questions": QUESTIONS})
-    except urllib.error.HTTPError as exc:
-        raise DeploymentFailed(f"the smoke test got {exc.code}: {exc.read().decode()}") from exc
-    except OSError as exc:
-        raise DeploymentFailed(f"the smoke test got no answer: {exc}") from exc
-    vectors = [single["embedding"], *batch["embeddings"]]
-    lengths = [math.sqrt(sum(x * x for x in vector)) for vector in vectors]
-    if len(batch["embeddings"]) != len(QUESTIONS):
-        raise DeploymentFailed("the smoke test got another number of vectors than questions")
-    if {len(vector) for vector in vectors} != {single["dimensions"]}:
-        raise DeploymentFailed("the smoke test got vectors of different dimensions")
-    if any(abs(length - 1) > NORM_TOLERANCE for length in lengths):
-        raise DeploymentFailed(f"the smoke test got vectors of lengths {lengths}, not 1")
-    return int(single["dimensions"])
-
-
-def _call(url: str, body: Any = None) -> Any:
-    """Return the JSON answer of our own server on this machine."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-        return json.load(response)
-
-
-def _how_to(url: str) -> str:
-    """Return what a person does next."""
-    return (
-        f"\n  url   {url}\n"
-        f"  try   curl -X POST -H 'Content-Type: application/json'"
-        f' -d \'{{"question":"What is machine learning?"}}\' {url}/query\n'
-        "  logs  ./deploy-production.sh logs\n"
-        "  stop  ./deploy-production.sh down"
     )

@@ -1,0 +1,81 @@
+"""Proves from outside that a server works. Standard library only: it runs on the host."""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from sentence_api.errors import DeploymentFailed
+
+# A vector's length may differ from 1 by what float32 and its decimal text lose.
+NORM_TOLERANCE = 1e-3
+MIN_CANARY_COSINE = 0.999
+QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
+
+
+def is_ready(url: str) -> bool:
+    """Ask `/health/ready`."""
+    try:
+        return bool(_call(f"{url}/health/ready")["status"] == "ready")
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def smoke(url: str, canary: tuple[str, Sequence[float]] | None = None) -> int:
+    """Embed one and several texts for real; return the dimensions.
+
+    Args:
+        url: Where the server answers.
+        canary: A text and the vector it must give.
+
+    Raises:
+        DeploymentFailed: An answer is not what the contract says.
+    """
+    try:
+        single = _call(f"{url}/query", {"question": QUESTIONS[0]})
+        batch = _call(f"{url}/query/batch", {"questions": QUESTIONS})
+        if canary is not None:
+            _check_canary(_call(f"{url}/query", {"question": canary[0]})["embedding"], canary[1])
+    except urllib.error.HTTPError as exc:
+        raise DeploymentFailed(f"the smoke test got {exc.code}: {exc.read().decode()}") from exc
+    except OSError as exc:
+        raise DeploymentFailed(f"the smoke test got no answer: {exc}") from exc
+    vectors = [single["embedding"], *batch["embeddings"]]
+    lengths = [math.sqrt(sum(x * x for x in vector)) for vector in vectors]
+    if len(batch["embeddings"]) != len(QUESTIONS):
+        raise DeploymentFailed("the smoke test got another number of vectors than questions")
+    if {len(vector) for vector in vectors} != {single["dimensions"]}:
+        raise DeploymentFailed("the smoke test got vectors of different dimensions")
+    if any(abs(length - 1) > NORM_TOLERANCE for length in lengths):
+        raise DeploymentFailed(f"the smoke test got vectors of lengths {lengths}, not 1")
+    return int(single["dimensions"])
+
+
+def how_to(url: str) -> str:
+    """Return what a person does next."""
+    return (
+        f"\n  url   {url}\n"
+        f"  try   curl -X POST -H 'Content-Type: application/json'"
+        f' -d \'{{"question":"What is machine learning?"}}\' {url}/query\n'
+        "  logs  ./deploy-production.sh logs\n"
+        "  stop  ./deploy-production.sh down"
+    )
+
+
+def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
+    """Compare unit vectors."""
+    cosine = sum(a * b for a, b in zip(vector, expected))  # noqa: B905 - strict needs Python 3.10
+    if len(vector) != len(expected) or not cosine >= MIN_CANARY_COSINE:
+        raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
+
+
+def _call(url: str, body: Any = None) -> Any:
+    """Return the JSON answer of our own server on this machine."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        return json.load(response)
