@@ -16,7 +16,7 @@ from prometheus_client import (
     generate_latest,
     values,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from sentence_api.http.service import Encoded
 from sentence_api.serving.batcher import Pass
@@ -94,6 +94,11 @@ class Metrics:
     def use_slot(self, slot: int) -> None:
         """Write to the files of `slot` from now on."""
         self.slot = str(slot)
+
+    def forget_gauges(self, slot: int) -> None:
+        """Drop what a worker that has ended said of its own state; its counters stay."""
+        if self._directory is not None:
+            mark_process_dead(slot, str(self._directory))  # type: ignore[no-untyped-call]
 
     def on_response(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """Count one response."""

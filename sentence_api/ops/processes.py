@@ -125,6 +125,7 @@ class Processes:
         """Count in the master how a worker ended, and free its slot."""
         cause = Exit(self._exits[slot])
         self._exits[slot] = Exit.CRASH
+        self._metrics.forget_gauges(slot)
         self._metrics.worker_exits.labels(cause.name.lower()).inc()
         if cause is Exit.CRASH:
             log.error("worker in slot %d crashed", slot)
