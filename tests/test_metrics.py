@@ -1,0 +1,243 @@
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import values
+from prometheus_client.parser import text_string_to_metric_families
+
+from sentence_api.http.service import Encoded
+from sentence_api.ops.metrics import MASTER, Metrics
+from sentence_api.serving.batcher import Pass
+
+FAMILIES = {
+    "sentence_api_requests": ("counter", {"route", "status"}),
+    "sentence_api_errors": ("counter", {"code"}),
+    "sentence_api_request_seconds": ("histogram", {"route"}),
+    "sentence_api_queue_seconds": ("histogram", set()),
+    "sentence_api_texts": ("counter", set()),
+    "sentence_api_truncated_texts": ("counter", set()),
+    "sentence_api_tokens": ("counter", set()),
+    "sentence_api_padded_tokens": ("counter", set()),
+    "sentence_api_inference_seconds": ("counter", set()),
+    "sentence_api_batch_items": ("histogram", set()),
+    "sentence_api_collection_seconds": ("counter", set()),
+    "sentence_api_collections": ("counter", set()),
+    "sentence_api_queue_tokens": ("gauge", set()),
+    "sentence_api_worker_exits": ("counter", {"cause"}),
+}
+
+
+class Answer:
+    """What a model returned for some texts."""
+
+    def __init__(self, texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> None:
+        self.vectors = np.zeros((texts, 2), dtype=np.float32)
+        self.tokens = tokens
+        self.truncated = truncated
+        self.tokenize_seconds = 1.0
+        self.queue_seconds = 0.25
+        self.inference_seconds = 2.0
+
+
+def answer(texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> Encoded:
+    """Return what a model returned for some texts."""
+    return Answer(texts, tokens, truncated)
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Put the library's storage back: it is chosen for a whole process."""
+    before = values.ValueClass
+    yield
+    values.ValueClass = before
+
+
+@pytest.fixture
+def alone() -> Metrics:
+    """Return the metrics of a process that is alone."""
+    return Metrics(None)
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a server's metrics, named in the environment as the library wants it."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    return tmp_path
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Return all values but zeros, times of creation and histogram buckets, by name and labels."""
+    found = {}
+    for family in text_string_to_metric_families(metrics.render().decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            name = sample.name.removeprefix("sentence_api_") + (f"{{{labels}}}" if labels else "")
+            if sample.value and not sample.name.endswith(("_created", "_bucket")):
+                found[name] = sample.value
+    return found
+
+
+def test_the_metrics_that_there_are(alone: Metrics) -> None:
+    """Names, types and labels are what dashboards are built on."""
+    alone.on_response("/query", 429, "queue_full", 0.1)
+    alone.worker_exits.labels("crash").inc()
+    families = {
+        family.name: (
+            family.type,
+            {name for sample in family.samples for name in sample.labels} - {"le"},
+        )
+        for family in text_string_to_metric_families(alone.render().decode())
+    }
+    # The library gives each counter and histogram a gauge with its time of creation beside it.
+    assert {k: v for k, v in families.items() if not k.endswith("_created")} == FAMILIES
+
+
+def test_nothing_is_counted_at_first(alone: Metrics) -> None:
+    """A new process begins at zero."""
+    assert samples(alone) == {}
+
+
+def test_responses(alone: Metrics) -> None:
+    """Responses are counted by route and status, errors by code, and timed by route."""
+    alone.on_response("/query", 200, None, 0.125)
+    alone.on_response("/query", 200, None, 0.5)
+    alone.on_response("/query", 422, "invalid_value", 0.25)
+    alone.on_response("unknown", 404, "not_found", 0.25)
+    assert samples(alone) == {
+        "requests_total{route=/query,status=200}": 2,
+        "requests_total{route=/query,status=422}": 1,
+        "requests_total{route=unknown,status=404}": 1,
+        "errors_total{code=invalid_value}": 1,
+        "errors_total{code=not_found}": 1,
+        "request_seconds_count{route=/query}": 3,
+        "request_seconds_sum{route=/query}": 0.875,
+        "request_seconds_count{route=unknown}": 1,
+        "request_seconds_sum{route=unknown}": 0.25,
+    }
+
+
+def test_texts(alone: Metrics) -> None:
+    """Texts, tokens, cut texts and waiting times of answered requests add up."""
+    alone.on_encoded(answer(3, 21, (0, 2)))
+    alone.on_encoded(answer(1, 5))
+    assert samples(alone) == {
+        "texts_total": 4,
+        "tokens_total": 26,
+        "truncated_texts_total": 2,
+        "queue_seconds_count": 2,
+        "queue_seconds_sum": 0.5,
+    }
+
+
+def test_passes(alone: Metrics) -> None:
+    """Forward passes are counted by size, with their padded tokens and their time."""
+    alone.on_pass(Pass(items=3, tokens=20, padded_tokens=24, seconds=0.5))
+    alone.on_pass(Pass(items=64, tokens=500, padded_tokens=512, seconds=0.25))
+    assert samples(alone) == {
+        "batch_items_count": 2,
+        "batch_items_sum": 67,
+        "padded_tokens_total": 536,
+        "inference_seconds_total": 0.75,
+    }
+
+
+def test_buckets(alone: Metrics) -> None:
+    """Times are told apart from a millisecond to the longest timeout, and passes by their size."""
+    bounds: dict[str, list[float]] = {}
+    alone.on_response("/query", 200, None, 0.0)
+    for family in text_string_to_metric_families(alone.render().decode()):
+        for sample in family.samples:
+            if "le" in sample.labels:
+                bounds.setdefault(family.name, []).append(float(sample.labels["le"]))
+    seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, math.inf]
+    assert bounds == {
+        "sentence_api_request_seconds": seconds,
+        "sentence_api_queue_seconds": seconds,
+        "sentence_api_batch_items": [1, 2, 4, 8, 16, 32, 64, 128, math.inf],
+    }
+
+
+def test_collections(alone: Metrics) -> None:
+    """Forced collections are counted and timed."""
+    alone.on_collect(0.5)
+    alone.on_collect(0.25)
+    assert samples(alone) == {"collections_total": 2, "collection_seconds_total": 0.75}
+
+
+def test_workers_are_summed(directory: Path) -> None:
+    """Any process renders the figures of all; what waits is summed too."""
+    metrics = Metrics(directory)
+    metrics.worker_exits.labels("crash").inc()
+    for slot, texts in ((0, 3), (1, 5)):
+        metrics.use_slot(slot)
+        metrics.on_encoded(answer(texts, texts))
+        metrics.waiting_tokens.set(texts)
+    assert samples(metrics) == {
+        "worker_exits_total{cause=crash}": 1,
+        "texts_total": 8,
+        "tokens_total": 8,
+        "queue_seconds_count": 2,
+        "queue_seconds_sum": 0.5,
+        "queue_tokens": 8,
+    }
+
+
+def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
+    """Counters outlive a worker: its successor takes its files over, and none pile up."""
+    files = []
+    for _ in range(3):
+        metrics = Metrics(directory)
+        metrics.use_slot(0)
+        metrics.on_encoded(answer(1, 1))
+        metrics.on_response("/query", 200, None, 0.5)
+        metrics.waiting_tokens.set(4)
+        files.append({path.name for path in directory.iterdir()})
+    assert samples(metrics) == {
+        "texts_total": 3,
+        "tokens_total": 3,
+        "queue_seconds_count": 3,
+        "queue_seconds_sum": 0.75,
+        "requests_total{route=/query,status=200}": 3,
+        "request_seconds_count{route=/query}": 3,
+        "request_seconds_sum{route=/query}": 1.5,
+        "queue_tokens": 4,
+    }
+    kinds = ("counter", "histogram", "gauge_livesum")
+    assert files[0] == {f"{kind}_{slot}.db" for kind in kinds for slot in (MASTER, 0)}
+    assert files[1:] == [files[0]] * 2
+
+
+def test_a_worker_that_ended_leaves_no_gauges(directory: Path) -> None:
+    """What a worker said of its own state goes with it; what it counted stays."""
+    metrics = Metrics(directory)
+    for slot in (0, 1):
+        metrics.use_slot(slot)
+        metrics.on_collect(1.0)
+        metrics.waiting_tokens.set(10 + slot)
+    metrics.use_slot(2)
+    metrics.forget_gauges(1)
+    assert samples(metrics) == {
+        "collections_total": 2,
+        "collection_seconds_total": 2,
+        "queue_tokens": 10,
+    }
+    Metrics(None).forget_gauges(0)
+
+
+def test_processes_are_summed(directory: Path) -> None:
+    """What forked workers count is rendered by the master, also after their end."""
+    metrics = Metrics(directory)
+    metrics.on_collect(1.0)
+    for slot in (0, 1, 0):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                metrics.use_slot(slot)
+                metrics.on_collect(2.0)
+            finally:
+                os._exit(0)
+        assert os.waitpid(pid, 0) == (pid, 0)
+    assert samples(metrics) == {"collections_total": 4, "collection_seconds_total": 7}

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sentence_api.engine.padding import pad, padded_length
+
+
+@pytest.mark.parametrize(
+    ("lengths", "padded"),
+    [
+        ((1, 2), 2),
+        ((7, 8), 8),
+        ((15, 16), 16),
+        ((17, 20), 20),
+        ((29, 32), 32),
+        ((33, 40), 40),
+        ((57, 64), 64),
+        ((65, 80), 80),
+        ((113, 128), 128),
+        ((129, 160), 160),
+        ((225, 256), 256),
+        ((481, 512), 512),
+    ],
+)
+def test_the_grid(lengths: tuple[int, int], padded: int) -> None:
+    """Lengths are rounded up to a grid that gets coarser as they grow."""
+    assert [padded_length(length) for length in lengths] == [padded, padded]
+
+
+@given(st.integers(1, 100_000))
+def test_a_padded_length(length: int) -> None:
+    """A padded length holds the text, is stable, and wastes at most a quarter (one on 1 token)."""
+    padded = padded_length(length)
+    assert length <= padded <= max(2, length + max(1, length // 4))
+    assert padded_length(padded) == padded
+    assert padded <= padded_length(length + 1)
+
+
+def test_pad() -> None:
+    """Each row is its text, then padding; the mask is 1 on the text only."""
+    sequences = [np.array(ids, dtype=np.int64) for ids in ([5, 6, 7], [8], [])]
+    input_ids, mask = pad(sequences, 4, 9)
+    assert input_ids.tolist() == [[5, 6, 7, 9], [8, 9, 9, 9], [9, 9, 9, 9]]
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert (input_ids.dtype, mask.dtype) == (np.int64, np.int64)
+
+
+def test_a_padding_token_in_a_text_is_still_text() -> None:
+    """The mask follows the lengths, not the token ids."""
+    input_ids, mask = pad([np.array([0, 1], dtype=np.int64)], 2, 0)
+    assert (input_ids.tolist(), mask.tolist()) == ([[0, 1]], [[1, 1]])

