@@ -132,6 +132,16 @@ def test_a_worker_is_healthy_once_its_model_is_verified(serve: Callable[..., Ser
     assert gc.get_freeze_count() > frozen
 
 
+def test_a_worker_counts_in_its_slot(serve: Callable[..., Server], directory: Path) -> None:
+    """From its start on a worker writes to the files of its slot, not to the master's."""
+    server = serve()
+    before = set(directory.iterdir())
+    server.start_worker(5)
+    server.processes.after_request()
+    gevent.sleep(0)
+    assert {path.name for path in set(directory.iterdir()) - before} >= {"counter_5.db"}
+
+
 def test_a_worker_whose_model_is_wrong_is_never_healthy(serve: Callable[..., Server]) -> None:
     """A failed canary ends the start, and the process never says that it is ready."""
     server = serve()

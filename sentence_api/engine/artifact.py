@@ -108,9 +108,12 @@ def read_manifest(artifact: Path) -> Manifest:
         raise ArtifactInvalid(
             f"no model at {artifact}; make one with: python -m sentence_api export"
         ) from exc
-    except (OSError, ValidationError) as exc:
-        reason = exc.errors()[0]["msg"] if isinstance(exc, ValidationError) else exc.strerror
-        raise ArtifactInvalid(f"cannot read {path}: {reason}") from exc
+    except OSError as exc:
+        raise ArtifactInvalid(f"cannot read {path}: {exc.strerror}") from exc
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        where = ".".join(str(part) for part in error["loc"]) or "the file"
+        raise ArtifactInvalid(f"cannot read {path}: {where}: {error['msg']}") from exc
 
 
 def verify(artifact: Path, manifest: Manifest) -> None:
