@@ -37,6 +37,9 @@ _LARGE_SHARE = 0.75
 # How much shorter than the longest text of a pass a text may be and still ride along.
 _SLACK_TOKENS = 4
 _SLACK_SHARE = 4
+# Turns of the event loop before each pass. A new connection is accepted in one and read in the
+# next; with a single turn it waited for a pass in between.
+_TURNS = 2
 # A pass counts as full from one part in so many of the token cap; how much each moves the rate.
 _FULL_SHARE = 2
 _RATE_WEIGHT = 0.2
@@ -267,7 +270,8 @@ class Batcher:
             if not self._rotation:
                 self._wake.clear()
                 self._wake.wait()
-            gevent.get_hub().wait(turn)
+            for _ in range(_TURNS):
+                gevent.get_hub().wait(turn)
             try:
                 self._drop()
                 batch = self._select()

@@ -107,7 +107,7 @@ def test_new_connections_during_a_large_batch(start: Callable[..., Any]) -> None
         took = large.result().elapsed.total_seconds()
     # Each pass holds at most 1024 tokens, which is four of these texts.
     health, query = (np.mean(times) / (took / 12) for times in waits)
-    assert health + query < 2.8, (health, query)
+    assert health + query < 3.2, (health, query)
 
 
 def test_client_that_leaves_frees_the_server(tight: Any) -> None:
