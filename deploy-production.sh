@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Deploys the embedding API. This file only prepares Python; sentence_api/ops/ does the work.
+# Deploys the embedding API. This file only chooses and prepares; sentence_api/ops/ does the work.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -11,18 +11,23 @@ usage() {
 Usage: ./deploy-production.sh [COMMAND] [OPTIONS]
 
 Commands:
-  up       start the API, or replace the running one, and verify it (default)
-  down     stop it
-  status   say whether it runs and is ready; exit 1 if not
-  logs     show the end of its log (--follow to keep showing)
-  plan     show how this machine would be used (takes the options of
-           python -m sentence_api plan: --cpus --memory --format --explain)
+  up        start the API, or replace the running one, and verify it (default)
+  down      stop it
+  status    say whether it runs and is ready; exit 1 if not
+  logs      show the end of its log (--follow to keep showing, with --local)
+  plan      show how this machine would be used (takes the options of
+            python -m sentence_api plan: --cpus --memory --format --explain)
+  rollback  go back to the container version before this one
 
 Options:
-  --local          no containers: a virtual environment and gunicorn in this folder
-  --port N         port to listen on (default 5001)
-  --bind ADDRESS   address to listen on (default 127.0.0.1)
-  -h, --help       this text
+  --local           no containers: a virtual environment and gunicorn in this
+                    folder; also what happens where no Docker engine answers
+  --port N          port to listen on (default 5001)
+  --bind ADDRESS    address to listen on (default 127.0.0.1)
+  --cpus N          plan the container for so many CPUs
+  --memory SIZE     plan the container for so much memory, as 8G
+  --base-image REF  image to build on instead of the Dockerfile's
+  -h, --help        this text
 
 Settings are environment variables: docs/configuration.md lists them.
 EOF
@@ -31,6 +36,11 @@ EOF
 die_usage() {
   printf 'deploy-production.sh: %s\nTry ./deploy-production.sh --help\n' "$1" >&2
   exit "${EXIT_USAGE}"
+}
+
+die() {
+  printf 'deploy-production.sh: %s\n' "$1" >&2
+  exit 1
 }
 
 python() {
@@ -50,50 +60,63 @@ has_model() {
   [[ -x "${ROOT}/.venv/bin/python" ]] && python -m sentence_api local has-model 2>/dev/null
 }
 
-require_python() {
-  if [[ ! -x "${ROOT}/.venv/bin/python" ]]; then
-    printf 'Nothing is deployed here yet; start with ./deploy-production.sh\n' >&2
-    exit 1
+has_engine() {
+  docker info >/dev/null 2>&1
+}
+
+# What runs decides for the commands after `up`; `up` itself goes by the engine.
+is_container() {
+  local command="$1"
+  if [[ "${command}" == up ]]; then
+    has_engine
+  else
+    [[ -f "${ROOT}/var/container/current.json" || "${command}" == rollback ]]
   fi
+}
+
+run_container() {
+  local interpreter
+  interpreter="$(command -v python3)" || die 'Docker is here, python3 is not; install python3'
+  exec "${interpreter}" -m sentence_api.ops.deploy "$@"
+}
+
+run_local() {
+  local command="$1" follow="$2"
+  case "${command}" in
+    up)
+      install_for_serving
+      exec "${ROOT}/.venv/bin/python" -m sentence_api local up
+      ;;
+    logs) show_logs "${follow}" ;;
+    *)
+      [[ -x "${ROOT}/.venv/bin/python" ]] ||
+        die 'nothing is deployed here yet; start with ./deploy-production.sh'
+      exec "${ROOT}/.venv/bin/python" -m sentence_api local "${command}"
+      ;;
+  esac
 }
 
 show_logs() {
   local log="${ROOT}/var/server.log"
-  if [[ ! -f "${log}" ]]; then
-    printf 'There is no log yet; start with ./deploy-production.sh\n' >&2
-    exit 1
-  fi
+  [[ -f "${log}" ]] || die 'there is no log yet; start with ./deploy-production.sh'
   tail -n 100 ${1:+"$1"} "${log}"
 }
 
-say_where() {
-  if [[ "${local_only}" == yes ]]; then
-    return
-  elif docker info >/dev/null 2>&1; then
-    printf 'Container deployments are not part of this version yet: deploying locally.\n'
-  else
-    printf 'No Docker engine answers: deploying locally, as with --local.\n'
-  fi
-}
-
 _main() {
-  local command='' local_only=no follow='' plan_options=()
+  local command='' local_only=no follow='' options=() plan_options=()
   while (($#)); do
     case "$1" in
-      up | down | status | logs | plan)
+      up | down | status | logs | plan | rollback)
         [[ -z "${command}" ]] || die_usage "two commands: ${command} and $1"
         command="$1"
         ;;
       --local) local_only=yes ;;
-      --port | --bind)
+      --port | --bind | --cpus | --memory | --base-image)
         (($# > 1)) || die_usage "$1 needs a value"
-        if [[ "$1" == --port ]]; then
-          export SENTENCE_API_PORT="$2"
-        else
-          export SENTENCE_API_HOST="$2"
-        fi
+        options+=("$1" "$2")
         shift
         ;;
+      --port=* | --bind=* | --cpus=* | --memory=* | --base-image=*) options+=("$1") ;;
       --follow) follow=--follow ;;
       -h | --help)
         usage
@@ -108,22 +131,36 @@ _main() {
   done
 
   cd "${ROOT}"
-  case "${command:-up}" in
-    up)
-      say_where
-      install_for_serving
-      exec "${ROOT}/.venv/bin/python" -m sentence_api local up
-      ;;
-    plan)
-      "${ROOT}/requirements/install.sh" serve
-      exec "${ROOT}/.venv/bin/python" -m sentence_api plan "${plan_options[@]}"
-      ;;
-    logs) show_logs "${follow}" ;;
-    *)
-      require_python
-      exec "${ROOT}/.venv/bin/python" -m sentence_api local "${command}"
-      ;;
-  esac
+  command="${command:-up}"
+  if [[ "${command}" == plan ]]; then
+    "${ROOT}/requirements/install.sh" serve
+    exec "${ROOT}/.venv/bin/python" -m sentence_api plan "${options[@]}" "${plan_options[@]}"
+  elif [[ "${local_only}" == no ]] && is_container "${command}"; then
+    run_container "${command}" "${options[@]}"
+  elif [[ "${local_only}" == no && "${command}" == up ]]; then
+    printf 'No Docker engine answers: deploying locally, as with --local.\n'
+  fi
+  export_options "${options[@]}"
+  run_local "${command}" "${follow}"
+}
+
+# A local deployment takes its options as settings.
+export_options() {
+  while (($#)); do
+    local name="${1%%=*}" value="${1#*=}"
+    if [[ "$1" != *=* ]]; then
+      value="$2"
+      shift
+    fi
+    case "${name}" in
+      --port) export SENTENCE_API_PORT="${value}" ;;
+      --bind) export SENTENCE_API_HOST="${value}" ;;
+      --cpus) export SENTENCE_API_CPUS="${value}" ;;
+      --memory) export SENTENCE_API_MEMORY="${value}" ;;
+      *) die_usage "${name} is for containers" ;;
+    esac
+    shift
+  done
 }
 
 _is_sourced() {

@@ -108,10 +108,11 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "expected"),
+    ("machine", "footprint", "expected"),
     [
         (
             Machine(3, 8 * GIB),
+            ROUND,
             Plan(
                 workers=3,
                 threads=1,
@@ -129,7 +130,28 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
             ),
         ),
         (
+            Machine(3, 8 * GIB),
+            None,
+            Plan(
+                workers=3,
+                threads=1,
+                max_batch_items=BATCH_ITEMS,
+                max_batch_tokens=BATCH_TOKENS,
+                max_request_items=REQUEST_ITEMS,
+                max_queue_tokens=3 * REQUEST_ITEMS * 256,
+                max_concurrent_requests=CONNECTIONS,
+                request_bytes=REQUEST_BYTES,
+                memory_limit_bytes=6 * GIB,
+                cpu_limit=2.5,
+                recycle_watermark_bytes=int(6 * GIB * 0.92) // 3,
+                # Nothing is known but that it has to fit: each worker may have its part.
+                predicted_peak_bytes=6 * GIB,
+                bound_by="cpus",
+            ),
+        ),
+        (
             Machine(1, 512 * MIB),
+            ROUND,
             Plan(
                 workers=1,
                 threads=1,
@@ -147,11 +169,22 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
             ),
         ),
     ],
-    ids=["8G", "512M"],
+    ids=["8G", "8G unmeasured", "512M"],
 )
-def test_with_a_footprint(machine: Machine, expected: Plan) -> None:
-    """The bundled model's memory is the sum of its parts, and 512M with one CPU is enough."""
-    assert make_plan(machine, ROUND) == expected
+def test_whole_plans(machine: Machine, footprint: Footprint | None, expected: Plan) -> None:
+    """A worker's memory is the sum of its parts, and 512M with one CPU hold a small one."""
+    assert make_plan(machine, footprint) == expected
+
+
+def test_an_exact_fit() -> None:
+    """What needs exactly the usable memory fits, and one byte more does not."""
+    machine = Machine(1, 1000 * MIB, contained=True)
+    worker = 30 * MIB + 256 * 26 * KIB + MIN_CONNECTIONS * CONNECTION_BYTES + MIN_REQUEST_BYTES
+    fitting = ROUND.model_copy(update={"base_bytes": 850 * MIB - worker})
+    assert make_plan(machine, fitting).predicted_peak_bytes == 850 * MIB
+    above = ROUND.model_copy(update={"base_bytes": 850 * MIB - worker + 1})
+    with pytest.raises(DoesNotFit):
+        make_plan(machine, above)
 
 
 def test_the_reference_footprint_fits_the_smallest_machine() -> None:
@@ -178,7 +211,7 @@ def test_the_reference_footprint_fits_the_smallest_machine() -> None:
         (
             Machine(1, 2 * GIB),
             None,
-            Overrides(),
+            Overrides(workers=1),
             "one worker needs 3.5 GiB, 2 GiB is there: 1.5 GiB missing",
         ),
         (

@@ -1,12 +1,19 @@
-"""Proves from outside that a server works. Standard library only: it runs on the host."""
+"""Proves from outside that a server works. Standard library only: it runs on the host.
+
+Inside a container, `python -m sentence_api.ops.smoke URL` tests with the artifact's own canary, and
+`--show-canary` prints it for a test from outside.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sentence_api.errors import DeploymentFailed
@@ -79,3 +86,26 @@ def _call(url: str, body: Any = None) -> Any:
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
         return json.load(response)
+
+
+def _canary() -> dict[str, Any]:
+    """Return text and vector from the manifest of this container's artifact."""
+    manifest = Path(os.environ["SENTENCE_API_ARTIFACT"]) / "manifest.json"
+    canary: dict[str, Any] = json.loads(manifest.read_text("utf-8"))["canary"]
+    return canary
+
+
+def main(argument: str) -> None:
+    """Test the server at a URL, or print the canary."""
+    canary = _canary()
+    if argument == "--show-canary":
+        sys.stdout.write(json.dumps(canary))
+        return
+    try:
+        smoke(argument, (canary["text"], canary["vector"]))
+    except DeploymentFailed as exc:
+        sys.exit(str(exc))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,76 @@
+"""Releases of a container deployment, and where they are kept. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for; None leaves it to the machine."""
+
+    port: int = 5001
+    bind: str = "127.0.0.1"
+    cpus: str | None = None
+    memory: str | None = None
+    base_image: str | None = None
+
+
+@dataclass(frozen=True)
+class Release:
+    """One version as it runs: an image by its id, and the variables of the Compose file."""
+
+    image: str
+    variables: dict[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where the published port is reached from this host."""
+        bind, _, port = self.variables["SENTENCE_API_PUBLISH"].rpartition(":")
+        host = "127.0.0.1" if bind in {"", "0.0.0.0"} else bind  # noqa: S104
+        return f"http://{host}:{port}"
+
+    def environment_file(self) -> str:
+        """Return the file that Compose reads the variables from."""
+        lines = {"SENTENCE_API_IMAGE": self.image, **self.variables}
+        return "".join(f"{name}={value}\n" for name, value in sorted(lines.items()))
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a deployment keeps what it runs, what ran before, and its history."""
+
+    folder: Path = Path("var/container")
+
+    @property
+    def environment(self) -> Path:
+        """The file that Compose reads the variables from."""
+        return self.folder / "compose.env"
+
+    def read(self, name: str) -> Release | None:
+        """Return the `current` or `previous` release, or None."""
+        try:
+            return Release(**json.loads((self.folder / f"{name}.json").read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, release: Release | None) -> None:
+        """Keep a release under that name."""
+        path = self.folder / f"{name}.json"
+        if release is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(json.dumps(asdict(release), indent=1) + "\n", "utf-8")
+
+    def note(self, event: str, release: Release) -> None:
+        """Append one event to the history."""
+        entry = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - 3.9
+            "event": event,
+            **asdict(release),
+        }
+        with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

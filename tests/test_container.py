@@ -1,0 +1,250 @@
+"""The container deployment's decisions, with an engine that only remembers what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sentence_api.errors import DeploymentFailed
+from sentence_api.ops import container
+from sentence_api.ops.release import Options, Release, State
+
+MIB = 1 << 20
+PLAN = {
+    "workers": 2,
+    "bound_by": "cpus",
+    "memory_limit_bytes": 1536 * MIB,
+    "predicted_peak_bytes": 432 * MIB,
+    "cpu_limit": 1.5,
+}
+CANARY = {"text": "canary", "vector": [0.6, 0.8]}
+
+
+class FakeDocker(container.Docker):
+    """Answers as an engine would; images in `broken` never become ready.
+
+    Attributes:
+        asked: Every command, in order.
+    """
+
+    def __init__(self, image: str = "sha256:new") -> None:
+        self.image = image
+        self.asked: list[str] = []
+        self.broken: set[str] = set()
+        self.plugins = True
+        self.candidate = ""
+
+    def ask(self, *arguments: str) -> str:
+        """Answer by the kind of command."""
+        command = " ".join(arguments)
+        self.asked.append(command)
+        answers = {
+            "info --format {{.DockerRootDir}}": "/nowhere",
+            "info --format {{json": json.dumps({"NCPU": 2, "MemTotal": 2048 * MIB}),
+            "image inspect --format {{.Id}}": self.image,
+            "image inspect --format {{.Size}}": "355000000",
+            "run --rm": json.dumps(PLAN),
+            "ps --all": "sentence-api-api-1",
+            "exec sentence-api-api-1": json.dumps(CANARY),
+            "stats": "200MiB / 1.5GiB",
+            "logs": "the last lines",
+        }
+        if command.startswith("run --detach"):
+            self.candidate = arguments[-1]
+        if command.startswith("inspect --format {{.State.Status}}"):
+            return "exited" if self.candidate in self.broken else "running"
+        return next((text for start, text in answers.items() if command.startswith(start)), "")
+
+    def show(self, *arguments: str) -> None:
+        """Remember a command whose output a person would see."""
+        self.asked.append(" ".join(arguments))
+
+    def works(self, *arguments: str) -> bool:
+        """Say whether the command would succeed."""
+        if arguments[0] == "compose":
+            return self.plugins
+        return arguments[0] != "exec" or self.candidate not in self.broken
+
+    def changes(self) -> list[str]:
+        """Return the commands that change what runs."""
+        return [command for command in self.asked if command.startswith("compose")]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A server that gives unit vectors; its canary can be made wrong."""
+
+    canary = CANARY["vector"]
+
+    def do_GET(self) -> None:
+        """Answer the readiness check."""
+        self._send({"status": "ready"})
+
+    def do_POST(self) -> None:
+        """Answer both query calls."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if "questions" in asked:
+            self._send({"embeddings": [[1.0, 0.0]] * len(asked["questions"])})
+        else:
+            vector = self.canary if asked["question"] == CANARY["text"] else [1.0, 0.0]
+            self._send({"embedding": vector, "dimensions": 2})
+
+    def _send(self, body: Any) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def options() -> Iterator[Options]:
+    """Serve as the published port of a container would."""
+
+    class Own(Handler):
+        pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Options(port=server.server_address[1])
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    """Return an empty state, as if a version ran whose port is therefore taken by it."""
+    made = State(tmp_path / "container")
+    made.folder.mkdir()
+    return made
+
+
+def release(image: str, options: Options) -> Release:
+    """Return the release of that image under PLAN."""
+    return Release(image, container.variables(PLAN, options))
+
+
+def test_variables_are_the_plan(options: Options) -> None:
+    """The Compose file gets the plan's limits, not rounded ones."""
+    assert container.variables(PLAN, options) == {
+        "SENTENCE_API_PUBLISH": f"127.0.0.1:{options.port}",
+        "SENTENCE_API_MEMORY_LIMIT": str(1536 * MIB),
+        "SENTENCE_API_MEMORY_RESERVATION": str(432 * MIB),
+        "SENTENCE_API_CPU_LIMIT": "1.5",
+    }
+
+
+def test_up_proves_then_switches_and_remembers(options: Options, state: State) -> None:
+    """A new version is tested beside the old one before anything that runs is touched."""
+    old, new = release("sha256:old", options), release("sha256:new", options)
+    state.write("current", old)
+    docker = FakeDocker()
+    said: list[str] = []
+    container.up(options, docker, state, said.append)
+    proof = next(i for i, c in enumerate(docker.asked) if c.startswith("run --detach"))
+    change = next(i for i, c in enumerate(docker.asked) if c.startswith("compose"))
+    assert proof < change
+    assert docker.changes() == [
+        "compose --project-name sentence-api --file docker-compose.production.yml"
+        f" --env-file {state.environment} up --detach --no-build"
+    ]
+    assert "SENTENCE_API_IMAGE=sha256:new\n" in state.environment.read_text()
+    assert (state.read("current"), state.read("previous")) == (new, old)
+    assert "image 355 MB" in "\n".join(said)
+
+
+def test_up_without_changes_does_nothing_and_says_so(options: Options, state: State) -> None:
+    """The same image with the same limits stays as it is."""
+    state.write("current", release("sha256:new", options))
+    docker = FakeDocker()
+    said: list[str] = []
+    container.up(options, docker, state, said.append)
+    assert docker.changes() == []
+    assert said[-1].startswith("nothing has changed")
+
+
+def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> None:
+    """An image that does not start never reaches what runs; its log is shown."""
+    old = release("sha256:old", options)
+    state.write("current", old)
+    docker = FakeDocker()
+    docker.broken = {"sha256:new"}
+    said: list[str] = []
+    with pytest.raises(DeploymentFailed, match="nothing was changed"):
+        container.up(options, docker, state, said.append)
+    assert docker.changes() == []
+    assert state.read("current") == old
+    assert "the last lines" in said
+
+
+def test_a_failed_switch_rolls_back(options: Options, state: State) -> None:
+    """A version that gives wrong vectors to the outside is replaced by the one before."""
+    old = release("sha256:old", options)
+    state.write("current", old)
+    docker = FakeDocker()
+    wrong = json.dumps({"text": "canary", "vector": [0.0, 1.0]})
+    ask = docker.ask
+    canaries = iter([wrong, json.dumps(CANARY)])
+
+    def answer(*arguments: str) -> str:
+        found = ask(*arguments)
+        return next(canaries) if arguments[:2] == ("exec", "sentence-api-api-1") else found
+
+    docker.ask = answer  # type: ignore[method-assign]
+    with pytest.raises(DeploymentFailed, match=r"wrong reference vector.*is back"):
+        container.up(options, docker, state, lambda _: None)
+    assert len(docker.changes()) == 2
+    assert "SENTENCE_API_IMAGE=sha256:old\n" in state.environment.read_text()
+    assert state.read("current") == old
+    history = (state.folder / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in history] == ["rollback"]
+
+
+def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
+    """Going back twice is going forward again."""
+    old, new = release("sha256:old", options), release("sha256:new", options)
+    state.write("current", new)
+    state.write("previous", old)
+    container.roll_back_to_previous(FakeDocker(), state, lambda _: None)
+    assert (state.read("current"), state.read("previous")) == (old, new)
+    state.write("previous", None)
+    with pytest.raises(DeploymentFailed, match="no earlier version"):
+        container.roll_back_to_previous(FakeDocker(), state, lambda _: None)
+
+
+def test_down_keeps_images_and_history(options: Options, state: State) -> None:
+    """`down` removes what Compose made and forgets nothing else; twice is harmless."""
+    state.write("current", release("sha256:new", options))
+    docker = FakeDocker()
+    assert container.down(docker, state) is True
+    assert docker.changes()[-1].endswith("down --remove-orphans")
+    assert (state.folder / "history.jsonl").exists()
+    assert container.down(docker, state) is False
+
+
+def test_a_host_without_compose_is_told_what_to_do(options: Options, state: State) -> None:
+    """A missing plugin is named before anything is built."""
+    docker = FakeDocker()
+    docker.plugins = False
+    with pytest.raises(
+        DeploymentFailed, match=r"Compose plugin; install .* or deploy with --local"
+    ):
+        container.up(options, docker, state, lambda _: None)
+    assert docker.asked == []
+
+
+def test_a_taken_port_is_named(options: Options, state: State) -> None:
+    """The first deployment to a port that somebody else listens on is refused before the build."""
+    docker = FakeDocker()
+    with pytest.raises(DeploymentFailed, match=f"port {options.port} on 127.0.0.1 is taken"):
+        container.up(options, docker, state, lambda _: None)
+    assert not any(command.startswith("build") for command in docker.asked)
