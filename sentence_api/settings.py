@@ -101,6 +101,9 @@ class Settings(BaseModel):
         1, "Force a garbage collection after this many requests; 0 is never.", ge=0
     )
     recycle: bool = _field(True, "Replace a worker whose private memory passes the watermark.")
+    recycle_min_age: int = _field(
+        720, "Seconds a worker serves before it may be replaced for its memory.", ge=0
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _field(
         "info", "Least severe level that is logged.", "LOG_LEVEL"
     )

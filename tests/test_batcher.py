@@ -1,5 +1,6 @@
 import logging
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -265,6 +266,16 @@ def test_batches_share_the_passes(start: Callable[..., Batcher], texts: Texts) -
     assert last == [9, 9]
 
 
+def test_each_request_decides_in_turn(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Of large requests whose lengths do not go together each gets on, whatever its size."""
+    engine = Engine()
+    batcher = start(engine, Caps(items=2, tokens=1024, queue_tokens=10**6))
+    jobs = [texts(*[length] * count) for length, count in ((120, 20), (40, 30), (8, 10))]
+    outcomes(*(spawn(batcher, tokens) for tokens in jobs))
+    begun = [min(pass_of(engine, tokens)) for tokens in jobs]
+    assert max(begun) < 2 * len(jobs)
+
+
 def test_a_stream_of_questions_does_not_starve_a_batch(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
@@ -344,6 +355,31 @@ def test_a_lone_request_is_not_delayed(start: Callable[..., Batcher], texts: Tex
     assert turns[1] - turns[0] <= 4
 
 
+def test_no_time_is_spent_waiting_for_company(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A lone request costs no more than a few turns of an idle event loop do."""
+    batcher = start(Engine())
+    seconds = []
+    for _ in range(20):
+        started = time.perf_counter()
+        outcomes(spawn(batcher, texts(8)))
+        seconds.append(time.perf_counter() - started)
+    assert statistics.median(seconds) < 0.008
+
+
+def test_an_idle_batcher_sleeps(start: Callable[..., Batcher], texts: Texts) -> None:
+    """With nothing to do the event loop is left alone, before the first request and after it."""
+    loop = gevent.get_hub().loop
+    batcher = start(Engine())
+    turns = []
+    for _ in range(2):
+        gevent.sleep(0)
+        before = loop.iteration
+        gevent.sleep(0.05)
+        turns.append(loop.iteration - before)
+        outcomes(spawn(batcher, texts(8)))
+    assert max(turns) < 10
+
+
 def test_other_greenlets_run_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
     """A health check does not wait for a whole batch, only for one pass of it."""
     engine = Engine()
@@ -404,7 +440,7 @@ def test_the_last_quarter_is_for_small_requests(
             batcher.submit(refused)
     fitting = spawn(batcher, texts(50, 50))
     gevent.sleep(0)
-    small = [spawn(batcher, texts(50)), spawn(batcher, texts(50))]
+    small = [spawn(batcher, texts(64)), spawn(batcher, texts(36))]
     gevent.sleep(0)
     assert batcher.waiting_tokens == 400
     with pytest.raises(QueueFull):
@@ -458,10 +494,29 @@ def test_what_cannot_be_done_in_time_is_refused(
     now = time.monotonic()
     with pytest.raises(QueueFull):
         batcher.submit(texts(64), deadline=now + 0.05)
-    waiting.append(spawn(batcher, texts(64), deadline=now + 3600))
+    waiting.append(spawn(batcher, texts(64), deadline=now + 5))
     gevent.sleep(0)
     go.set()
     assert [len(each) for each in outcomes(*waiting)] == [1, 1, 1]
+
+
+def test_the_speed_is_followed(start: Callable[..., Batcher], texts: Texts) -> None:
+    """One slow pass does not make the batcher refuse for ever: later ones correct its picture."""
+    holding = Holding()
+
+    def before(number: int) -> None:
+        if number == 0:
+            time.sleep(0.05)
+        holding(number - 60)
+
+    batcher = start(Engine(before), Caps(items=8, tokens=64, queue_tokens=10_000))
+    outcomes(*(spawn(batcher, texts(64)) for _ in range(60)))
+    waiting = [spawn(batcher, texts(64)), spawn(batcher, texts(64))]
+    assert holding.held.wait(SECONDS)
+    # 128 tokens in 50 ms are twice as fast as the first pass was.
+    batcher.require_room(64, time.monotonic() + 0.05)
+    holding.release()
+    outcomes(*waiting)
 
 
 def test_a_deadline_that_has_passed(start: Callable[..., Batcher], texts: Texts) -> None:
@@ -572,19 +627,26 @@ def test_an_engine_that_returns_the_wrong_number_of_rows(
     assert outcomes(spawn(batcher, later)) == [expected(later)]
 
 
-def test_a_report_that_fails_stops_nothing(start: Callable[..., Batcher], texts: Texts) -> None:
+def test_a_report_that_fails_stops_nothing(
+    start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
+) -> None:
     """Metrics that cannot be written cost no request its answer."""
 
     def report(_: Pass) -> None:
         raise OSError("no space left on device")
 
     batcher = start(Engine(), on_pass=report)
-    for _ in range(2):
-        tokens = texts(8)
-        assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            tokens = texts(8)
+            assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
+            gevent.sleep(0)
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
-def test_a_watch_that_fails_stops_nothing(start: Callable[..., Batcher], texts: Texts) -> None:
+def test_a_watch_that_fails_stops_nothing(
+    start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
+) -> None:
     """A connection that cannot be looked at costs nobody else an answer."""
 
     def is_gone() -> bool:
@@ -598,9 +660,11 @@ def test_a_watch_that_fails_stops_nothing(start: Callable[..., Batcher], texts: 
     second = spawn(batcher, other)
     gevent.sleep(0)
     holding.release()
-    assert outcomes(second) == [expected(other)]
-    assert first.join(SECONDS) is None
+    with caplog.at_level(logging.ERROR):
+        assert outcomes(second) == [expected(other)]
+        first.join(SECONDS)
     assert first.ready()
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_a_request_without_texts(start: Callable[..., Batcher], texts: Texts) -> None:

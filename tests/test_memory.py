@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import signal
+import stat
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -73,11 +74,14 @@ def test_freeze_collects_first() -> None:
     assert garbage() is None
 
 
-@pytest.mark.skipif(
+can_trim = pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library cannot trim"
 )
-def test_trim_gives_free_pages_back() -> None:
-    """Heap pages that are free but held by the C library go back to the system."""
+
+
+@pytest.fixture
+def free_heap() -> Iterator[None]:
+    """Leave nearly 100 MB of heap pages that are free but held by the C library."""
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]
@@ -87,11 +91,17 @@ def test_trim_gives_free_pages_back() -> None:
     for block in blocks:
         ctypes.memset(block, 1, 100_000)
         library.free(block)
+    yield
+    library.free(last)
+
+
+@can_trim
+@pytest.mark.usefixtures("free_heap")
+def test_trim_gives_free_pages_back() -> None:
+    """Heap pages that are free but held by the C library go back to the system."""
     before = process_memory().private
     trim()
-    after = process_memory().private
-    library.free(last)
-    assert before - after > 50 * MIB
+    assert before - process_memory().private > 50 * MIB
 
 
 @pytest.mark.parametrize(
@@ -202,6 +212,7 @@ def test_a_worker_above_its_share_retires_once(
             watermark.after_request()
     assert calls == [None]
     assert not is_free(lock)
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
     private = process_memory().private >> 20
     (line,) = [record.getMessage() for record in caplog.records]
     words = line.split()
@@ -209,6 +220,17 @@ def test_a_worker_above_its_share_retires_once(
         "retiring: MiB private memory is above the watermark of 1 MiB"
     )
     assert int(words[1]) == pytest.approx(private, abs=32)
+
+
+@can_trim
+@pytest.mark.usefixtures("free_heap")
+def test_trimming_comes_before_retiring(lock: Path) -> None:
+    """A worker that is above its share only for free pages gives them back and stays."""
+    calls: list[None] = []
+    limit = process_memory().private - 40 * MIB
+    Watermark(limit, lock, lambda: calls.append(None)).after_request()
+    assert calls == []
+    assert process_memory().private < limit
 
 
 def test_the_limit_is_private_memory(lock: Path) -> None:
@@ -240,13 +262,23 @@ def test_one_worker_retires_at_a_time(lock: Path) -> None:
     assert (first, second, third) == (True, False, True)
 
 
+def test_a_young_worker_stays(lock: Path) -> None:
+    """A limit that is too low for the model does not replace worker after worker."""
+    calls: list[str] = []
+    Watermark(0, lock, lambda: calls.append("young"), 60.0).after_request()
+    Watermark(0, lock, lambda: calls.append("old"), 0.0).after_request()
+    assert calls == ["old"]
+
+
 def test_memory_is_checked_now_and_then(lock: Path) -> None:
     """A worker that could not retire does not ask again at once: a check costs a millisecond."""
     calls: list[None] = []
     watermark = Watermark(0, lock, lambda: calls.append(None))
     with lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
+        before = set(Path("/proc/self/fd").iterdir())
         watermark.after_request()
+        assert set(Path("/proc/self/fd").iterdir()) == before
     assert is_free(lock)
     watermark.after_request()
     assert calls == []

@@ -79,7 +79,7 @@ def serve(directory: Path) -> Iterator[Callable[..., Server]]:
         model = Model(lifecycle)
         metrics = Metrics(directory)
         processes = Processes(
-            settings=Settings.model_validate(settings),
+            settings=Settings.model_validate({"recycle_min_age": 0, **settings}),
             plan=replace(PLAN, recycle_watermark_bytes=watermark),
             model=model,
             lifecycle=lifecycle,
@@ -199,7 +199,7 @@ def test_other_greenlets_run_after_a_request(serve: Callable[..., Server]) -> No
 def test_a_worker_above_its_watermark_retires(serve: Callable[..., Server]) -> None:
     """Too much private memory ends a worker by its own wish, which is counted as that."""
     calls: list[None] = []
-    server = serve(watermark=1)
+    server = serve(watermark=1, recycle_min_age=0)
     server.start_worker(3, lambda: calls.append(None))
     server.processes.after_request()
     server.processes.after_request()
@@ -211,13 +211,13 @@ def test_a_worker_above_its_watermark_retires(serve: Callable[..., Server]) -> N
 
 @pytest.mark.parametrize(
     ("watermark", "options"),
-    [(1 << 60, {}), (1, {"recycle": False}), (1, {"shared": False})],
-    ids=["below", "switched off", "alone"],
+    [(1 << 60, {}), (1, {"recycle": False}), (1, {"shared": False}), (1, {"recycle_min_age": 60})],
+    ids=["below", "switched off", "alone", "young"],
 )
 def test_a_worker_stays(
-    watermark: int, options: dict[str, bool], serve: Callable[..., Server]
+    watermark: int, options: dict[str, int], serve: Callable[..., Server]
 ) -> None:
-    """Below the watermark, switched off or without others to replace it, no worker retires."""
+    """Below the watermark, switched off, alone or just started, no worker retires."""
     calls: list[None] = []
     server = serve(watermark, **options)
     server.start_worker(0, lambda: calls.append(None))

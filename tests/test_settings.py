@@ -35,6 +35,7 @@ DEFAULTS = {
     "max_requests": 0,
     "collect_every": 1,
     "recycle": True,
+    "recycle_min_age": 720,
     "log_level": "info",
     "access_log": False,
 }
@@ -72,6 +73,7 @@ BOUNDS = {
     "graceful_timeout": (1, 3600),
     "max_requests": (0, None),
     "collect_every": (0, None),
+    "recycle_min_age": (0, None),
 }
 
 

@@ -35,8 +35,15 @@ def measure(artifact: Path, precision: str, batch_tokens: int) -> Footprint:
     Raises:
         ExportFailed: The measurement did not come out.
     """
-    command = [sys.executable, "-m", __name__, str(artifact), precision, str(batch_tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [str(artifact.resolve()), precision, str(batch_tokens)]
+    done = subprocess.run(
+        [sys.executable, "-m", "sentence_api.engine.probe", *arguments],
+        # Where the package lies, which need not be where the command was given.
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise ExportFailed(f"measuring the memory of {artifact} failed: {last}")

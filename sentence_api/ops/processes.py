@@ -99,6 +99,7 @@ class Processes:
                 self._plan.recycle_watermark_bytes,
                 self._directory / "retiring.lock",
                 lambda: self._retire(slot, retire),
+                self._settings.recycle_min_age,
             )
         self._model.start()
         self._lifecycle.verified = True

@@ -91,13 +91,21 @@ class Watermark:
         limit_bytes: Private memory that is too much.
         lock: File the workers agree through.
         retire: Called once to begin the retirement.
+        min_age_seconds: Time to serve before retiring: a limit that is too low for the model must
+            not replace a worker at every request.
     """
 
-    def __init__(self, limit_bytes: int, lock: Path, retire: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        lock: Path,
+        retire: Callable[[], None],
+        min_age_seconds: float = 0.0,
+    ) -> None:
         self._limit_bytes = limit_bytes
         self._lock = lock
         self._retire = retire
-        self._next_check = 0.0
+        self._next_check = time.monotonic() + min_age_seconds
         self._held: int | None = None
 
     def after_request(self) -> None:

@@ -167,6 +167,7 @@ def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> Non
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="30M",
         SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
+        SENTENCE_API_RECYCLE_MIN_AGE=0,
         SENTENCE_API_THREADS=1,
         WEB_CONCURRENCY=2,
     )
@@ -189,6 +190,7 @@ def test_recycling_can_be_switched_off(start: Callable[..., Any], greedy: Path) 
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="30M",
         SENTENCE_API_RECYCLE="false",
+        SENTENCE_API_RECYCLE_MIN_AGE=0,
         WEB_CONCURRENCY=1,
     )
     memory = get(server.url, "/memory-status").json()
