@@ -86,9 +86,15 @@ def post_request(worker: Any, _request: Any, _environ: Any, _response: Any) -> N
     _processes(worker.app).after_request()
 
 
+def worker_abort(worker: Any) -> None:
+    """Remember that gunicorn ended a worker whose heartbeat had stopped: that is a crash."""
+    worker.aborted = True
+
+
 def worker_exit(server: Any, worker: Any) -> None:
     """Tell an exit that was asked for from a fault."""
-    _processes(server.app).worker_stops(worker.slot, asked=not worker.alive)
+    asked = not worker.alive and not getattr(worker, "aborted", False)
+    _processes(server.app).worker_stops(worker.slot, asked=asked)
 
 
 def child_exit(server: Any, worker: Any) -> None:

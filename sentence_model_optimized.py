@@ -170,7 +170,7 @@ class SentenceModel:
         """
         if dimensions is not None and not 1 <= dimensions <= self.manifest.dimensions:
             raise InvalidValue(
-                f"dimensions is {dimensions}; the model has 1 to {self.manifest.dimensions}",
+                f"dimensions must be from 1 to {self.manifest.dimensions}",
                 param="dimensions",
             )
         started = time.monotonic()
@@ -235,8 +235,9 @@ class SentenceModel:
 
     def _refuse_long(self, tokens: list[Tokens], index: int) -> None:
         """Raise for the first text that would have to be cut."""
+        count = "" if tokens[index].is_exact else "at least "
         raise TextTooLong(
-            f"text {index} has {tokens[index].full_length} tokens, the model reads"
+            f"text {index} has {count}{tokens[index].full_length} tokens, the model reads"
             f" {self.manifest.max_tokens}; shorten it or leave truncate on",
             index=index,
         )

@@ -80,13 +80,15 @@ def _two_workers(seconds: int, note: Callable[[str, float], None]) -> None:
     """Compare one and two workers on both cores under the same load, and weigh two and three."""
     for workers in (1, 2):
         with serving("0,1", WEB_CONCURRENCY=workers, SENTENCE_API_THREADS=1) as server:
+            # A connection stays with the worker that accepted it, so all must be there.
+            time.sleep(1)
             load = drive(
                 server.url, "/query", QUESTION, connections=64, seconds=seconds, cores="0,1"
             )
             _note_load(note, f"{workers} workers on 2 cores, 64 connections", load)
     for workers in (2, 3):
         with serving("0,1", WEB_CONCURRENCY=workers, SENTENCE_API_THREADS=1) as server:
-            time.sleep(1)  # every worker, not only the first, has finished its warm-up
+            time.sleep(1)
             total = sum(process_memory(pid).pss for pid in server.processes())
             note(f"{workers} workers, ready, all processes [MiB PSS]", total / 2**20)
 

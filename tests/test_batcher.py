@@ -627,6 +627,20 @@ def test_an_engine_that_returns_the_wrong_number_of_rows(
     assert outcomes(spawn(batcher, later)) == [expected(later)]
 
 
+def test_an_engine_whose_vectors_change_width(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A request whose vectors do not fit together ends with an error instead of never."""
+    engine = Engine()
+
+    class Widening(Engine):
+        def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+            vectors = engine.forward(input_ids, attention_mask)
+            return np.repeat(vectors, len(engine.passes), axis=1)
+
+    batcher = start(Widening(), Caps(items=1, tokens=16, queue_tokens=1000))
+    assert outcomes(spawn(batcher, texts(8, 8, 8))) == [InferenceFailed]
+    assert batcher.waiting_tokens == 0
+
+
 def test_a_report_that_fails_stops_nothing(
     start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
 ) -> None:

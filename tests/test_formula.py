@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from sentence_api.errors import DoesNotFit
@@ -58,6 +58,8 @@ OVERRIDES = st.builds(
     max_concurrent_requests=st.none() | st.integers(1, 4096),
     max_queue_tokens=st.none() | st.integers(16, 1_000_000),
 )
+# Many a machine is too small for many a model; the clock is shared with other tests.
+properties = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def plan_or_reject(
@@ -437,6 +439,7 @@ def test_the_explanation_speaks_of_a_container_only_in_one() -> None:
     assert [step.name for step in steps if "container" in step.reason] == []
 
 
+@properties
 @given(MACHINES, FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS, OVERRIDES)
 @example(Machine(1, 4 * GIB, contained=True), ROUND, 8192, Overrides(max_batch_tokens=1024))
 def test_the_worst_case_fits(
@@ -448,6 +451,7 @@ def test_the_worst_case_fits(
     assert peak <= plan.predicted_peak_bytes <= 0.85 * plan.memory_limit_bytes
 
 
+@properties
 @given(MACHINES, st.none() | FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS, OVERRIDES)
 def test_the_watermarks_fit_together(
     machine: Machine, footprint: Footprint | None, max_tokens: int, overrides: Overrides
@@ -458,6 +462,7 @@ def test_the_watermarks_fit_together(
     assert base + plan.workers * plan.recycle_watermark_bytes <= plan.memory_limit_bytes
 
 
+@properties
 @given(MACHINES, FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS, OVERRIDES)
 def test_full_load_does_not_retire_a_worker(
     machine: Machine, footprint: Footprint, max_tokens: int, overrides: Overrides
@@ -467,6 +472,7 @@ def test_full_load_does_not_retire_a_worker(
     assert plan.recycle_watermark_bytes >= full_load(plan, footprint, max_tokens)
 
 
+@properties
 @given(MACHINES, st.none() | FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS, OVERRIDES)
 def test_workers_and_threads_fit_the_cpus(
     machine: Machine, footprint: Footprint | None, max_tokens: int, overrides: Overrides
@@ -482,6 +488,7 @@ def test_workers_and_threads_fit_the_cpus(
     assert 0 < plan.memory_limit_bytes <= machine.memory_bytes
 
 
+@properties
 @given(MACHINES, FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS, OVERRIDES)
 def test_host_and_container_agree(
     machine: Machine, footprint: Footprint, max_tokens: int, overrides: Overrides
@@ -493,6 +500,7 @@ def test_host_and_container_agree(
     assert inside == outside
 
 
+@properties
 @given(MACHINES, st.integers(1, 64 * MIB), FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS)
 @example(
     Machine(2, 370 * MIB, contained=True),
@@ -510,6 +518,7 @@ def test_more_memory_never_gives_fewer_workers(
     assert make_plan(larger, footprint, max_tokens=max_tokens).workers >= small.workers
 
 
+@properties
 @given(MACHINES, st.integers(1, 4 * GIB))
 def test_more_memory_never_gives_fewer_unmeasured_workers(machine: Machine, more: int) -> None:
     """The same without a footprint."""
@@ -518,6 +527,7 @@ def test_more_memory_never_gives_fewer_unmeasured_workers(machine: Machine, more
     assert make_plan(larger).workers >= small.workers
 
 
+@properties
 @given(MACHINES, FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS)
 def test_a_pass_holds_a_longest_text(
     machine: Machine, footprint: Footprint, max_tokens: int

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.errors import QueueFull
@@ -348,6 +348,7 @@ def test_a_request_above_the_budget_passes_alone() -> None:
     assert budget.held_bytes == 0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), max_size=40))
 def test_a_budget_is_never_exceeded(total: int, steps: list[tuple[int, int]]) -> None:
     """Whatever comes and goes, several requests together never hold more than the budget."""

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.engine.padding import pad, padded_length
@@ -28,6 +28,7 @@ def test_the_grid(lengths: tuple[int, int], padded: int) -> None:
     assert [padded_length(length) for length in lengths] == [padded, padded]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100_000))
 def test_a_padded_length(length: int) -> None:
     """A padded length holds the text, is stable, and wastes at most a quarter (one on 1 token)."""

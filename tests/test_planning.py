@@ -154,6 +154,7 @@ def test_every_override_is_a_setting(tmp_path: Path) -> None:
         "max_request_items": 13,
         "max_concurrent_requests": 17,
         "max_queue_tokens": 1919,
+        "max_body_bytes": 9_000_000,
     }
     assert set(numbers) == {field.name for field in fields(Overrides)}
     for name, value in numbers.items():

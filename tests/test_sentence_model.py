@@ -160,7 +160,7 @@ def test_dimensions_out_of_range(dimensions: int, model: SentenceModel) -> None:
     """More dimensions than there are, or none, are refused by name."""
     with pytest.raises(InvalidValue) as caught:
         model.encode(SHORT, dimensions=dimensions)
-    expected = f"dimensions is {dimensions}; the model has 1 to 384"
+    expected = "dimensions must be from 1 to 384"
     assert (caught.value.message, caught.value.param) == (expected, "dimensions")
 
 

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.errors import InvalidSize
@@ -88,18 +88,21 @@ def test_units_are_binary() -> None:
     assert (KIB, MIB, GIB) == (1_024, 1_048_576, 1_073_741_824)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4096 * KIB), st.sampled_from([("K", KIB), ("M", MIB), ("G", GIB)]))
 def test_whole_numbers_are_exact(count: int, unit: tuple[str, int]) -> None:
     """A whole number of a unit is exactly so many bytes."""
     assert parse_size(f"{count}{unit[0]}") == count * unit[1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**49))
 def test_bytes_are_exact(size: int) -> None:
     """A number without a unit is that many bytes, to the last one."""
     assert parse_size(str(size)) == size
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4096 * GIB))
 def test_what_is_written_can_be_read(size: int) -> None:
     """A formatted size reads back as that size, to within the rounding of its one decimal."""

@@ -120,3 +120,21 @@ def test_broken_file_is_one_line(content: str | None, tmp_path: Path) -> None:
         TextTokenizer(path, MAX_TOKENS)
     assert str(caught.value).startswith(f"cannot read {path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_huge_text_costs_no_more_than_its_beginning(tokenizer: TextTokenizer) -> None:
+    """Of two megabytes only a beginning is tokenized; the ids are those of the whole text."""
+    text = "a b c " * 340_000
+    (huge,) = tokenizer.encode([text])
+    (beginning,) = tokenizer.encode([text[:4000]])
+    assert huge.ids.tolist() == beginning.ids.tolist()
+    assert not huge.is_exact
+    assert 512 <= huge.full_length < 40_000
+
+
+def test_a_long_text_with_few_tokens_is_read_to_its_end(tokenizer: TextTokenizer) -> None:
+    """What stands behind a lot of white space is not lost."""
+    (spaced,) = tokenizer.encode(["fox" + " " * 100_000 + "dog"])
+    (plain,) = tokenizer.encode(["fox dog"])
+    assert spaced.ids.tolist() == plain.ids.tolist()
+    assert spaced.is_exact

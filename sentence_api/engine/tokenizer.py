@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,11 @@ from tokenizers import Tokenizer
 
 from sentence_api.errors import ArtifactInvalid
 
+# Prose has three to five characters a token, code up to ten.
+_HEAD_CHARACTERS = 20
+# Up to here, some 20 ms, a text is counted to its end.
+_LEAST_HEAD = 32_000
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -19,11 +24,13 @@ class Tokens:
 
     Attributes:
         ids: Token ids, special tokens included, at most the model's maximum; shape (tokens,).
-        full_length: Tokens the whole text has; more than `len(ids)` when it was cut.
+        full_length: Tokens the text has; more than `len(ids)` when it was cut.
+        is_exact: False when the text is so long that only its beginning was counted.
     """
 
     ids: NDArray[np.int64]
     full_length: int
+    is_exact: bool = True
 
 
 class TextTokenizer:
@@ -40,10 +47,28 @@ class TextTokenizer:
             raise ArtifactInvalid(f"cannot read {path}: {exc}") from exc
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
+        self._max_tokens = max_tokens
         self._special_tokens = self._tokenizer.num_special_tokens_to_add(is_pair=False)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """Return the tokens of each text, in order."""
+        """Return the tokens of each text, in order.
+
+        Of a long text only a beginning is read that has twice the tokens the model takes: two
+        megabytes in one text took 331 MiB and 2.3 s, for tokens that are thrown away.
+        """
+        head = max(_LEAST_HEAD, self._max_tokens * _HEAD_CHARACTERS)
+        tokens = self._encode([text[:head] for text in texts])
+        for index, text in enumerate(texts):
+            size = head
+            while len(text) > size and tokens[index].full_length < 2 * self._max_tokens:
+                size *= 2
+                tokens[index] = self._encode([text[:size]])[0]
+            if len(text) > size:
+                tokens[index] = replace(tokens[index], is_exact=False)
+        return tokens
+
+    def _encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokenize whole texts."""
         # The fast variant skips character offsets, which nothing here needs.
         encodings = self._tokenizer.encode_batch_fast(texts)
         return [

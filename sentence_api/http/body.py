@@ -7,11 +7,9 @@ from flask import Request
 from gunicorn.http.errors import ParseException
 
 from sentence_api.errors import BodyTooLarge, MalformedJson, SlowBody, UnsupportedMediaType
+from sentence_api.resources.formula import HELD_PER_BODY_BYTE
 from sentence_api.serving.memory import Reservation
 
-# A body is held as bytes, as texts and as token ids at once: four bytes of English make one token
-# of eight bytes, and both copies of the text live until the response is sent.
-_HELD_PER_BODY_BYTE = 6
 _LEAST_HELD = 16 * 1024
 # Of a body that does not declare its length, most are no longer than this.
 _UNDECLARED_BYTES = 64 * 1024
@@ -35,7 +33,7 @@ def read_body(request: Request, held: Reservation, max_bytes: int, timeout_secon
     stream = request.environ["wsgi.input"]
 
     def read(size: int) -> bytes:
-        held.grow(max(_LEAST_HELD, size * _HELD_PER_BODY_BYTE))
+        held.grow(max(_LEAST_HELD, size * HELD_PER_BODY_BYTE))
         return bytes(stream.read(size))
 
     late = SlowBody(f"the body did not arrive within {timeout_seconds:g} s")

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Flask, Response
 
 from sentence_api import __version__
+from sentence_api.errors import NotReady
 from sentence_api.http.rendering import json_response
 from sentence_api.http.service import Service
 from sentence_api.serving.lifecycle import State
@@ -28,7 +29,10 @@ def register(app: Flask, service: Service) -> None:
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "version": __version__,
         }
-        return json_response(body, 200 if state is State.HEALTHY else 503)
+        response = json_response(body, 200 if state is State.HEALTHY else 503)
+        if state is not State.HEALTHY:
+            response.headers["Retry-After"] = str(NotReady.retry_after_seconds)
+        return response
 
     @app.get("/health/live")
     def live() -> Response:

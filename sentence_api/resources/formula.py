@@ -48,6 +48,9 @@ MIN_CONNECTIONS = 64
 # Bodies, parsed texts and rendered vectors that the requests of one worker may hold together.
 REQUEST_BYTES = 24 * MIB
 MIN_REQUEST_BYTES = 8 * MIB
+# A body is held as bytes, as texts and as token ids at once: four bytes of English make one token
+# of eight bytes, and both copies of the text live until the response is sent.
+HELD_PER_BODY_BYTE = 6
 # Two of the largest requests may wait: the batcher gives them three quarters of the queue.
 QUEUED_REQUESTS = 3
 DEFAULT_MAX_TOKENS = 256
@@ -81,6 +84,7 @@ class Overrides:
     max_request_items: int | None = None
     max_concurrent_requests: int | None = None
     max_queue_tokens: int | None = None
+    max_body_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ def make_plan(
         cpu_limit = max(min(cpu_limit, 1.0), cpu_limit - CPU_RESERVE)
     loads = _loads(chosen, max_tokens)
     if footprint is None:
-        fit = _fit_unmeasured(machine, chosen)
+        fit = _fit_unmeasured(machine, memory_limit, chosen)
     else:
         fit = _fit_measured(machine, memory_limit, footprint, loads[-1].cost(footprint), chosen)
     workers, bound_by = _workers(math.ceil(cpu_limit), fit.workers, chosen)
@@ -214,14 +218,15 @@ class _Fit:
     reason: str
 
 
-def _fit_unmeasured(machine: Machine, chosen: Overrides) -> _Fit:
+def _fit_unmeasured(machine: Machine, memory_limit: int, chosen: Overrides) -> _Fit:
     """Fit workers of unknown footprint; a machine keeps a reserve, a container does not."""
     reserve = 0 if machine.contained else UNMEASURED_RESERVE
     needed = reserve + (chosen.workers or 1) * UNMEASURED_WORKER
     if machine.memory_bytes < needed:
         raise DoesNotFit(_missing(chosen.workers, needed, machine.memory_bytes))
     return _Fit(
-        workers=(machine.memory_bytes - reserve) // UNMEASURED_WORKER,
+        # The limit may be less than what the reserve leaves.
+        workers=min(machine.memory_bytes - reserve, memory_limit) // UNMEASURED_WORKER,
         reason=f"({format_size(machine.memory_bytes)} - {format_size(reserve)} reserve)"
         f" / {format_size(UNMEASURED_WORKER)} a worker, footprint not measured",
     )
@@ -261,12 +266,15 @@ def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
     tokens = chosen.max_batch_tokens or max(BATCH_TOKENS, max_tokens)
     least = chosen.max_batch_tokens or min(tokens, max_tokens)
     connections = chosen.max_concurrent_requests or CONNECTIONS
-    loads = [_Load(tokens, max_tokens, connections, REQUEST_BYTES)]
+    # The largest body must fit the budget: alone it is let in whatever it needs.
+    body = (chosen.max_body_bytes or 0) * HELD_PER_BODY_BYTE
+    requests = max(REQUEST_BYTES, body)
+    loads = [_Load(tokens, max_tokens, connections, requests)]
     while tokens > least:
         tokens = max(least, tokens // 2)
-        loads.append(_Load(tokens, max_tokens, connections, REQUEST_BYTES))
+        loads.append(_Load(tokens, max_tokens, connections, requests))
     fewest = chosen.max_concurrent_requests or MIN_CONNECTIONS
-    loads.append(_Load(least, max_tokens, fewest, MIN_REQUEST_BYTES))
+    loads.append(_Load(least, max_tokens, fewest, max(MIN_REQUEST_BYTES, body)))
     return loads
 
 
@@ -318,4 +326,5 @@ def _cpu_reason(machine: Machine) -> str:
         return "the container's own quota"
     if machine.cpus <= 1:
         return "nothing is kept back of one CPU"
-    return f"{machine.cpus:g} CPUs - {CPU_RESERVE:g}"
+    least = ", at least 1" if machine.cpus < 1 + CPU_RESERVE else ""
+    return f"{machine.cpus:g} CPUs - {CPU_RESERVE:g}{least}"

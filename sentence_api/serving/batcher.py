@@ -272,14 +272,18 @@ class Batcher:
                 self._wake.wait()
             for _ in range(_TURNS):
                 gevent.get_hub().wait(turn)
+            batch: list[tuple[Job, int]] = []
             try:
                 self._drop()
                 batch = self._select()
                 if batch:
                     self._compute(batch)
             except Exception:
-                # Whatever went wrong, the requests of the next turn still deserve their answer.
+                # Whatever went wrong, the requests of the next turn still deserve their answer,
+                # and those of this one an end.
                 log.exception("the batcher failed in this turn")
+                jobs = [job for job, _ in batch] or list(self._rotation)
+                self._fail([job for job in jobs if not job.done.is_set()])
 
     def _drop(self) -> None:
         """Take out the jobs that nobody needs any more."""

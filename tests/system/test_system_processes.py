@@ -124,6 +124,15 @@ def test_killed_worker(start: Callable[..., Any]) -> None:
     assert counter_files(server) == {"counter_0.db", "counter_1.db", "counter_master.db"}
 
 
+def test_hung_worker_counts_as_crashed(start: Callable[..., Any]) -> None:
+    """A worker that gunicorn aborts because its heartbeat stopped did not stop as asked."""
+    server = start(WEB_CONCURRENCY=1)
+    os.kill(server.workers()[0], signal.SIGABRT)
+    assert eventually(lambda: server.log.read_text().count("worker ready") == 2, 10)
+    crashes = 'sentence_api_worker_exits_total{cause="crash"}'
+    assert eventually(lambda: metrics(server.url).get(crashes) == 1)
+
+
 def test_metrics_are_summed_over_workers(start: Callable[..., Any]) -> None:
     """Every worker reports the same sums, to which each has contributed."""
     server = start(WEB_CONCURRENCY=2)
@@ -166,6 +175,7 @@ def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> Non
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="30M",
+        MAX_BODY_BYTES=65536,
         SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
         SENTENCE_API_RECYCLE_MIN_AGE=0,
         SENTENCE_API_THREADS=1,
@@ -189,6 +199,7 @@ def test_recycling_can_be_switched_off(start: Callable[..., Any], greedy: Path) 
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="30M",
+        MAX_BODY_BYTES=65536,
         SENTENCE_API_RECYCLE="false",
         SENTENCE_API_RECYCLE_MIN_AGE=0,
         WEB_CONCURRENCY=1,
