@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ import pytest
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops import container
 from sentence_api.ops.release import Options, Release, State
+from tests.conftest import ROOT
 
 MIB = 1 << 20
 PLAN = {
@@ -22,6 +24,7 @@ PLAN = {
     "memory_limit_bytes": 1536 * MIB,
     "predicted_peak_bytes": 432 * MIB,
     "cpu_limit": 1.5,
+    "max_concurrent_requests": 512,
 }
 CANARY = {"text": "canary", "vector": [0.6, 0.8]}
 
@@ -128,14 +131,19 @@ def state(tmp_path: Path) -> State:
     return made
 
 
-def release(image: str, options: Options) -> Release:
+def release(image: str, options: Options, state: State) -> Release:
     """Return the release of that image under PLAN."""
-    return Release(image, container.variables(PLAN, options))
+    return Release(image, container.variables(PLAN, options, state))
 
 
-def test_variables_are_the_plan(options: Options) -> None:
+def test_variables_are_the_plan(options: Options, state: State) -> None:
     """The Compose file gets the plan's limits, not rounded ones."""
-    assert container.variables(PLAN, options) == {
+    assert container.variables(PLAN, options, state) == {
+        "SENTENCE_API_SETTINGS_FILE": str(state.settings),
+        "SENTENCE_API_REPLICAS": "1",
+        "SENTENCE_API_STOP_GRACE": "35s",
+        "SENTENCE_API_OPEN_FILES": "2048",
+        "SENTENCE_API_CPU_RESERVATION": "0.75",
         "SENTENCE_API_PUBLISH": f"127.0.0.1:{options.port}",
         "SENTENCE_API_MEMORY_LIMIT": str(1536 * MIB),
         "SENTENCE_API_MEMORY_RESERVATION": str(432 * MIB),
@@ -145,7 +153,7 @@ def test_variables_are_the_plan(options: Options) -> None:
 
 def test_up_proves_then_switches_and_remembers(options: Options, state: State) -> None:
     """A new version is tested beside the old one before anything that runs is touched."""
-    old, new = release("sha256:old", options), release("sha256:new", options)
+    old, new = release("sha256:old", options, state), release("sha256:new", options, state)
     state.write("current", old)
     docker = FakeDocker()
     said: list[str] = []
@@ -164,7 +172,7 @@ def test_up_proves_then_switches_and_remembers(options: Options, state: State) -
 
 def test_up_without_changes_does_nothing_and_says_so(options: Options, state: State) -> None:
     """The same image with the same limits stays as it is."""
-    state.write("current", release("sha256:new", options))
+    state.write("current", release("sha256:new", options, state))
     docker = FakeDocker()
     said: list[str] = []
     container.up(options, docker, state, said.append)
@@ -174,7 +182,7 @@ def test_up_without_changes_does_nothing_and_says_so(options: Options, state: St
 
 def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> None:
     """An image that does not start never reaches what runs; its log is shown."""
-    old = release("sha256:old", options)
+    old = release("sha256:old", options, state)
     state.write("current", old)
     docker = FakeDocker()
     docker.broken = {"sha256:new"}
@@ -188,7 +196,7 @@ def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> N
 
 def test_a_failed_switch_rolls_back(options: Options, state: State) -> None:
     """A version that gives wrong vectors to the outside is replaced by the one before."""
-    old = release("sha256:old", options)
+    old = release("sha256:old", options, state)
     state.write("current", old)
     docker = FakeDocker()
     wrong = json.dumps({"text": "canary", "vector": [0.0, 1.0]})
@@ -211,7 +219,7 @@ def test_a_failed_switch_rolls_back(options: Options, state: State) -> None:
 
 def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
     """Going back twice is going forward again."""
-    old, new = release("sha256:old", options), release("sha256:new", options)
+    old, new = release("sha256:old", options, state), release("sha256:new", options, state)
     state.write("current", new)
     state.write("previous", old)
     container.roll_back_to_previous(FakeDocker(), state, lambda _: None)
@@ -223,7 +231,7 @@ def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
 
 def test_down_keeps_images_and_history(options: Options, state: State) -> None:
     """`down` removes what Compose made and forgets nothing else; twice is harmless."""
-    state.write("current", release("sha256:new", options))
+    state.write("current", release("sha256:new", options, state))
     docker = FakeDocker()
     assert container.down(docker, state) is True
     assert docker.changes()[-1].endswith("down --remove-orphans")
@@ -248,3 +256,25 @@ def test_a_taken_port_is_named(options: Options, state: State) -> None:
     with pytest.raises(DeploymentFailed, match=f"port {options.port} on 127.0.0.1 is taken"):
         container.up(options, docker, state, lambda _: None)
     assert not any(command.startswith("build") for command in docker.asked)
+
+
+def test_settings_of_a_person_reach_the_container() -> None:
+    """What a person chose holds inside; where the server listens is the deployment's matter."""
+    environ = {
+        "SENTENCE_API_LOG_LEVEL": "debug",
+        "WEB_CONCURRENCY": "1",
+        "SENTENCE_API_PORT": "1",
+        "HOME": "/root",
+    }
+    assert container.chosen_settings(environ) == {
+        "SENTENCE_API_LOG_LEVEL": "debug",
+        "WEB_CONCURRENCY": "1",
+    }
+
+
+def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> None:
+    """Every variable of the Compose file is written by the deployment, and none has a default."""
+    text = (ROOT / container.COMPOSE_FILE).read_text(encoding="utf-8")
+    asked = set(re.findall(r"\$\{(\w+):\?[^}]+\}", text))
+    assert asked == {"SENTENCE_API_IMAGE", *container.variables(PLAN, options, state)}
+    assert text.count("${") == len(re.findall(r"\$\{\w+:\?", text))

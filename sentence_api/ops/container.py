@@ -8,16 +8,17 @@ needs the model or the formula is asked of the image. Commands are data and run 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.release import Options, Release, State
+from sentence_api.ops.release import Options, Release, State, environment_text
 from sentence_api.ops.smoke import how_to, is_ready, smoke
 
 PROJECT = "sentence-api"
@@ -26,9 +27,14 @@ CANDIDATE = f"{PROJECT}-candidate"
 COMPOSE_FILE = "docker-compose.production.yml"
 DOCKERFILE = "Dockerfile.production-optimized"
 IMAGE = f"{PROJECT}:latest"
+WHEELHOUSE = Path("wheelhouse")
 READY_SECONDS = 60
 DISK_NEEDED = 4 << 30
 LOG_LINES = "20"
+# Longer than the 25 seconds that a stopping worker has to finish its requests.
+STOP_GRACE = "35s"
+# Names without our prefix that people already know.
+_SHORT_SETTINGS = {"WEB_CONCURRENCY", "MAX_WORKERS", "PRECISION", "LOG_LEVEL", "MAX_BODY_BYTES"}
 INSIDE = "http://127.0.0.1:5001"
 
 Say = Callable[[str], None]
@@ -84,7 +90,7 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     check_host(options, docker, state)
     image = build(options, docker, say)
     plan = plan_of(image, options, docker)
-    release = Release(image, variables(plan, options))
+    release = Release(image, variables(plan, options, state), chosen_settings(os.environ))
     current = state.read("current")
     say(_plan_line(plan))
     if release == current and is_ready(release.url):
@@ -189,7 +195,12 @@ def build(options: Options, docker: Docker, say: Say) -> str:
     """Build the image and return its id."""
     say("building the image; the first time takes minutes")
     base = ["--build-arg", f"BASE_IMAGE={options.base_image}"] if options.base_image else []
-    docker.show("build", "--file", DOCKERFILE, "--tag", IMAGE, *base, ".")
+    # With wheels at hand the build needs no network, so it gets none.
+    offline = ["--network", "none"] if any(WHEELHOUSE.glob("*.whl")) else []
+    docker.show(
+        *("build", "--file", DOCKERFILE, "--target", "runtime", "--tag", IMAGE),
+        *(*offline, *base, "."),
+    )
     return docker.ask("image", "inspect", "--format", "{{.Id}}", IMAGE)
 
 
@@ -206,9 +217,25 @@ def plan_of(image: str, options: Options, docker: Docker) -> dict[str, Any]:
     return plan
 
 
-def variables(plan: dict[str, Any], options: Options) -> dict[str, str]:
+def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a person that hold inside the container too."""
+    own = {f"SENTENCE_API_{name}" for name in ("PORT", "HOST", "ARTIFACT", "CPUS", "MEMORY")}
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name.startswith("SENTENCE_API_") and name not in own) or name in _SHORT_SETTINGS
+    }
+
+
+def variables(plan: dict[str, Any], options: Options, state: State) -> dict[str, str]:
     """Return the Compose file's variables for a plan."""
     return {
+        "SENTENCE_API_SETTINGS_FILE": str(state.settings),
+        "SENTENCE_API_REPLICAS": "1",
+        "SENTENCE_API_STOP_GRACE": STOP_GRACE,
+        # A connection is a file, and a worker has a few dozen others.
+        "SENTENCE_API_OPEN_FILES": str(2 * plan["max_concurrent_requests"] + 1024),
+        "SENTENCE_API_CPU_RESERVATION": f"{plan['cpu_limit'] / 2:g}",
         "SENTENCE_API_PUBLISH": f"{options.bind}:{options.port}",
         "SENTENCE_API_MEMORY_LIMIT": str(plan["memory_limit_bytes"]),
         "SENTENCE_API_MEMORY_RESERVATION": str(plan["predicted_peak_bytes"]),
@@ -246,6 +273,7 @@ def switch(release: Release, docker: Docker, state: State) -> float:
     Raises:
         DeploymentFailed: It does not become ready, or gives wrong vectors.
     """
+    state.settings.write_text(environment_text(release.settings), "utf-8")
     state.environment.write_text(release.environment_file(), "utf-8")
     started = time.monotonic()
     docker.ask(*compose(state, "up", "--detach", "--no-build"))

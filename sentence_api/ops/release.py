@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+
+
+def environment_text(values: dict[str, str]) -> str:
+    """Return variables as the lines of an environment file."""
+    return "".join(f"{name}={value}\n" for name, value in sorted(values.items()))
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Release:
-    """One version as it runs: an image by its id, and the variables of the Compose file."""
+    """One version as it runs: an image by its id, the Compose file's variables, and settings."""
 
     image: str
     variables: dict[str, str]
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -35,8 +41,7 @@ class Release:
 
     def environment_file(self) -> str:
         """Return the file that Compose reads the variables from."""
-        lines = {"SENTENCE_API_IMAGE": self.image, **self.variables}
-        return "".join(f"{name}={value}\n" for name, value in sorted(lines.items()))
+        return environment_text({"SENTENCE_API_IMAGE": self.image, **self.variables})
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class State:
     """Where a deployment keeps what it runs, what ran before, and its history."""
 
     folder: Path = Path("var/container")
+
+    @property
+    def settings(self) -> Path:
+        """The file with the settings that a person chose, for inside the container."""
+        return self.folder / "settings.env"
 
     @property
     def environment(self) -> Path:
