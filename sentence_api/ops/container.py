@@ -1,8 +1,7 @@
 """A deployment in a container: build, plan, prove a candidate, switch, verify, roll back.
 
 Runs on the host with nothing but Python 3.9 and Docker, so it uses the standard library only; what
-needs the model or the formula is asked of the image. Commands are data and run in one place
-(`Docker`), so that a dry run can print them instead.
+needs the model or the formula is asked of the image. Commands run in one place (`Docker`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from sentence_api.errors import DeploymentFailed
+from sentence_api.ops.address import bind_error
 from sentence_api.ops.release import Options, Release, State, environment_text
 from sentence_api.ops.smoke import how_to, is_ready, smoke
 
 PROJECT = "sentence-api"
-SERVICE = "api"
 CANDIDATE = f"{PROJECT}-candidate"
 COMPOSE_FILE = "docker-compose.production.yml"
 DOCKERFILE = "Dockerfile.production-optimized"
@@ -185,7 +183,7 @@ def check_host(options: Options, docker: Docker, state: State) -> None:
             f"less than {DISK_NEEDED >> 30} GiB free below {folder}; free some with"
             " docker system prune"
         )
-    if state.read("current") is None and _taken(options.bind, options.port):
+    if state.read("current") is None and bind_error(options.bind, options.port):
         raise DeploymentFailed(
             f"port {options.port} on {options.bind} is taken; choose another with --port"
         )
@@ -332,14 +330,3 @@ def _plan_line(plan: dict[str, Any]) -> str:
         f" {plan['memory_limit_bytes'] >> 20} MiB and {plan['cpu_limit']:g} CPUs,"
         f" peak {plan['predicted_peak_bytes'] >> 20} MiB"
     )
-
-
-def _taken(bind: str, port: int) -> bool:
-    """Return whether another program listens there."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((bind, port))
-        except OSError:
-            return True
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
+from sentence_api.ops.address import bind_error
 from sentence_api.ops.planning import find_subject, plan_subject
 from sentence_api.ops.rendering import plan_table
 from sentence_api.ops.smoke import how_to, is_ready, smoke
@@ -143,16 +143,11 @@ def _ensure_artifact(settings: Settings, say: Say) -> None:
 
 def _require_free(host: str, port: int) -> None:
     """Refuse an address that another program listens on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            raise DeploymentFailed(
-                f"cannot listen on {host}:{port} ({exc.strerror}); choose another with --port"
-                " or --bind"
-            ) from exc
+    reason = bind_error(host, port)
+    if reason is not None:
+        raise DeploymentFailed(
+            f"cannot listen on {host}:{port} ({reason}); choose another with --port or --bind"
+        )
 
 
 def _start(settings: Settings, files: Files) -> subprocess.Popen[bytes]:
