@@ -22,7 +22,7 @@ usage: requirements/install.sh [--into VENV] serve|export|dev
   dev      that, and what tests and checks need
 
   --into VENV       the virtual environment, made when missing (default: .venv beside the requirements folder)
-  --collect FOLDER  install nothing: put the wheels of serve and export into FOLDER, for a build without a network
+  --collect FOLDER  install nothing: put all wheels that a build of the image installs into FOLDER
   --help            show this
 
 Needs Python 3.11 or newer. Run again at any time: it returns at once when nothing has changed.
@@ -293,13 +293,13 @@ _collect_torch() {
             "let this machine reach PyTorch's index, or put the wheel into a folder and set PIP_FIND_LINKS to it"
 }
 
-# Wheels for this Python and processor, of everything that serve and export install.
+# Wheels for this Python and processor, of everything that a build of the image installs.
 _collect() {
     local folder=$1 venv list
     venv=$(mktemp -d)/venv
     mkdir -p "${folder}"
     _make_venv "${venv}"
-    for list in serve export; do
+    for list in serve export sbom; do
         echo "${list}: collecting ${list}.txt"
         _download "${venv}" "${folder}" --require-hashes -r "${list}.txt" ||
             _fail_with_log "${venv}" "could not collect ${list}.txt" "see the error above, then run this again"

@@ -17,13 +17,19 @@ from sentence_api.ops import image as images
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.preflight import check_engine, check_memory, check_room
 from sentence_api.ops.release import PROJECT, Options, Release, State, environment_text
-from sentence_api.ops.runners import Runner, runner, wait_until
-from sentence_api.ops.smoke import how_to, is_ready, smoke
+from sentence_api.ops.runners import (
+    SMOKE_INSIDE,
+    Canary,
+    Runner,
+    has_routing_mesh,
+    runner,
+    wait_until,
+)
+from sentence_api.ops.smoke import how_to
 from sentence_api.ops.sounding import requests_per_second
 
 CANDIDATE = f"{PROJECT}-candidate"
 LOG_LINES = 20
-INSIDE = "http://127.0.0.1:5001"
 
 Say = Callable[[str], None]
 
@@ -42,21 +48,24 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     image = build(options, docker, say)
     release, plan = _release(image, options, docker, state)
     say(_plan_line(plan))
-    if release == current and is_ready(release.url):
+    run = runner(docker, state, swarm=release.swarm)
+    if release == current and run.is_ready(release):
         say(f"nothing has changed: this version is running and ready at {release.url}")
         return
     check_memory(plan)
     canary = prove(release, plan, docker, say)
     state.folder.mkdir(parents=True, exist_ok=True)
-    run = runner(docker, state, swarm=release.swarm)
     started = time.monotonic()
     try:
         run.start(release)
         seconds = time.monotonic() - started
-        smoke(release.url, canary)
+        run.verify(release, canary)
     except DeploymentFailed as exc:
         _show_log(run, docker, say)
-        _roll_back(current, run, docker, state, say)
+        try:
+            _roll_back(current, run, docker, state, say)
+        except DeploymentFailed as second:
+            raise DeploymentFailed(f"{exc}; going back failed too: {second}") from second
         after = "what ran before is back" if current else "nothing is running"
         raise DeploymentFailed(f"{exc}; {after}") from exc
     state.write("previous", current)
@@ -130,9 +139,10 @@ def status(docker: Docker, state: State, say: Say) -> bool:
     if current is None:
         say("not running; start it with ./deploy-production.sh")
         return False
-    ready = is_ready(current.url)
+    run = runner(docker, state, swarm=current.swarm)
+    ready = run.is_ready(current)
     say(f"{'ready' if ready else 'not ready'} at {current.url}")
-    for container in runner(docker, state, swarm=current.swarm).containers():
+    for container in run.containers():
         line = ("ps", "--all", "--filter", f"id={container}", "--format", "{{.Names}}: {{.Status}}")
         say(docker.ask(*line))
     say(f"image {current.image[:19]}")
@@ -168,9 +178,7 @@ def variables(plan: dict[str, Any], options: Options, state: State) -> dict[str,
     }
 
 
-def prove(
-    release: Release, plan: dict[str, Any], docker: Docker, say: Say
-) -> tuple[str, list[float]]:
+def prove(release: Release, plan: dict[str, Any], docker: Docker, say: Say) -> Canary:
     """Start the image beside what runs, without a network, and test it from inside.
 
     Returns:
@@ -184,7 +192,7 @@ def prove(
     try:
         docker.ask(*_candidate_command(release, plan))
         wait_until(lambda: docker.works("exec", CANDIDATE, *_INSIDE_READY), docker, [CANDIDATE])
-        docker.ask("exec", CANDIDATE, "python", "-m", "sentence_api.ops.smoke", INSIDE)
+        docker.ask("exec", CANDIDATE, *SMOKE_INSIDE)
         return images.canary_of(release.image, docker)
     except DeploymentFailed as exc:
         if docker.works("inspect", CANDIDATE):
@@ -221,7 +229,7 @@ def _roll_back(target: Release | None, run: Runner, docker: Docker, state: State
         return
     say(f"rolling back to {target.image[:19]}")
     run.start(target)
-    smoke(target.url, images.canary_of(target.image, docker))
+    run.verify(target, images.canary_of(target.image, docker))
     state.note("rollback", target)
 
 
@@ -238,8 +246,15 @@ def _summary(release: Release, seconds: float, run: Runner, docker: Docker) -> s
     lines = [f"image {size / 1e6:.0f} MB, ready after {seconds:.1f} s"]
     for container in run.containers()[:1]:
         used = docker.ask("stats", "--no-stream", "--format", "{{.MemUsage}}", container)
+        lines.append(f"memory {used}")
+    if release.swarm and not has_routing_mesh():
+        lines.append(
+            "tested from inside only: this kernel has no IPVS, so the published port of a swarm"
+            " answers nobody on this machine"
+        )
+    else:
         rate = requests_per_second(release.url)
-        lines.append(f"memory {used}, {rate:.0f} requests/s in a probe of a few seconds")
+        lines.append(f"{rate:.0f} requests/s in a probe of a few seconds")
     return "\n".join(lines)
 
 

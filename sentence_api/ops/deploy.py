@@ -16,6 +16,7 @@ from sentence_api.ops.docker import Docker
 from sentence_api.ops.image import IMAGE, collect_wheels
 from sentence_api.ops.preflight import check_engine
 from sentence_api.ops.release import Options, State
+from sentence_api.resources.sizes import parse_size
 
 
 def main() -> int:
@@ -86,7 +87,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=_port, default=port)
     parser.add_argument("--bind", default=bind)
     parser.add_argument("--cpus", type=_cpus, default=environ.get("SENTENCE_API_CPUS") or None)
-    parser.add_argument("--memory", default=environ.get("SENTENCE_API_MEMORY") or None)
+    parser.add_argument("--memory", type=_size, default=environ.get("SENTENCE_API_MEMORY") or None)
     parser.add_argument("--base-image")
     parser.add_argument("--swarm", action="store_true")
     parser.add_argument("--replicas", type=_replicas, default=Options.replicas)
@@ -112,6 +113,15 @@ def _cpus(text: str) -> float:
     if not 0 < cpus < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
     return cpus
+
+
+def _size(text: str) -> str:
+    """Check that a size can be read."""
+    try:
+        parse_size(text)
+    except StartupError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return text
 
 
 def _replicas(text: str) -> int:

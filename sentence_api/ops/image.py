@@ -162,9 +162,13 @@ def canary_of(image: str, docker: Docker) -> tuple[str, list[float]]:
 def _run_python(image: str, docker: Docker, *arguments: str, settings: Mapping[str, str]) -> str:
     """Return what Python in a container of `image` prints, without a network."""
     given = (f"--env={name}={value}" for name, value in sorted(settings.items()))
-    return docker.ask(
-        *("run", "--rm", "--network", "none", "--entrypoint", "python", *given, image, *arguments)
-    )
+    without_network = ("run", "--rm", "--network", "none", "--entrypoint", "python")
+    try:
+        return docker.ask(*without_network, *given, image, *arguments)
+    except DeploymentFailed as exc:
+        # What our own program says is clear without the command that ran it.
+        own = str(exc).partition("failed: sentence-api: ")[2]
+        raise DeploymentFailed(own or str(exc)) from exc
 
 
 def _version() -> str:

@@ -8,16 +8,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.release import PROJECT, Release, State
-from sentence_api.ops.smoke import is_ready
+from sentence_api.ops.smoke import is_ready, smoke
 
 COMPOSE_FILE = "docker-compose.production.yml"
 READY_SECONDS = 60
+INSIDE = "http://127.0.0.1:5001"
+# Tests the server of a container from inside, with its own model's canary.
+SMOKE_INSIDE = ("python", "-m", "sentence_api.ops.smoke", INSIDE)
+_KERNEL_NETWORK = Path("/proc/net")
 _SERVICE = f"{PROJECT}_api"
+_OF_THE_SERVICE = f"com.docker.swarm.service.name={_SERVICE}"
+
+Canary = tuple[str, list[float]]
+
 _FAILED = {"paused", "rollback_started", "rollback_paused", "rollback_completed"}
 
 
@@ -32,6 +41,16 @@ class Runner(Protocol):
 
         Raises:
             DeploymentFailed: It does not become ready.
+        """
+
+    def is_ready(self, release: Release) -> bool:
+        """Return whether every replica of `release` serves."""
+
+    def verify(self, release: Release, canary: Canary) -> None:
+        """Embed texts for real and compare with what the model must give.
+
+        Raises:
+            DeploymentFailed: An answer is not what the contract says.
         """
 
     def stop(self) -> None:
@@ -57,7 +76,13 @@ class Compose:
     def start(self, release: Release) -> None:  # noqa: D102
         self._state.prepare(release)
         self._docker.ask(*self.start_command())
-        wait_until(lambda: is_ready(release.url), self._docker, self.containers()[:1])
+        wait_until(lambda: self.is_ready(release), self._docker, self.containers()[:1])
+
+    def is_ready(self, release: Release) -> bool:  # noqa: D102
+        return is_ready(release.url)
+
+    def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
+        smoke(release.url, canary)
 
     def stop(self) -> None:  # noqa: D102
         self._docker.ask(*self._compose("down", "--remove-orphans"))
@@ -102,7 +127,20 @@ class Swarm:
         changed = before.get("Spec", {}).get("TaskTemplate") != after["Spec"]["TaskTemplate"]
         if before and changed:
             self._wait_for_update(before.get("UpdateStatus", {}).get("StartedAt"), release)
-        self._wait(lambda: self._running() >= release.replicas and is_ready(release.url), release)
+        self._wait(lambda: self.is_ready(release), release)
+
+    def is_ready(self, release: Release) -> bool:  # noqa: D102
+        enough = self._running() >= release.replicas
+        return enough and (is_ready(release.url) or not has_routing_mesh())
+
+    def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
+        if has_routing_mesh():
+            smoke(release.url, canary)
+        else:
+            # None when all replicas are on other machines, which proved themselves healthy.
+            healthy = ("--filter", "health=healthy")
+            for container in _containers(self._docker, _OF_THE_SERVICE, *healthy)[:1]:
+                self._docker.ask("exec", container, *SMOKE_INSIDE)
 
     def stop(self) -> None:  # noqa: D102
         self._docker.ask("stack", "rm", PROJECT)
@@ -114,7 +152,7 @@ class Swarm:
             time.sleep(0.2)
 
     def containers(self) -> list[str]:  # noqa: D102
-        return _containers(self._docker, f"com.docker.swarm.service.name={_SERVICE}")
+        return _containers(self._docker, _OF_THE_SERVICE)
 
     def logs_command(self, lines: int) -> tuple[str, ...]:  # noqa: D102
         return ("service", "logs", "--raw", "--tail", str(lines), _SERVICE)
@@ -164,6 +202,15 @@ class Swarm:
             time.sleep(0.2)
 
 
+def has_routing_mesh() -> bool:
+    """Return whether this machine's kernel can answer on the ports that a swarm publishes.
+
+    That takes IPVS, which the engine loads when it starts the first service and some kernels lack.
+    Where there is no such folder the engine runs in a machine of its own, which has it.
+    """
+    return not _KERNEL_NETWORK.exists() or (_KERNEL_NETWORK / "ip_vs").exists()
+
+
 def runner(docker: Docker, state: State, *, swarm: bool) -> Runner:
     """Return what runs a release in that mode."""
     return Swarm(docker, state) if swarm else Compose(docker, state)
@@ -191,6 +238,6 @@ def wait_until(condition: Callable[[], bool], docker: Docker, containers: list[s
     raise DeploymentFailed(f"the container was not ready within {READY_SECONDS} s")
 
 
-def _containers(docker: Docker, label: str) -> list[str]:
+def _containers(docker: Docker, label: str, *filters: str) -> list[str]:
     """Return the ids of the containers with that label, newest first."""
-    return docker.ask("ps", "--all", "--quiet", "--filter", f"label={label}").split()
+    return docker.ask("ps", "--all", "--quiet", "--filter", f"label={label}", *filters).split()
