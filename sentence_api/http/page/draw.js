@@ -33,7 +33,7 @@ export function number(value, unit = "") {
   if (value === null || value === undefined) return "–";
   const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 1 ? 1 : 2;
   const text = value.toLocaleString("en", { maximumFractionDigits: digits });
-  return text + (unit && ` ${unit}`);
+  return text + (unit && `\u00a0${unit}`);
 }
 
 /** A duration that may be very short, as a response time. */
@@ -62,7 +62,7 @@ export function size(bytes) {
     bytes /= 1024;
     step += 1;
   }
-  return `${Math.round(bytes * 10) / 10} ${units[step]}`;
+  return `${Math.round(bytes * 10) / 10}\u00a0${units[step]}`;
 }
 
 /** The time of day here, with the date where that is another; the exact moment as a tooltip. */

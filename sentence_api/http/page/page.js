@@ -81,7 +81,7 @@ function trend({ series, title, format, row, end }, { recent, rows }) {
     el("figcaption", {}, title),
     el("p", { class: "now" }, now),
     known.length ? sparkline(recent.times, values, { end, thresholds, label }) : null,
-    el("p", { class: "quiet span" }, el("span", {}, `last ${minutes} min`), el("span", {}, `peak ${peak}`)),
+    el("p", { class: "quiet span" }, el("span", {}, `${minutes} min`), el("span", {}, `peak ${peak}`)),
   );
 }
 
@@ -92,7 +92,7 @@ function showTrends(status) {
 /** Both thresholds, and their unit once. */
 function limits({ warning, critical, unit }) {
   if (warning === null && critical === null) return "";
-  return `${warning ?? "–"} / ${critical ?? "–"} ${unit ?? ""}`.trim();
+  return `${warning ?? "–"} / ${critical ?? "–"}\u00a0${unit ?? ""}`.trim();
 }
 
 function showRows(rows) {
