@@ -14,6 +14,31 @@ class Refused extends Error {
   }
 }
 
+/** No answer came, or not all of it. */
+class Unreachable extends Error {
+  constructor(cause) {
+    const reason = cause.name === "TimeoutError" ? "did not answer in time" : "cannot be reached";
+    super(`The server ${reason}.`, { cause });
+  }
+}
+
+async function exchange(path, options) {
+  try {
+    const response = await fetch(path, options);
+    return { response, text: await response.text() };
+  } catch (cause) {
+    throw new Unreachable(cause);
+  }
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
 /** The parsed answer and the response, or an error that `complain` can explain. */
 export async function ask(path, { seconds, body }) {
   const options = { cache: "no-store", signal: AbortSignal.timeout(seconds * 1000) };
@@ -22,11 +47,8 @@ export async function ask(path, { seconds, body }) {
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(body);
   }
-  const response = await fetch(path, options);
-  const answer = await response.json().catch((error) => {
-    if (error instanceof SyntaxError) return null;
-    throw error;
-  });
+  const { response, text } = await exchange(path, options);
+  const answer = parse(text);
   if (!response.ok || answer === null) throw new Refused(response, answer?.error);
   return { answer, response };
 }
@@ -49,9 +71,9 @@ function sentence(error) {
     const again = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
     return `${meaning}: ${error.message}.${again}`;
   }
-  if (error.name === "TimeoutError") return "The server did not answer in time.";
-  if (error instanceof TypeError) return "The server cannot be reached.";
-  throw error;
+  if (error instanceof Unreachable) return error.message;
+  console.error(error);
+  return `This page cannot show the answer: ${error.message}.`;
 }
 
 /** Show in `place` what went wrong, or nothing when `error` is null. */

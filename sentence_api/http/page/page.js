@@ -14,8 +14,8 @@ const drawn = new Map();
 function redraw(name, data, draw) {
   const text = JSON.stringify(data);
   if (drawn.get(name) === text) return;
-  drawn.set(name, text);
   draw(data);
+  drawn.set(name, text);
 }
 
 const STATES = {
@@ -178,9 +178,6 @@ async function askPlan() {
 }
 
 function show(status) {
-  complain(find("trouble"), null);
-  find("figures").hidden = false;
-  find("status").classList.remove("stale");
   redraw("verdict", [summary(status), status.rows.map((row) => row.advice)], () => showVerdict(status));
   redraw("service", status.service, showService);
   redraw("trends", [status.recent, status.rows], () => showTrends(status));
@@ -188,8 +185,11 @@ function show(status) {
   redraw("workers", status.workers, showWorkers);
   redraw("events", status.events, showEvents);
   find("updated").replaceChildren(
-    "As of ", moment(status.time), `; rates and shares are over ${status.window_seconds} s; asked again every ${EVERY_MS / 1000} s.`,
+    "As of ", moment(status.time), `; rates and shares are over ${Math.round(status.window_seconds)} s; asked again every ${EVERY_MS / 1000} s.`,
   );
+  find("figures").hidden = false;
+  find("status").classList.remove("stale");
+  complain(find("trouble"), null);
 }
 
 function lost(error) {
