@@ -139,6 +139,10 @@ def test_the_status(visit: Callable[..., Any]) -> None:
         ["4127", "1 d 2 h", "126\u00a0MiB", "42.3", "151\u00a0ms", "0"],
         ["5210", "38 min 11 s", "113\u00a0MiB", "39.2", "139\u00a0ms", "2"],
     ]
+    # The headline figures are those of the table, over the same time, and not the newest point.
+    assert [figure.replace("\u00a0", " ") for figure in page.locator(".now").all_inner_texts()] == [
+        *("81.5", "148 ms", "57.8 %", "74.1 %", "8.4 %")
+    ]
     events = [item.inner_text() for item in page.locator("#events li span:last-child").all()]
     assert events == [event["text"] for event in RECORDED["events"]]
     times = page.locator("#events time").evaluate_all("all => all.map(each => each.dateTime)")
@@ -156,7 +160,7 @@ def test_gauges_and_charts(visit: Callable[..., Any]) -> None:
     assert zones == ["0", "70", "85"]
     assert page.locator("#checks [data-name=drift] .gauge").count() == 0
     chart = page.get_by_role(
-        "img", name="Memory, last 10 minutes: now 74.1\u00a0%, peak 74.1\u00a0%"
+        "img", name="Memory, last 9 min 50 s: now 74.1\u00a0%, peak 74.1\u00a0%"
     )
     assert chart.locator(".line").count() == 2
     assert chart.locator(".limit").count() == 2
@@ -201,7 +205,8 @@ def test_unknown_figures(visit: Callable[..., Any]) -> None:
     expect(page.locator("#verdict")).to_contain_text("Starting: the model is loading; unknown: Re")
     assert cells(page.locator("#workers tbody tr")) == [[UNKNOWN] * 6]
     assert page.locator(".trends .now").all_inner_texts() == [UNKNOWN] * 5
-    assert page.locator("#checks .gauge, .trends svg").count() == 0
+    assert page.locator(".trends .span").all_inner_texts() == [f"{UNKNOWN}\npeak {UNKNOWN}"] * 5
+    assert page.locator("#checks .gauge, .trends .line").count() == 0
     assert page.locator("#events").inner_text() == "none yet"
     assert visited.complaints == []
 

@@ -116,7 +116,7 @@ function runs(points) {
   return found.filter((run) => run.length > 0);
 }
 
-/** A line of values over time; `thresholds` are drawn where they lie within the scale. */
+/** A line of values over time, with a dot for a value alone; `thresholds` are drawn where they lie within the scale. */
 export function sparkline(times, values, { end = null, thresholds = {}, label }) {
   const known = values.filter((value) => value !== null);
   const top = end ?? (Math.max(...known, 0) * 1.15 || 1);
@@ -137,7 +137,7 @@ export function sparkline(times, values, { end = null, thresholds = {}, label })
     },
     ...runs(points).flatMap((run) => [
       svg("path", { class: "area", d: `M${run[0][0].toFixed(1)} ${floor}L${path(run)}L${run.at(-1)[0].toFixed(1)} ${floor}Z` }),
-      svg("path", { class: "line", d: `M${path(run)}`, "vector-effect": "non-scaling-stroke" }),
+      svg("path", { class: "line", d: `M${path(run)}h0`, "vector-effect": "non-scaling-stroke" }),
     ]),
     ...Object.entries(thresholds)
       .filter(([, value]) => value !== null && value <= top)

@@ -66,22 +66,28 @@ const TRENDS = [
   { series: "queue_percent", title: "Queue", format: percent, row: "queue", end: 100 },
 ];
 
-function trend({ series, title, format, row, end }, { recent, rows }) {
-  const values = recent[series] ?? [];
-  const known = values.filter((value) => value !== null);
-  const now = format(values.at(-1));
-  const peak = known.length ? format(Math.max(...known)) : "–";
+/** The requests of all workers, over the same time as the rows. */
+function requestRate(workers) {
+  const known = workers.map((worker) => worker.requests_per_second).filter((rate) => rate !== null);
+  return known.length ? known.reduce((sum, rate) => sum + rate, 0) : null;
+}
+
+function trend({ series, title, format, row, end }, { recent, rows, workers }) {
   const judged = rows.find(({ name }) => name === row);
+  const { times, [series]: values } = recent;
+  const known = values.filter((value) => value !== null);
+  const now = format(judged ? judged.value : requestRate(workers));
+  const peak = format(known.length ? Math.max(...known) : null);
+  const span = age(times.length ? times.at(-1) - times[0] : null);
   const thresholds = judged ? { warning: judged.warning, critical: judged.critical } : {};
-  const minutes = Math.round((recent.times.at(-1) - recent.times[0]) / 60) || 0;
-  const label = `${title}, last ${minutes} minutes: now ${now}, peak ${peak}`;
+  const label = `${title}, last ${span}: now ${now}, peak ${peak}`;
   return el(
     "figure",
     { "data-verdict": judged?.verdict ?? "normal" },
     el("figcaption", {}, title),
     el("p", { class: "now" }, now),
-    known.length ? sparkline(recent.times, values, { end, thresholds, label }) : null,
-    el("p", { class: "quiet span" }, el("span", {}, `${minutes} min`), el("span", {}, `peak ${peak}`)),
+    sparkline(times, values, { end, thresholds, label }),
+    el("p", { class: "quiet span" }, el("span", {}, span), el("span", {}, `peak ${peak}`)),
   );
 }
 
@@ -180,7 +186,7 @@ async function askPlan() {
 function show(status) {
   redraw("verdict", [summary(status), status.rows.map((row) => row.advice)], () => showVerdict(status));
   redraw("service", status.service, showService);
-  redraw("trends", [status.recent, status.rows], () => showTrends(status));
+  redraw("trends", [status.recent, status.rows, status.workers], () => showTrends(status));
   redraw("checks", status.rows, showRows);
   redraw("workers", status.workers, showWorkers);
   redraw("events", status.events, showEvents);
