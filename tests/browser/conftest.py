@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
+from visits import Status, Visit
 
-RECORDED = Path(__file__).parent.parent / "recorded" / "status.json"
 # The names that install.sh looks for.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -25,36 +23,6 @@ ARGUMENTS = [
     # Letters in grey on every machine, which also keeps screenshots small.
     "--disable-lcd-text",
 ]
-
-
-@dataclass
-class Status:
-    """What `GET /status` answers in the browser; the page's own server is not asked.
-
-    Attributes:
-        body: The answer.
-        code: Its HTTP status; None refuses the connection.
-    """
-
-    body: str = field(default_factory=lambda: RECORDED.read_text(encoding="utf-8"))
-    code: int | None = 200
-
-    def answer(self, route: Route) -> None:
-        """Answer one request."""
-        if self.code is None:
-            route.abort("connectionrefused")
-        else:
-            route.fulfill(status=self.code, body=self.body, content_type="application/json")
-
-
-@dataclass
-class Visit:
-    """A page that is open, what `/status` tells it, and what went wrong or out meanwhile."""
-
-    page: Page
-    status: Status
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,12 @@ import httpx2
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from visits import RECORDED as RECORDED_FILE
+from visits import Status
 
 pytestmark = pytest.mark.browser
 
-RECORDED = json.loads((Path(__file__).parent.parent / "recorded" / "status.json").read_text())
+RECORDED = json.loads(RECORDED_FILE.read_text(encoding="utf-8"))
 TEXTS = ["How do I reset my password?", "I forgot my login", "<b>bold</b> & <img src=x>"]
 LEAST_CONTRAST = 4.5
 UNKNOWN = "\u2013"
@@ -159,11 +161,13 @@ def test_gauges_and_charts(visit: Callable[..., Any]) -> None:
     zones = [zone.get_attribute("x") for zone in gauge.locator(".zone").all()]
     assert zones == ["0", "70", "85"]
     assert page.locator("#checks [data-name=drift] .gauge").count() == 0
-    chart = page.get_by_role(
-        "img", name="Memory, last 9 min 50 s: now 74.1\u00a0%, peak 74.1\u00a0%"
-    )
+    chart = page.get_by_role("img", name="Memory, last 10 min: now 74.1\u00a0%, peak 74.1\u00a0%")
     assert chart.locator(".line").count() == 2
     assert chart.locator(".limit").count() == 2
+    times = [time - 600 * (place < 30) for place, time in enumerate(RECORDED["recent"]["times"])]
+    page = visit(status=Status(recorded(recent={**RECORDED["recent"], "times": times}))).page
+    chart = page.get_by_role("img", name="Memory, last 20 min")
+    expect(chart.locator(".line")).to_have_count(3)
 
 
 def test_the_status_is_kept_current(visit: Callable[..., Any]) -> None:
@@ -190,9 +194,8 @@ def test_the_status_is_kept_current(visit: Callable[..., Any]) -> None:
 
 def test_unknown_figures(visit: Callable[..., Any]) -> None:
     """What the server cannot tell yet is shown as unknown, never as zero."""
-    status = visit().status
     blank = [{**row, "value": None, "text": None, "verdict": "unknown"} for row in all_normal()]
-    status.body = recorded(
+    body = recorded(
         verdict="unknown",
         state="starting",
         rows=blank,
@@ -200,7 +203,7 @@ def test_unknown_figures(visit: Callable[..., Any]) -> None:
         recent={name: [] for name in RECORDED["recent"]},
         events=[],
     )
-    visited = visit(status=status)
+    visited = visit(status=Status(body))
     page = visited.page
     expect(page.locator("#verdict")).to_contain_text("Starting: the model is loading; unknown: Re")
     assert cells(page.locator("#workers tbody tr")) == [[UNKNOWN] * 6]
@@ -390,9 +393,8 @@ def refusal(code: str, message: str) -> str:
 
 def test_a_server_without_a_status(visit: Callable[..., Any]) -> None:
     """A server that does not know `/status` is said not to; its plan and trying it still work."""
-    status = visit().status
-    status.code, status.body = 404, refusal("not_found", "there is no such path")
-    page = visit(status=status).page
+    body = refusal("not_found", "there is no such path")
+    page = visit(status=Status(body, 404)).page
     expect(page.locator("#trouble")).to_have_text(
         "The server cannot answer: there is no such path. This server does not report its status."
         " The plan and trying it work all the same.HTTP 404 · not_found · request abc"

@@ -8,6 +8,8 @@ const GAUGE_WIDTH = 100;
 const GAUGE_HEIGHT = 10;
 // How far a gauge reaches beyond its critical threshold.
 const GAUGE_REACH = 1.25;
+// Samples further apart than so many usual distances have a gap between them.
+const GAP = 3;
 
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -106,13 +108,15 @@ export function gauge(row) {
   );
 }
 
-/** Runs of points between the gaps where nothing was measured. */
+/** Runs of points between the gaps where nothing was measured: no value, or no sample at all. */
 function runs(points) {
+  const steps = points.slice(1).map(([x], i) => x - points[i][0]);
+  const usual = steps.toSorted((a, b) => a - b)[Math.floor(steps.length / 2)];
   const found = [[]];
-  for (const point of points) {
-    if (point[1] === null) found.push([]);
-    else found.at(-1).push(point);
-  }
+  points.forEach((point, i) => {
+    if (point[1] === null || (i > 0 && steps[i - 1] > GAP * usual)) found.push([]);
+    if (point[1] !== null) found.at(-1).push(point);
+  });
   return found.filter((run) => run.length > 0);
 }
 

@@ -72,13 +72,20 @@ function requestRate(workers) {
   return known.length ? known.reduce((sum, rate) => sum + rate, 0) : null;
 }
 
+/** How far back the samples go, in whole minutes where there are some. */
+function spanOf(times) {
+  if (times.length === 0) return age(null);
+  const seconds = times.at(-1) - times[0];
+  return age(seconds < 60 ? seconds : Math.round(seconds / 60) * 60);
+}
+
 function trend({ series, title, format, row, end }, { recent, rows, workers }) {
   const judged = rows.find(({ name }) => name === row);
   const { times, [series]: values } = recent;
   const known = values.filter((value) => value !== null);
   const now = format(judged ? judged.value : requestRate(workers));
   const peak = format(known.length ? Math.max(...known) : null);
-  const span = age(times.length ? times.at(-1) - times[0] : null);
+  const span = spanOf(times);
   const thresholds = judged ? { warning: judged.warning, critical: judged.critical } : {};
   const label = `${title}, last ${span}: now ${now}, peak ${peak}`;
   return el(
