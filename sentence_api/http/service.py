@@ -15,6 +15,9 @@ from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
 from sentence_api.settings import Settings
 
+# The routes that give vectors, by which the service is judged; the others only look at it.
+ROUTES = ("/query", "/query/batch")
+
 
 class Encoded(Protocol):
     """What an encoder returns; see `Embeddings` in `sentence_model_optimized.py`."""
