@@ -30,7 +30,7 @@ EDGES = {
     "engine": {"errors", "settings", "resources"},
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
-    "ops": {"errors", "settings", "resources", "engine", "serving", "http"},
+    "ops": {PACKAGE, "errors", "settings", "resources", "engine", "serving", "http"},
     "__main__": {PACKAGE, "errors", "settings", "engine", "ops"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,5 +68,6 @@ class Service:
     lifecycle: Lifecycle
     budget: RequestBudget
     render_metrics: Callable[[], bytes]
+    read_status: Callable[[], dict[str, Any]]
     on_response: Callable[[str, int, str | None, float], None]
     on_encoded: Callable[[Encoded], None]
