@@ -20,8 +20,6 @@ class Verdict(StrEnum):
 
 # Known trouble outranks what is not known, which outranks peace.
 _RANK = (Verdict.NORMAL, Verdict.UNKNOWN, Verdict.WARNING, Verdict.CRITICAL)
-# The convention of monitoring plugins.
-EXIT_STATUS = {Verdict.NORMAL: 0, Verdict.WARNING: 1, Verdict.CRITICAL: 2, Verdict.UNKNOWN: 3}
 
 
 @dataclass(frozen=True, slots=True)
