@@ -33,7 +33,7 @@ EDGES = {
     "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
     "ops": {PACKAGE, "errors", "settings", "resources", "engine", "serving", "http"},
     "commands": {PACKAGE, "errors", "settings", "engine", "ops"},
-    "__main__": {"commands", "ops"},
+    "__main__": {"commands", "healthcheck", "ops"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.
 SERVING_OF_ENGINE = {f"{PACKAGE}.engine.interface", f"{PACKAGE}.engine.padding"}

@@ -1,7 +1,7 @@
 """`python -m sentence_api check`: one screen that says how the service is, for people and plugins.
 
 Exit status: 0 normal, 1 warning, 2 critical, 3 cannot tell. Standard library only as long as the
-server answers, and no HTTP library: this runs inside the limits that it measures.
+server answers: this runs inside the limits that it measures (see `ask.py`).
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import sys
 import textwrap
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,12 +18,12 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from sentence_api.errors import StartupError
+from sentence_api.ops.ask import Answer, NoAnswer, NoStatus, get_status
 
 COMMAND = "check"
 # The convention of monitoring plugins.
 EXIT_STATUS = {"normal": 0, "warning": 1, "critical": 2, "unknown": 3}
 CANNOT_TELL = EXIT_STATUS["unknown"]
-TIMEOUT_SECONDS = 10.0
 # Where a local deployment notes its address; see `ops/local.py`.
 LOCAL_URL = Path("var/server.url")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -33,20 +31,18 @@ _OK, _NOT_FOUND = 200, 404
 _WIDTH = 80
 
 
-class NoAnswer(Exception):
-    """The server does not answer; the text says how."""
+def main(arguments: Sequence[str], early: Answer | None = None) -> int:
+    """Print the screen, or the status as JSON, and return the exit status.
 
-
-class NoStatus(Exception):
-    """Something answers, but not with a status."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Print the screen, or the status as JSON, and return the exit status."""
+    Args:
+        arguments: Those of the command line.
+        early: What the server of this container has answered already; an address among the
+            arguments counts for more.
+    """
     parsed = parser().parse_args(arguments)
     try:
         url = parsed.url or known_url(os.environ)
-        status = _status(url)
+        status = _status(url, None if parsed.url else early)
     except (NoStatus, StartupError) as exc:
         sys.stderr.write(f"sentence-api: {exc}\n")
         return CANNOT_TELL
@@ -55,10 +51,10 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_STATUS[status["verdict"]]
 
 
-def _status(url: str) -> dict[str, Any]:
+def _status(url: str, early: Answer | None) -> dict[str, Any]:
     """Return the server's status, or what is left of one that does not answer."""
     try:
-        return read_status(url)
+        return read_status(url, early)
     except NoAnswer as exc:
         from sentence_api.ops import away  # noqa: PLC0415 - see above
 
@@ -101,14 +97,14 @@ def known_url(environ: Mapping[str, str]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def read_status(url: str) -> dict[str, Any]:
-    """Return what `GET /status` says.
+def read_status(url: str, early: Answer | None = None) -> dict[str, Any]:
+    """Return what `GET /status` says, or has said early.
 
     Raises:
         NoAnswer: Nobody answers in time, or with an error.
         NoStatus: Something else answers there.
     """
-    code, body = _get(url)
+    code, body = early or _get(url)
     if code == _OK:
         try:
             status: dict[str, Any] = json.loads(body)
@@ -121,29 +117,11 @@ def read_status(url: str) -> dict[str, Any]:
     raise NoAnswer(f"answers with {code}")
 
 
-def _get(url: str) -> tuple[int, bytes]:
-    """Return status and body of `GET /status`."""
+def _get(url: str) -> Answer:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise NoStatus(f"{url} is no address; write for example http://127.0.0.1:5001")
-    request = f"GET {parts.path.rstrip('/')}/status HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n"
-    received = b""
-    until = time.monotonic() + TIMEOUT_SECONDS
-    try:
-        address = (parts.hostname, parts.port or 80)
-        with socket.create_connection(address, TIMEOUT_SECONDS) as connection:
-            connection.sendall(request.encode("ascii"))
-            while piece := connection.recv(65536):
-                received += piece
-                connection.settimeout(max(0.01, until - time.monotonic()))
-        head, _, body = received.partition(b"\r\n\r\n")
-        return int(head.split(b" ")[1]), body
-    except TimeoutError as exc:
-        raise NoAnswer(f"no answer within {TIMEOUT_SECONDS:.0f} s") from exc
-    except OSError as exc:
-        raise NoAnswer((exc.strerror or str(exc)).lower()) from exc
-    except (IndexError, ValueError) as exc:
-        raise NoStatus(f"what answers at {url} does not speak HTTP") from exc
+    return get_status(parts.hostname, parts.port or 80, parts.path.rstrip("/"))
 
 
 def screen(status: Mapping[str, Any], url: str) -> str:
