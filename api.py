@@ -14,9 +14,11 @@ from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
 from sentence_api.http.service import Service
+from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.planning import check_engine, one_line_exit, plan_for
 from sentence_api.ops.processes import Processes
+from sentence_api.ops.watch import ServedModel, Watch
 from sentence_api.serving.batcher import Caps
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
@@ -52,6 +54,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     check_engine(settings, read_manifest(model.artifact))
     model.load()
     lifecycle.model_loaded = True
+    board = Board()
+    watch = Watch(
+        settings=settings,
+        plan=plan,
+        metrics=metrics,
+        board=board,
+        directory=directory,
+        model=ServedModel(model.manifest, model.precision),
+        state=lambda: lifecycle.state,
+    )
     app = build_app(
         Service(
             settings=settings,
@@ -60,6 +72,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             lifecycle=lifecycle,
             budget=RequestBudget(plan.request_bytes),
             render_metrics=metrics.render,
+            read_status=watch.status,
             on_response=metrics.on_response,
             on_encoded=metrics.on_encoded,
         )
@@ -70,6 +83,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         model=model,
         lifecycle=lifecycle,
         metrics=metrics,
+        board=board,
+        watch=watch,
         directory=directory,
     )
     return app

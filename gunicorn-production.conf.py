@@ -86,6 +86,17 @@ def post_request(worker: Any, _request: Any, _environ: Any, _response: Any) -> N
     _processes(worker.app).after_request()
 
 
+def when_ready(server: Any) -> None:
+    """Note the start of the server."""
+    _processes(server.app).server_starts()
+
+
+def on_exit(server: Any) -> None:
+    """Note that the server was stopped, unless it never loaded."""
+    if server.app.callable is not None:
+        _processes(server.app).server_stops()
+
+
 def worker_abort(worker: Any) -> None:
     """Remember that gunicorn ended a worker whose heartbeat had stopped: that is a crash."""
     worker.aborted = True

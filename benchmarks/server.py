@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -39,7 +40,9 @@ def serving(cores: str, **settings: str | int) -> Iterator[Running]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    history = tempfile.TemporaryDirectory()
+    environment = {**os.environ, "SENTENCE_API_HISTORY": history.name}
+    environment |= {name: str(value) for name, value in settings.items()}
     started = time.monotonic()
     process = subprocess.Popen(
         ["taskset", "-c", cores, sys.executable, "-m", "gunicorn", "-c", CONFIG],  # noqa: S607
@@ -55,6 +58,7 @@ def serving(cores: str, **settings: str | int) -> Iterator[Running]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+        history.cleanup()
 
 
 def _wait(url: str) -> None:

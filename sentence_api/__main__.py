@@ -1,146 +1,38 @@
-"""The command line: `python -m sentence_api plan|export|local|settings`."""
+"""`python -m sentence_api COMMAND`.
+
+`check` starts alone and asks before it imports anything: it runs inside the limits that it
+measures, where the imports of the other commands would cost 25 MiB and half a second.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Sequence
 
-from sentence_api import __version__
-from sentence_api.engine.artifact import artifact_path
-from sentence_api.errors import StartupError
-from sentence_api.ops import local, rendering
-from sentence_api.ops.planning import find_subject, plan_figures, plan_subject
-from sentence_api.settings import Settings, read_settings
-
-FAILURE = 1
-USAGE = 2
+from sentence_api import healthcheck
+from sentence_api.ops import ask
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for a failure, 2 for what cannot be."""
-    parsed = _parser().parse_args(arguments)
+    """Run one command and return its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["check"]:
+        early = _early_answer()
+        from sentence_api.ops import check  # noqa: PLC0415
+
+        return check.main(given[1:], early)
+    from sentence_api import commands  # noqa: PLC0415
+
+    return commands.main(given)
+
+
+def _early_answer() -> ask.Answer | None:
+    """Return the status of this container's server, whose address the image sets."""
     try:
-        status: int = parsed.run(parsed, read_settings(os.environ))
-    except StartupError as exc:
-        print(f"sentence-api: {exc}", file=sys.stderr)
-        return USAGE if parsed.command == "plan" else FAILURE
-    return status
-
-
-def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Print the plan for this machine, or for the one described."""
-    described = {"cpus": parsed.cpus, "memory": parsed.memory}
-    given = {name: value for name, value in described.items() if value is not None}
-    settings = settings.model_copy(update=given)
-    subject = find_subject(settings)
-    plan = plan_subject(subject, settings)
-    show: dict[str, Callable[[], str]] = {
-        "table": lambda: rendering.plan_table(plan, subject),
-        "json": lambda: json.dumps(plan_figures(plan, settings), indent=2),
-        "env": lambda: rendering.plan_environment(plan),
-    }
-    print(show[parsed.format]())
-    if parsed.explain:
-        print("\n" + rendering.plan_steps(plan, subject), file=_beside(parsed.format))
-    return 0
-
-
-def _beside(output_format: str) -> TextIO:
-    """Return where an explanation goes: with JSON or variables it must not mix with them."""
-    return sys.stdout if output_format == "table" else sys.stderr
-
-
-def _export(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Export a model, printing one line per step."""
-    # torch and sentence-transformers take seconds to import, and only this command needs them.
-    from sentence_api.engine.export import export  # noqa: PLC0415
-
-    given = {"model": parsed.model, "model_revision": parsed.revision, "engine": parsed.engine}
-    update = {name: value for name, value in given.items() if value is not None}
-    settings = settings.model_copy(update=update)
-    output = parsed.output or artifact_path(settings)
-    manifest = export(
-        settings.model,
-        settings.model_revision,
-        settings.engine,
-        output,
-        _say,
-    )
-    print(rendering.export_summary(manifest, output))
-    return 0
-
-
-def _settings(parsed: argparse.Namespace, _settings: Settings) -> int:
-    """Print every setting as a Markdown page."""
-    del parsed
-    print(rendering.settings_page(), end="")
-    return 0
-
-
-def _local(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Run one step of a deployment without containers."""
-    files = local.Files()
-    if parsed.action == "up":
-        local.up(settings, files, _say)
-    elif parsed.action == "down":
-        _say("stopped" if local.down(files) else "nothing was running")
-    elif parsed.action == "has-model":
-        return 0 if artifact_path(settings).exists() else FAILURE
-    elif parsed.action == "status":
-        return 0 if local.status(files, _say) else FAILURE
-    return 0
-
-
-def _say(line: str) -> None:
-    """Print at once, so that long work shows its progress through a pipe too."""
-    print(line, flush=True)
-
-
-def _cpus(text: str) -> float:
-    """Read a positive, finite number of CPUs."""
-    try:
-        cpus = float(text)
-    except ValueError:
-        cpus = 0.0
-    if not 0 < cpus < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
-    return cpus
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sentence_api", description="Size, export and describe the embedding API."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    plan = commands.add_parser("plan", help="show how this machine would be used, and why")
-    plan.add_argument("--cpus", type=_cpus, metavar="N", help="plan for so many CPUs instead")
-    plan.add_argument("--memory", metavar="SIZE", help="plan for so much RAM instead, as 8G")
-    plan.add_argument("--format", choices=("table", "json", "env"), default="table")
-    plan.add_argument("--explain", action="store_true", help="show each line of the sum")
-    plan.set_defaults(run=_plan)
-
-    export = commands.add_parser("export", help="turn a model into what is served, and prove it")
-    export.add_argument("--model", help="bundled default, a local folder or a hub id")
-    export.add_argument("--revision", help="commit hash of a hub id")
-    export.add_argument("--engine", choices=("openvino", "torch"))
-    export.add_argument("--output", type=Path, metavar="FOLDER")
-    export.set_defaults(run=_export)
-
-    local_ = commands.add_parser("local", help="what deploy-production.sh --local runs")
-    local_.add_argument("action", choices=("up", "down", "status", "has-model"))
-    local_.set_defaults(run=_local)
-
-    settings = commands.add_parser("settings", help="print every setting as Markdown")
-    settings.set_defaults(run=_settings)
-    return parser
+        return ask.get_status(*healthcheck.address(os.environ))
+    except (KeyError, ValueError, ask.NoAnswer, ask.NoStatus):
+        return None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ def _field(default: Any, help_text: str, *names: str, **limits: Any) -> Any:
     return Field(default, description=help_text, json_schema_extra={"names": list(names)}, **limits)
 
 
+def _percent(default: float, help_text: str) -> Any:
+    """Declare a threshold in percent."""
+    return _field(float(default), help_text, gt=0, le=100)
+
+
 class Settings(BaseModel):
     """Everything that can be set from outside. None means: the plan decides."""
 
@@ -108,6 +113,42 @@ class Settings(BaseModel):
         "info", "Least severe level that is logged.", "LOG_LEVEL"
     )
     access_log: bool = _field(False, "Log a line per request.")
+
+    history: Path = _field(
+        Path("var/history"), "Folder of the history that check, monitor and report read."
+    )
+    history_seconds: float = _field(
+        10.0, "Seconds between two samples of the history; 0 keeps none.", ge=0, le=3600
+    )
+    status_window: float = _field(
+        60.0, "Seconds that the rates and shares of /status are over.", ge=1, le=3600
+    )
+    memory_warning: float = _percent(70, "Working set in percent of the limit: warning from here.")
+    memory_critical: float = _percent(85, "The same: critical above this.")
+    cpu_warning: float = _percent(80, "CPU time in percent of the quota: warning from here.")
+    cpu_critical: float = _percent(95, "The same: critical above this.")
+    latency_warning: float = _field(
+        2.0, "95th percentile of response times in seconds: warning from here.", gt=0
+    )
+    latency_critical: float = _field(5.0, "The same: critical above this.", gt=0)
+    restarts_warning: float = _field(
+        5.0, "Unplanned worker restarts in an hour: warning from here.", gt=0
+    )
+    restarts_critical: float = _field(20.0, "The same: critical above this.", gt=0)
+    throttled_warning: float = _percent(
+        25, "Scheduler periods in which the quota ran out, in percent: warning from here."
+    )
+    throttled_critical: float = _percent(50, "The same: critical above this.")
+    queue_warning: float = _percent(50, "Fullness of a queue in percent: warning from here.")
+    queue_critical: float = _percent(90, "The same: critical above this.")
+    rejected_warning: float = _percent(
+        1, "Requests refused for load, in percent: warning from here."
+    )
+    rejected_critical: float = _percent(10, "The same: critical above this.")
+    errors_warning: float = _percent(
+        1, "Answers with a status from 500 up, in percent: warning from here."
+    )
+    errors_critical: float = _percent(5, "The same: critical above this.")
 
 
 def names_of(field: str) -> list[str]:

@@ -80,6 +80,7 @@ def serve(
                 env={
                     **inherited,
                     "SENTENCE_API_ARTIFACT": str(artifact),
+                    "SENTENCE_API_HISTORY": str(log.with_name("history")),
                     "PORT": str(port),
                     **given,
                 },

@@ -21,6 +21,7 @@ FLOORS = {
     "http": 3,
     "ops": 3,
     "healthcheck": 4,
+    "commands": 4,
     "__main__": 4,
 }
 # What each package imports of the others. On a floor of its own an edge goes one way only.
@@ -30,8 +31,9 @@ EDGES = {
     "engine": {"errors", "settings", "resources"},
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
-    "ops": {"errors", "settings", "resources", "engine", "serving", "http"},
-    "__main__": {PACKAGE, "errors", "settings", "engine", "ops"},
+    "ops": {PACKAGE, "errors", "settings", "resources", "engine", "serving", "http"},
+    "commands": {PACKAGE, "errors", "settings", "engine", "ops"},
+    "__main__": {"commands", "healthcheck", "ops"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.
 SERVING_OF_ENGINE = {f"{PACKAGE}.engine.interface", f"{PACKAGE}.engine.padding"}
@@ -46,7 +48,7 @@ ONLY_THERE = {
     "sentence_transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
     "transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
     f"{PACKAGE}.engine.torch": (f"{ENGINE}/loader.py", f"{ENGINE}/export.py"),
-    f"{PACKAGE}.engine.export": (f"{PACKAGE}/__main__.py",),
+    f"{PACKAGE}.engine.export": (f"{PACKAGE}/commands.py",),
 }
 MOST_LINES = 300
 

@@ -75,10 +75,10 @@ def test_cgroup_memory(tree: str, memory: CgroupMemory | None) -> None:
 @pytest.mark.parametrize(
     ("tree", "cpu"),
     [
-        ("docker-v2", CgroupCpu(1.0, 371, 24.853907)),
-        ("slice-v2", CgroupCpu(1.5, 1204, 96.420315)),
-        ("docker-v1", CgroupCpu(2.5, 11, 0.90776921)),
-        ("hybrid", CgroupCpu(None, 0, 0.0)),
+        ("docker-v2", CgroupCpu(1.0, 371, 24.853907, 2610, 184.502113)),
+        ("slice-v2", CgroupCpu(1.5, 1204, 96.420315, 9120, 812.045511)),
+        ("docker-v1", CgroupCpu(2.5, 11, 0.90776921, 15, 5.812345678)),
+        ("hybrid", CgroupCpu(None, 0, 0.0, 0, 5231.846912345)),
         ("bare", None),
     ],
 )
@@ -222,16 +222,17 @@ def test_smaller_limit_of_the_own_group(tmp_path: Path) -> None:
     changes = {service + "memory.max": str(700 * MIB), service + "cpu.max": "50000 100000"}
     root = altered(tmp_path, "slice-v2", changes)
     assert read_cgroup_memory(root) == CgroupMemory(700 * MIB, 402653184 - 62914560, 1)
-    assert read_cgroup_cpu(root) == CgroupCpu(0.5, 0, 0.0)
+    assert read_cgroup_cpu(root) == CgroupCpu(0.5, 0, 0.0, 0, 184.502113)
 
 
 def test_sandbox_without_statistics(tmp_path: Path) -> None:
     """Limits alone suffice: what a sandbox does not count is zero."""
     memory, cpu = "sys/fs/cgroup/memory/memory.", "sys/fs/cgroup/cpu,cpuacct/cpu."
-    changes = dict.fromkeys([memory + "stat", memory + "oom_control", cpu + "stat"])
+    names = [memory + "stat", memory + "oom_control", cpu + "stat", cpu[:-1] + "acct.usage"]
+    changes = dict.fromkeys(names)
     root = altered(tmp_path, "docker-v1", changes)
     assert read_cgroup_memory(root) == CgroupMemory(1024 * MIB, 114925568, 0)
-    assert read_cgroup_cpu(root) == CgroupCpu(2.5, 0, 0.0)
+    assert read_cgroup_cpu(root) == CgroupCpu(2.5, 0, 0.0, 0, None)
 
 
 def test_old_kernel_without_oom_counter(tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ def test_what_is_no_limit(text: str, tmp_path: Path) -> None:
 def test_what_is_no_quota(text: str, tmp_path: Path) -> None:
     """Anything but a quota and a period limits nothing."""
     root = altered(tmp_path, "docker-v2", {"sys/fs/cgroup/cpu.max": text})
-    assert read_cgroup_cpu(root) == CgroupCpu(None, 371, 24.853907)
+    assert read_cgroup_cpu(root) == CgroupCpu(None, 371, 24.853907, 2610, 184.502113)
 
 
 @pytest.mark.parametrize("text", [None, "", "MemTotal: 0 kB", "MemTotal: -1 kB", "MemFree: 1 kB"])

@@ -150,6 +150,7 @@ def serve(settings: dict[str, Any] | None = None, budget: int = MIB) -> Served:
             lifecycle=lifecycle,
             budget=held,
             render_metrics=lambda: b"some_metric 1.0\n",
+            read_status=lambda: {"state": "ready", "rows": []},
             on_response=on_response,
             on_encoded=encoded.append,
         )

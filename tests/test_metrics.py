@@ -1,11 +1,13 @@
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from prometheus_client import values
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from sentence_api.http.service import Encoded
@@ -21,12 +23,15 @@ FAMILIES = {
     "sentence_api_truncated_texts": ("counter", set()),
     "sentence_api_tokens": ("counter", set()),
     "sentence_api_padded_tokens": ("counter", set()),
+    "sentence_api_padding_tokens": ("counter", set()),
+    "sentence_api_rejected_requests": ("counter", {"reason"}),
     "sentence_api_inference_seconds": ("counter", set()),
     "sentence_api_batch_items": ("histogram", set()),
     "sentence_api_collection_seconds": ("counter", set()),
     "sentence_api_collections": ("counter", set()),
     "sentence_api_queue_tokens": ("gauge", set()),
     "sentence_api_worker_exits": ("counter", {"cause"}),
+    "sentence_api_worker_last_exit_timestamp_seconds": ("gauge", {"cause"}),
 }
 
 
@@ -83,7 +88,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 def test_the_metrics_that_there_are(alone: Metrics) -> None:
     """Names, types and labels are what dashboards are built on."""
     alone.on_response("/query", 429, "queue_full", 0.1)
-    alone.worker_exits.labels("crash").inc()
+    alone.on_exit("crash")
     families = {
         family.name: (
             family.type,
@@ -119,6 +124,51 @@ def test_responses(alone: Metrics) -> None:
     }
 
 
+def test_rejections(alone: Metrics) -> None:
+    """Refused requests for vectors are counted by reason; health checks and faults are not."""
+    alone.on_response("/query", 429, "queue_full", 0.1)
+    alone.on_response("/query/batch", 503, "deadline_exceeded", 0.1)
+    alone.on_response("/query", 422, "invalid_value", 0.1)
+    alone.on_response("/health/ready", 503, "draining", 0.1)
+    found = {name: count for name, count in samples(alone).items() if name.startswith("rejected")}
+    assert found == {
+        "rejected_requests_total{reason=queue_full}": 1,
+        "rejected_requests_total{reason=deadline_exceeded}": 1,
+    }
+
+
+def test_exits(alone: Metrics) -> None:
+    """The ends of workers are counted by cause, with the time of the last one."""
+    before = time.time()
+    alone.on_exit("crash")
+    alone.on_exit("crash")
+    found = samples(alone)
+    last = found.pop("worker_last_exit_timestamp_seconds{cause=crash}")
+    assert before <= last <= time.time()
+    assert found == {"worker_exits_total{cause=crash}": 2}
+
+
+def test_figures_of_each_slot(directory: Path) -> None:
+    """The figures of every slot can be told apart, also after its worker has ended."""
+    metrics = Metrics(directory)
+    for slot, texts in ((0, 3), (11, 5)):
+        metrics.use_slot(slot)
+        metrics.on_encoded(answer(texts, texts))
+        metrics.on_response("/query", 200, None, 0.01 * texts)
+    found = metrics.by_slot()
+    key = ("sentence_api_texts_total", frozenset[tuple[str, str]]())
+    bucket = frozenset({("route", "/query"), ("le", "0.025")})
+    assert {slot: figures[key] for slot, figures in found.items()} == {"0": 3, "11": 5, MASTER: 0}
+    assert found["0"]["sentence_api_request_seconds_bucket", bucket] == 0
+    assert found["11"]["sentence_api_request_seconds_bucket", bucket] == 0
+
+
+def test_what_is_known_of_the_whole_server_is_added(alone: Metrics) -> None:
+    """At each rendering the figures that no worker counts are asked for."""
+    alone.describe = lambda: [GaugeMetricFamily("sentence_api_plan_workers", "Workers.", 3)]
+    assert samples(alone) == {"plan_workers": 3}
+
+
 def test_texts(alone: Metrics) -> None:
     """Texts, tokens, cut texts and waiting times of answered requests add up."""
     alone.on_encoded(answer(3, 21, (0, 2)))
@@ -140,6 +190,7 @@ def test_passes(alone: Metrics) -> None:
         "batch_items_count": 2,
         "batch_items_sum": 67,
         "padded_tokens_total": 536,
+        "padding_tokens_total": 16,
         "inference_seconds_total": 0.75,
     }
 

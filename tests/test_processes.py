@@ -11,13 +11,17 @@ from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
 from sentence_api.errors import CanaryFailed
+from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.processes import Processes
+from sentence_api.ops.watch import ServedModel, Watch
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB
 from sentence_api.serving.lifecycle import Lifecycle, State
 from sentence_api.settings import Settings
+from tests.test_http_app import MANIFEST
 
+_COUNTED = ("exits_total", "collections_total", "api_queue_tokens")
 PLAN = make_plan(Machine(1, 4 * GIB))
 
 
@@ -58,7 +62,7 @@ class Server:
             )
             for family in text_string_to_metric_families(self.metrics.render().decode())
             for sample in family.samples
-            if sample.value and sample.name.endswith(("exits_total", "collections_total", "tokens"))
+            if sample.value and sample.name.endswith(_COUNTED)
         }
 
 
@@ -78,12 +82,28 @@ def serve(directory: Path) -> Iterator[Callable[..., Server]]:
         lifecycle = Lifecycle(model_loaded=True)
         model = Model(lifecycle)
         metrics = Metrics(directory)
+        chosen = Settings.model_validate(
+            {"recycle_min_age": 0, "history": directory / "history", **settings}
+        )
+        plan = replace(PLAN, recycle_watermark_bytes=watermark)
+        board = Board()
+        watch = Watch(
+            settings=chosen,
+            plan=plan,
+            metrics=metrics,
+            board=board,
+            directory=directory if shared else None,
+            model=ServedModel(MANIFEST, "float32"),
+            state=lambda: lifecycle.state,
+        )
         processes = Processes(
-            settings=Settings.model_validate({"recycle_min_age": 0, **settings}),
-            plan=replace(PLAN, recycle_watermark_bytes=watermark),
+            settings=chosen,
+            plan=plan,
             model=model,
             lifecycle=lifecycle,
             metrics=metrics,
+            board=board,
+            watch=watch,
             directory=directory if shared else None,
         )
         return Server(processes, model, lifecycle, metrics)

@@ -38,6 +38,25 @@ DEFAULTS = {
     "recycle_min_age": 720,
     "log_level": "info",
     "access_log": False,
+    "history": Path("var/history"),
+    "history_seconds": 10.0,
+    "status_window": 60.0,
+    "memory_warning": 70.0,
+    "memory_critical": 85.0,
+    "cpu_warning": 80.0,
+    "cpu_critical": 95.0,
+    "latency_warning": 2.0,
+    "latency_critical": 5.0,
+    "restarts_warning": 5.0,
+    "restarts_critical": 20.0,
+    "throttled_warning": 25.0,
+    "throttled_critical": 50.0,
+    "queue_warning": 50.0,
+    "queue_critical": 90.0,
+    "rejected_warning": 1.0,
+    "rejected_critical": 10.0,
+    "errors_warning": 1.0,
+    "errors_critical": 5.0,
 }
 SHORT_NAMES = {
     "SENTENCE_TRANSFORMER_MODEL": ("model", "some/model", "some/model"),
@@ -74,6 +93,9 @@ BOUNDS = {
     "max_requests": (0, None),
     "collect_every": (0, None),
     "recycle_min_age": (0, None),
+    "history_seconds": (0, 3600),
+    "status_window": (1, 3600),
+    "memory_critical": (1, 100),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def _runtime() -> Any:
     return openvino
 
 
+@cache
 def supported_precisions() -> tuple[str, ...]:
     """Return what this CPU computes in, the fastest first."""
     capabilities = _runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from sentence_api.resources.formula import Plan
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
 from sentence_api.settings import Settings
+
+# The routes that give vectors, by which the service is judged; the others only look at it.
+ROUTES = ("/query", "/query/batch")
 
 
 class Encoded(Protocol):
@@ -65,5 +68,6 @@ class Service:
     lifecycle: Lifecycle
     budget: RequestBudget
     render_metrics: Callable[[], bytes]
+    read_status: Callable[[], dict[str, Any]]
     on_response: Callable[[str, int, str | None, float], None]
     on_encoded: Callable[[Encoded], None]

@@ -1,4 +1,4 @@
-"""`GET /model-status`, `/memory-status` and `/metrics`."""
+"""`GET /status`, `/model-status`, `/memory-status` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def register(app: Flask, service: Service) -> None:
                 "requests_held_mb": _mib(service.budget.held_bytes),
             }
         )
+
+    @app.get("/status")
+    def status() -> Response:
+        return json_response(service.read_status())
 
     @app.get("/metrics")
     def metrics() -> Response:

@@ -6,6 +6,7 @@ counters outlive a worker and no files pile up.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from prometheus_client import (
@@ -16,13 +17,19 @@ from prometheus_client import (
     generate_latest,
     values,
 )
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
-from sentence_api.http.service import Encoded
+from sentence_api.http.service import ROUTES, Encoded
 from sentence_api.serving.batcher import Pass
 
+Key = tuple[str, frozenset[tuple[str, str]]]
+
 MASTER = "master"
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
+# Refusals by load or state; what is wrong with a request itself is no rejection.
+REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -41,6 +48,7 @@ class Metrics:
             values.ValueClass = values.MutexValue
         else:
             values.ValueClass = values.MultiProcessValue(lambda: self.slot)  # type: ignore[no-untyped-call]
+        self.describe: Callable[[], Iterable[Metric]] = lambda: ()
         self._registry = CollectorRegistry()
         self._define()
 
@@ -56,13 +64,13 @@ class Metrics:
             f"{prefix}_request_seconds",
             "Time from request to response.",
             ["route"],
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=own,
         )
         self.queue_seconds = Histogram(
             f"{prefix}_queue_seconds",
             "Time a request waited for its first forward pass.",
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=own,
         )
         self.texts = Counter(f"{prefix}_texts", "Texts embedded.", registry=own)
@@ -70,6 +78,15 @@ class Metrics:
         self.tokens = Counter(f"{prefix}_tokens", "Tokens embedded.", registry=own)
         self.padded_tokens = Counter(
             f"{prefix}_padded_tokens", "Tokens computed, padding included.", registry=own
+        )
+        self.padding_tokens = Counter(
+            f"{prefix}_padding_tokens", "Tokens computed that were only padding.", registry=own
+        )
+        self.rejected = Counter(
+            f"{prefix}_rejected_requests",
+            "Requests for vectors refused by load or state, by reason.",
+            ["reason"],
+            registry=own,
         )
         self.inference_seconds = Counter(
             f"{prefix}_inference_seconds", "Time spent in forward passes.", registry=own
@@ -90,6 +107,13 @@ class Metrics:
         self.worker_exits = Counter(
             f"{prefix}_worker_exits", "Workers that ended, by cause.", ["cause"], registry=own
         )
+        self.worker_exit_time = Gauge(
+            f"{prefix}_worker_last_exit_timestamp_seconds",
+            "When the last worker ended, by cause.",
+            ["cause"],
+            registry=own,
+            multiprocess_mode="max",
+        )
 
     def use_slot(self, slot: int) -> None:
         """Write to the files of `slot` from now on."""
@@ -106,6 +130,13 @@ class Metrics:
         self.request_seconds.labels(route).observe(seconds)
         if code is not None:
             self.errors.labels(code).inc()
+            if route in ROUTES and code in REJECTIONS:
+                self.rejected.labels(code).inc()
+
+    def on_exit(self, cause: str) -> None:
+        """Count the end of one worker."""
+        self.worker_exits.labels(cause).inc()
+        self.worker_exit_time.labels(cause).set_to_current_time()
 
     def on_encoded(self, encoded: Encoded) -> None:
         """Count the texts of one answered request."""
@@ -119,6 +150,7 @@ class Metrics:
         """Count one forward pass."""
         self.batch_items.observe(done.items)
         self.padded_tokens.inc(done.padded_tokens)
+        self.padding_tokens.inc(done.padded_tokens - done.tokens)
         self.inference_seconds.inc(done.seconds)
 
     def on_collect(self, seconds: float) -> None:
@@ -127,9 +159,50 @@ class Metrics:
         self.collection_seconds.inc(seconds)
 
     def render(self) -> bytes:
-        """Return all metrics of all processes in Prometheus' text format."""
-        if self._directory is None:
-            return generate_latest(self._registry)
+        """Return all metrics of all processes, and what `describe` adds, as Prometheus' text."""
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=str(self._directory))  # type: ignore[no-untyped-call]
+        registry.register(_Families(self._families))
         return generate_latest(registry)
+
+    def by_slot(self) -> dict[str, dict[Key, float]]:
+        """Return every figure of each slot, by name and labels; slots of dead workers included."""
+        if self._directory is None:
+            return {self.slot: _flat(self._registry.collect())}
+        files: dict[str, list[str]] = {}
+        for path in sorted(self._directory.glob("*.db")):
+            files.setdefault(path.stem.rpartition("_")[2], []).append(str(path))
+        return {slot: _flat(_merged(paths)) for slot, paths in files.items()}
+
+    def _families(self) -> Iterator[Metric]:
+        """Yield the metrics of all processes, then those of the server as a whole."""
+        if self._directory is None:
+            yield from self._registry.collect()
+        else:
+            yield from _merged([str(path) for path in self._directory.glob("*.db")])
+        yield from self.describe()
+
+
+class _Families(Collector):
+    """Metric families as the library's registry takes them."""
+
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families as they are now."""
+        return self._families()
+
+
+def _merged(paths: list[str]) -> Iterable[Metric]:
+    """Return the sums over some files of this server."""
+    merged: Iterable[Metric] = MultiProcessCollector.merge(paths, accumulate=True)  # type: ignore[no-untyped-call]
+    return merged
+
+
+def _flat(families: Iterable[Metric]) -> dict[Key, float]:
+    """Return the samples of some families by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }

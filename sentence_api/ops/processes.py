@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import logging
-import mmap
+import os
 from collections.abc import Callable, Iterable
-from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
 import gevent
 
+from sentence_api.ops.board import Board, Exit
 from sentence_api.ops.metrics import Metrics
+from sentence_api.ops.watch import Watch
 from sentence_api.resources.formula import Plan
+from sentence_api.resources.host import read_cgroup_memory
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import Collector, Watermark, freeze
 from sentence_api.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# More workers than the settings allow, and as many again while old ones drain.
-_SLOTS = 512
-
-
-class Exit(IntEnum):
-    """How a worker says it ends; one that says nothing has crashed."""
-
-    CRASH = 0
-    STOP = 1
-    RETIREMENT = 2
+_BY_CAUSE = {"crash": "", "oom": ": the kernel killed it for memory"}
+_ENDED = {
+    "crash": "crashed",
+    "oom": "was killed by the kernel for memory",
+    "retirement": "retired above its memory watermark",
+}
 
 
 class Startable(Protocol):
@@ -49,6 +47,8 @@ class Processes:
         model: The loaded model.
         lifecycle: The state that health checks report.
         metrics: Where ends and collections are counted.
+        board: What the processes know of each other.
+        watch: Who records what happens.
         directory: A folder that the processes share.
     """
 
@@ -60,6 +60,8 @@ class Processes:
         model: Startable,
         lifecycle: Lifecycle,
         metrics: Metrics,
+        board: Board,
+        watch: Watch,
         directory: Path | None,
     ) -> None:
         self._settings = settings
@@ -67,10 +69,12 @@ class Processes:
         self._model = model
         self._lifecycle = lifecycle
         self._metrics = metrics
+        self._board = board
+        self._watch = watch
         self._directory = directory
         self._collector: Collector | None = None
         self._watermark: Watermark | None = None
-        self._exits = mmap.mmap(-1, _SLOTS)
+        self._oom_kills = _oom_kills()
         self._frozen = False
 
     def before_fork(self, taken: Iterable[int]) -> int:
@@ -78,8 +82,7 @@ class Processes:
         if not self._frozen:
             freeze()
             self._frozen = True
-        held = set(taken)
-        return next(slot for slot in range(_SLOTS) if slot not in held)
+        return self._board.free_slot(taken)
 
     def start_worker(
         self, slot: int, is_draining: Callable[[], bool], retire: Callable[[], None]
@@ -90,6 +93,7 @@ class Processes:
             CanaryFailed: The model does not give its reference vector.
         """
         self._metrics.use_slot(slot)
+        self._board.begin(slot)
         # The event loop of this process: the one it was forked with is not its own.
         soon = gevent.get_hub().loop.run_callback
         self._collector = Collector(self._settings.collect_every, soon, self._metrics.on_collect)
@@ -103,8 +107,11 @@ class Processes:
             )
         self._model.start()
         self._lifecycle.verified = True
+        self._board.set_ready(slot, ready=True)
+        self._watch.start_recording()
         freeze()
         log.info("worker ready in slot %d", slot)
+        self._watch.note("ready", f"worker {slot} is ready (process {os.getpid()})")
 
     def after_request(self) -> None:
         """Collect, and retire if this worker has grown too large; runs after the response."""
@@ -117,21 +124,45 @@ class Processes:
         # the forward passes and the other connections in.
         gevent.sleep(0)
 
+    def server_starts(self) -> None:
+        """Note in the master that the server begins to serve."""
+        self._watch.server_starts()
+
+    def server_stops(self) -> None:
+        """Note in the master that the server was stopped."""
+        self._watch.note("stop", "the server was stopped")
+
     def worker_stops(self, slot: int, *, asked: bool) -> None:
         """Note in the worker that it ends; `asked` is False when it ends by a fault."""
-        if asked and self._exits[slot] == Exit.CRASH:
-            self._exits[slot] = Exit.STOP
+        if asked:
+            self._board.announce(slot, Exit.STOP)
 
     def worker_ended(self, slot: int) -> None:
         """Count in the master how a worker ended, and free its slot."""
-        cause = Exit(self._exits[slot])
-        self._exits[slot] = Exit.CRASH
+        how = self._board.end(slot)
         self._metrics.forget_gauges(slot)
-        self._metrics.worker_exits.labels(cause.name.lower()).inc()
-        if cause is Exit.CRASH:
-            log.error("worker in slot %d crashed", slot)
+        cause = "oom" if how is Exit.CRASH and self._was_killed_for_memory() else how.name.lower()
+        self._metrics.on_exit(cause)
+        if how is Exit.CRASH:
+            log.error("worker in slot %d crashed%s", slot, _BY_CAUSE[cause])
+        if how is not Exit.STOP:
+            self._watch.note(cause, f"worker {slot} {_ENDED[cause]}")
+
+    def _was_killed_for_memory(self) -> bool:
+        """Tell whether the kernel has counted a kill that no worker's end is put down to yet."""
+        if _oom_kills() <= self._oom_kills:
+            return False
+        self._oom_kills += 1
+        return True
 
     def _retire(self, slot: int, retire: Callable[[], None]) -> None:
         """Begin this worker's retirement."""
-        self._exits[slot] = Exit.RETIREMENT
+        self._board.announce(slot, Exit.RETIREMENT)
+        self._board.set_ready(slot, ready=False)
         retire()
+
+
+def _oom_kills() -> int:
+    """Return the kills for memory in this control group, the only proof of one."""
+    group = read_cgroup_memory()
+    return group.oom_kills if group else 0

@@ -83,11 +83,15 @@ class CgroupCpu:
         quota_cpus: The smallest quota from the process's own group upwards; None without one.
         throttled_periods: Periods in which the group with that quota ran out of it.
         throttled_seconds: Time its threads were held back, summed over CPUs.
+        periods: Periods in which it had something to run; none are counted without a quota.
+        used_seconds: CPU time of the group, of all that ever ran in it; None where nobody counts.
     """
 
     quota_cpus: float | None
     throttled_periods: int
     throttled_seconds: float
+    periods: int
+    used_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,21 @@ def read_cgroup_cpu(root: Path = Path("/")) -> CgroupCpu | None:
         quota_cpus=None if math.isinf(binding.amount) else binding.amount,
         throttled_periods=stat.get("nr_throttled", 0),
         throttled_seconds=stat.get(key, 0) / second,
+        periods=stat.get("nr_periods", 0),
+        used_seconds=_used_seconds(root, binding.version, stat),
     )
+
+
+def _used_seconds(root: Path, version: int, stat: dict[str, int]) -> float | None:
+    """Return the CPU time of the group; v1 keeps it under a controller of its own."""
+    if version == _V2:
+        return stat["usage_usec"] / 1e6 if "usage_usec" in stat else None
+    for _, groups in _hierarchies(root, "cpuacct"):
+        for group in groups:
+            used = _number(_read(group / "cpuacct.usage"))
+            if used is not None:
+                return used / 1e9
+    return None
 
 
 def _affinity() -> int:

@@ -267,6 +267,7 @@ def start_and_fail(artifact: Path, **settings: str) -> str:
             "SENTENCE_API_ARTIFACT": str(artifact),
             "PORT": str(port),
             "WEB_CONCURRENCY": "1",
+            "SENTENCE_API_HISTORY_SECONDS": "0",
             **settings,
         },
         stdout=subprocess.PIPE,

@@ -1,0 +1,146 @@
+"""The status of a server that does not answer: what its history and the kernel still tell."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sentence_api import __version__
+from sentence_api.errors import StartupError
+from sentence_api.ops import advice
+from sentence_api.ops.figures import window
+from sentence_api.ops.history import FILE, History
+from sentence_api.ops.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.ops.planning import plan_for
+from sentence_api.ops.sample import UNPLANNED, Sample
+from sentence_api.ops.status import RECENT_SECONDS, Facts, document
+from sentence_api.ops.thresholds import Verdict, thresholds_of
+from sentence_api.resources.formula import Machine, Plan, make_plan
+from sentence_api.resources.host import read_cgroup_memory, read_host
+from sentence_api.resources.sizes import GIB
+from sentence_api.settings import Settings, read_settings
+
+STATE = "unhealthy"
+_MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - where a server without a folder keeps its history
+# These are over the last hour, whoever answers now.
+_STILL_TRUE = {"readiness", "restarts", "oom_kills"}
+
+
+def status(url: str, reason: str) -> dict[str, Any]:
+    """Return a status in the form of `GET /status`, its readiness critical.
+
+    Raises:
+        StartupError: The settings do not allow even that.
+    """
+    settings = read_settings(os.environ)
+    now = time.time()
+    history = find_history(settings.history)
+    events = history.events() if history else []
+    kept = history.sample_at(now) if history else None
+    plan = _plan(settings)
+    newer, is_live = _with_memory(kept or _blank(now, plan))
+    older = _older(history, newer, settings.status_window)
+    figures = window(older, newer)
+    lost = Counter(
+        event.kind
+        for event in events
+        if event.kind in UNPLANNED and event.time >= now - INCIDENT_SECONDS
+    )
+    incidents = Incidents(dict(lost), lost["oom"])
+    rows = judge(figures, incidents, plan, thresholds_of(settings), STATE)
+    still_true = _STILL_TRUE | ({"memory"} if is_live else set())
+    rows = [
+        _readiness(row, url, reason)
+        if row.name == "readiness"
+        else _as_known(row, None if row.name in still_true else newer.time, kept is not None)
+        for row in rows
+    ]
+    facts = Facts(
+        state=STATE,
+        newer=newer,
+        older=older,
+        hour=older,
+        recent=history.samples(newer.time - RECENT_SECONDS) if history else [],
+        events=events,
+    )
+    service = {"version": __version__, "model": settings.model, "engine": settings.engine}
+    found = document(service, facts, plan, figures, rows)
+    if kept is None:
+        found["service"]["started"] = None
+    return found
+
+
+def find_history(folder: Path) -> History | None:
+    """Return the history in `folder`, or the newest one that a server keeps in memory."""
+    if (folder / FILE).exists():
+        return History(folder)
+    found = sorted(
+        _MEMORY_DISK.glob(f"sentence-api-*/{FILE}"), key=lambda path: path.stat().st_mtime
+    )
+    return History(found[-1].parent) if found else None
+
+
+def _plan(settings: Settings) -> Plan:
+    """Return the plan; where none can be made, one to show the rest with."""
+    try:
+        return plan_for(settings)
+    except StartupError:
+        return make_plan(Machine(1, 4 * GIB))
+
+
+def _blank(now: float, plan: Plan) -> Sample:
+    """Return a sample of which nothing is known."""
+    host = read_host()
+    return Sample(
+        time=now,
+        started=now,
+        memory_limit_bytes=plan.memory_limit_bytes,
+        cpu_limit=host.cpus,
+        planned=plan.workers,
+    )
+
+
+def _with_memory(sample: Sample) -> tuple[Sample, bool]:
+    """Return the sample with the container's memory of now, and whether there is a container."""
+    host, group = read_host(), read_cgroup_memory()
+    if not host.contained or group is None:
+        return sample, False
+    memory = {"memory_bytes": group.working_set_bytes, "memory_limit_bytes": host.memory_bytes}
+    return sample.model_copy(update=memory), True
+
+
+def _older(history: History | None, newer: Sample, seconds: float) -> Sample:
+    """Return the sample to compare the last one with, or that one itself."""
+    if history is None:
+        return newer
+    lived = [
+        sample
+        for sample in history.samples(newer.time - seconds, newer.time)
+        if sample.started == newer.started
+    ]
+    return lived[0] if lived else newer
+
+
+def _readiness(row: Row, url: str, reason: str) -> Row:
+    return replace(
+        row,
+        value=0,
+        text=reason,
+        verdict=Verdict.CRITICAL,
+        advice=f"nothing serves at {url} ({reason}): read the reason in {advice.LOGS}, start it"
+        " with ./deploy-production.sh",
+    )
+
+
+def _as_known(row: Row, seen: float | None, is_kept: bool) -> Row:
+    """Return a row as it was last seen, which tells nothing of now."""
+    if seen is None:
+        return row
+    then = time.strftime("%H:%M:%S", time.localtime(seen))
+    text = f"{row.text} at {then}" if is_kept else "unknown"
+    value = row.value if is_kept else None
+    return replace(row, value=value, text=text, verdict=Verdict.UNKNOWN, advice=None)

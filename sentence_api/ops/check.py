@@ -1,0 +1,168 @@
+"""`python -m sentence_api check`: one screen that says how the service is, for people and plugins.
+
+Exit status: 0 normal, 1 warning, 2 critical, 3 cannot tell. Standard library only as long as the
+server answers: this runs inside the limits that it measures (see `ask.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from sentence_api.errors import StartupError
+from sentence_api.ops.ask import Answer, NoAnswer, NoStatus, get_status
+
+COMMAND = "check"
+# The convention of monitoring plugins.
+EXIT_STATUS = {"normal": 0, "warning": 1, "critical": 2, "unknown": 3}
+CANNOT_TELL = EXIT_STATUS["unknown"]
+# Where a local deployment notes its address; see `ops/local.py`.
+LOCAL_URL = Path("var/server.url")
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_OK, _NOT_FOUND = 200, 404
+_WIDTH = 80
+
+
+def main(arguments: Sequence[str], early: Answer | None = None) -> int:
+    """Print the screen, or the status as JSON, and return the exit status.
+
+    Args:
+        arguments: Those of the command line.
+        early: What the server of this container has answered already; an address among the
+            arguments counts for more.
+    """
+    parsed = parser().parse_args(arguments)
+    try:
+        url = parsed.url or known_url(os.environ)
+        status = _status(url, None if parsed.url else early)
+    except (NoStatus, StartupError) as exc:
+        sys.stderr.write(f"sentence-api: {exc}\n")
+        return CANNOT_TELL
+    sys.stdout.write(json.dumps(status, indent=1) if parsed.json else screen(status, url))
+    sys.stdout.write("\n")
+    return EXIT_STATUS[status["verdict"]]
+
+
+def _status(url: str, early: Answer | None) -> dict[str, Any]:
+    """Return the server's status, or what is left of one that does not answer."""
+    try:
+        return read_status(url, early)
+    except NoAnswer as exc:
+        from sentence_api.ops import away  # noqa: PLC0415 - see above
+
+        return away.status(url, str(exc))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser for a plugin: to a monitor, status 2 would mean that the service is critical."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the arguments."""
+        self.print_usage(sys.stderr)
+        self.exit(CANNOT_TELL, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
+    made = _Parser(
+        prog=f"python -m sentence_api {COMMAND}",
+        description="Say how the service is, how close to its limits, and what to change.",
+        epilog="exit status: 0 normal, 1 warning, 2 critical, 3 cannot tell",
+    )
+    made.add_argument("--json", action="store_true", help="print what GET /status says")
+    made.add_argument("--url", help="address of the server, by default the one deployed here")
+    return made
+
+
+def known_url(environ: Mapping[str, str]) -> str:
+    """Return the address of the server of this container, of this folder, or of the settings."""
+    host = environ.get("SENTENCE_API_HOST")
+    port = environ.get("SENTENCE_API_PORT") or environ.get("PORT")
+    if not (host and port) and LOCAL_URL.exists():
+        return LOCAL_URL.read_text(encoding="utf-8").strip()
+    if not (host and port):
+        from sentence_api.settings import read_settings  # noqa: PLC0415 - see above
+
+        settings = read_settings(environ)
+        host, port = settings.host, str(settings.port)
+    host = _LOOPBACK.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def read_status(url: str, early: Answer | None = None) -> dict[str, Any]:
+    """Return what `GET /status` says, or has said early.
+
+    Raises:
+        NoAnswer: Nobody answers in time, or with an error.
+        NoStatus: Something else answers there.
+    """
+    code, body = early or _get(url)
+    if code == _OK:
+        try:
+            status: dict[str, Any] = json.loads(body)
+            _ = status["verdict"], status["rows"]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise NoStatus(f"what answers at {url} is not this service") from exc
+        return status
+    if code == _NOT_FOUND:
+        raise NoStatus(f"what answers at {url} has no /status: another service or version")
+    raise NoAnswer(f"answers with {code}")
+
+
+def _get(url: str) -> Answer:
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise NoStatus(f"{url} is no address; write for example http://127.0.0.1:5001")
+    return get_status(parts.hostname, parts.port or 80, parts.path.rstrip("/"))
+
+
+def screen(status: Mapping[str, Any], url: str) -> str:
+    """Return a status as a person reads it: a row each, then what to do."""
+    service, rows = status["service"], status["rows"]
+    serves = status["state"] != "unhealthy"
+    title = " ".join(filter(None, [service.get("model"), service.get("precision")]))
+    lines = [
+        f"sentence-api {service['version']}, {title} at {url}",
+        f"{status['state']}{_uptime(service['started']) if serves else ''}; rates over the last"
+        f" {status['window_seconds']:.0f} s",
+        "",
+    ]
+    cells = [("", "value", "warning", "critical", "verdict")]
+    cells += [
+        (
+            row["title"],
+            row["text"],
+            _bound(row["warning"], row["unit"]),
+            _bound(row["critical"], row["unit"]),
+            row["verdict"],
+        )
+        for row in rows
+    ]
+    title_width, text_width = (max(len(cell[i]) for cell in cells) for i in (0, 1))
+    for title_, text, warning, critical, verdict in cells:
+        line = f"{title_:<{title_width}}  {text:<{text_width}}  {warning:>7}  {critical:>8}"
+        lines.append(f"{line}  {verdict}")
+    lines.append("")
+    for row in rows:
+        if row["advice"]:
+            lines += textwrap.wrap(f"{row['title']}: {row['advice']}.", _WIDTH)
+    lines.append(f"verdict: {status['verdict']}")
+    return "\n".join(lines)
+
+
+def _bound(bound: float | None, unit: str) -> str:
+    return "" if bound is None else f"{bound:g} {unit}".strip()
+
+
+def _uptime(started: str) -> str:
+    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(started)).total_seconds()  # noqa: UP017
+    hours, rest = divmod(max(0, int(seconds)), 3600)
+    return f", up for {hours} h {rest // 60} min"

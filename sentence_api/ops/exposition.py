@@ -1,0 +1,82 @@
+"""What is known of a server as a whole, as Prometheus' metric families. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from sentence_api.ops.sample import Sample
+from sentence_api.resources.formula import Plan
+
+_PREFIX = "sentence_api_"
+
+
+def families(sample: Sample, service: Mapping[str, Any], plan: Plan) -> Iterator[Metric]:
+    """Yield the metrics that no single worker can count."""
+    yield _info("model_info", "What is served.", service)
+    yield _info("plan_info", "What set the number of workers.", {"bound_by": plan.bound_by})
+    yield _gauge("start_time_seconds", "When the server started.", sample.started)
+    yield _gauge("plan_workers", "Workers that there should be.", sample.planned)
+    yield _gauge("plan_threads", "Inference threads in each worker.", plan.threads)
+    yield _gauge("plan_queue_tokens", "Tokens that may wait in each worker.", plan.max_queue_tokens)
+    yield _gauge(
+        "plan_predicted_peak_bytes", "Worst case of the whole service.", plan.predicted_peak_bytes
+    )
+    yield _gauge(
+        "plan_drift", "Differences from the plan that the formula gives now.", len(sample.drift)
+    )
+    yield _gauge(
+        "workers_ready", "Workers that take requests.", sum(each.ready for each in sample.workers)
+    )
+    yield _gauge("workers_alive", "Workers that exist.", len(sample.workers))
+    yield _gauge(
+        "memory_limit_bytes", "Memory that the service may use.", sample.memory_limit_bytes
+    )
+    yield _gauge("memory_working_set_bytes", "Memory in use.", sample.memory_bytes)
+    yield _gauge("cpu_limit_cores", "CPUs that the service may use at a time.", sample.cpu_limit)
+    yield _counter("cpu_seconds", "CPU time used.", sample.cpu_seconds)
+    yield _counter("cpu_periods", "Scheduler periods with something to run.", sample.periods)
+    yield _counter(
+        "cpu_throttled_periods", "Those in which the quota ran out.", sample.throttled_periods
+    )
+    yield _counter(
+        "cpu_throttled_seconds", "Time held back by the quota.", sample.throttled_seconds
+    )
+    yield _counter("oom_kills", "Processes killed by the kernel for memory.", sample.oom_kills)
+    yield from _workers(sample)
+
+
+def _workers(sample: Sample) -> Iterator[Metric]:
+    """Yield what is known of each living worker."""
+    private = GaugeMetricFamily(
+        f"{_PREFIX}worker_private_memory_bytes",
+        "Memory that the end of a worker would free.",
+        labels=["slot"],
+    )
+    started = GaugeMetricFamily(
+        f"{_PREFIX}worker_start_time_seconds", "When a worker started.", labels=["slot"]
+    )
+    for worker in sample.workers:
+        started.add_metric([str(worker.slot)], worker.started)
+        if worker.private_bytes is not None:
+            private.add_metric([str(worker.slot)], worker.private_bytes)
+    yield private
+    yield started
+
+
+def _gauge(name: str, about: str, value: float | None) -> Metric:
+    """Return a gauge; one that cannot be read has no sample."""
+    return GaugeMetricFamily(_PREFIX + name, about, value)
+
+
+def _counter(name: str, about: str, value: float | None) -> Metric:
+    return CounterMetricFamily(_PREFIX + name, about, value)
+
+
+def _info(name: str, about: str, labels: Mapping[str, Any]) -> Metric:
+    """Return a gauge that is always 1 and whose labels hold the facts."""
+    family = GaugeMetricFamily(_PREFIX + name, about, labels=list(labels))
+    family.add_metric([str(value) for value in labels.values()], 1)
+    return family

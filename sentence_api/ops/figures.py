@@ -1,0 +1,210 @@
+"""What happened between two samples: rates, shares and the 95th percentile. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sentence_api.ops.metrics import SECONDS
+from sentence_api.ops.sample import UNPLANNED, Sample, WorkerSample
+
+PERCENTILE = 0.95
+_REFUSED_BY_LOAD = ("queue_full", "deadline_exceeded")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFigures:
+    """One living worker over the window."""
+
+    slot: int
+    pid: int
+    age_seconds: float
+    private_bytes: int | None
+    requests_per_second: float
+    p95_seconds: float | None
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A server over the time between two samples; shares are 0 to 1, None is unknown.
+
+    Attributes:
+        seconds: Length of the window.
+        ready: Workers that take requests at its end.
+        alive: Workers that exist at its end.
+        memory_bytes: At its end.
+        cpus_used: CPUs kept busy on average.
+        requests: Answers to requests for vectors.
+        p95_seconds: 95 % of them took no longer; None without any.
+        throttled_share: Part of the scheduler's periods in which the quota ran out; None without a
+            quota.
+        queue_share: How full the fullest queue was at the end.
+        rejected: Refused for load, by reason.
+        failed: Answers with a status from 500 up.
+        padding_share: Part of the computed tokens that was padding; None without any.
+        exits: Workers that ended, by cause.
+    """
+
+    seconds: float
+    ready: int
+    alive: int
+    planned: int
+    memory_bytes: int | None
+    memory_limit_bytes: int
+    cpus_used: float | None
+    cpu_limit: float
+    requests: int
+    p95_seconds: float | None
+    throttled_share: float | None
+    throttled_seconds: float
+    queue_share: float
+    rejected: dict[str, int]
+    failed: int
+    tokens: int
+    padding_share: float | None
+    oom_kills: int | None
+    exits: dict[str, int]
+    drift: tuple[str, ...]
+    workers: tuple[WorkerFigures, ...]
+
+    @property
+    def memory_share(self) -> float | None:
+        """Part of the memory limit in use."""
+        return None if self.memory_bytes is None else self.memory_bytes / self.memory_limit_bytes
+
+    @property
+    def cpu_share(self) -> float | None:
+        """Part of the CPU limit in use."""
+        return None if self.cpus_used is None else self.cpus_used / self.cpu_limit
+
+    @property
+    def requests_per_second(self) -> float:
+        """Answers to requests for vectors in a second."""
+        return self.requests / self.seconds
+
+    @property
+    def rejected_share(self) -> float:
+        """Part of the requests that was refused for load."""
+        return _share(sum(self.rejected.values()), self.requests)
+
+    @property
+    def failed_share(self) -> float:
+        """Part of the requests that was answered with a status from 500 up."""
+        return _share(self.failed, self.requests)
+
+    @property
+    def unplanned_exits(self) -> dict[str, int]:
+        """Workers that ended unasked, by cause."""
+        return {cause: self.exits[cause] for cause in UNPLANNED if self.exits.get(cause)}
+
+
+def window(older: Sample, newer: Sample) -> Figures:
+    """Return what happened between two samples of one deployment.
+
+    A server that was started in between has counted from zero, so all it has counted happened in
+    the window. A counter of the kernel that is smaller than before has been reset likewise.
+    """
+    same = older.started == newer.started
+    base = older if same else None
+    seconds = max(newer.time - older.time, 1e-3)
+    requests = _increases(base.requests if base else {}, newer.requests)
+    rejected = _increases(base.rejected if base else {}, newer.rejected)
+    padded = newer.padded_tokens - (base.padded_tokens if base else 0)
+    padding = newer.padding_tokens - (base.padding_tokens if base else 0)
+    periods = _increase(older.periods, newer.periods)
+    throttled = _increase(older.throttled_periods, newer.throttled_periods)
+    before = {worker.slot: worker for worker in base.workers} if base else {}
+    return Figures(
+        seconds=seconds,
+        ready=sum(worker.ready for worker in newer.workers),
+        alive=len(newer.workers),
+        planned=newer.planned,
+        memory_bytes=newer.memory_bytes,
+        memory_limit_bytes=newer.memory_limit_bytes,
+        cpus_used=_per_second(older.cpu_seconds, newer.cpu_seconds, seconds),
+        cpu_limit=newer.cpu_limit,
+        requests=sum(requests.values()),
+        p95_seconds=quantile(_differences(base.seconds if base else (), newer.seconds)),
+        throttled_share=throttled / periods if periods else (0.0 if newer.periods else None),
+        throttled_seconds=max(0.0, newer.throttled_seconds - older.throttled_seconds),
+        queue_share=newer.queue_share,
+        rejected={reason: rejected[reason] for reason in _REFUSED_BY_LOAD if rejected.get(reason)},
+        failed=sum(count for status, count in requests.items() if status >= "500"),
+        tokens=newer.tokens - (base.tokens if base else 0),
+        padding_share=padding / padded if padded > 0 else None,
+        oom_kills=None
+        if newer.oom_kills is None
+        else _increase(older.oom_kills or 0, newer.oom_kills),
+        exits=_increases(base.exits if base else {}, newer.exits),
+        drift=newer.drift,
+        workers=tuple(
+            _worker(before.get(worker.slot), worker, newer.time, seconds)
+            for worker in newer.workers
+        ),
+    )
+
+
+def quantile(cumulated: Sequence[int], share: float = PERCENTILE) -> float | None:
+    """Return the duration that `share` of some answers did not exceed, as Prometheus computes it.
+
+    Args:
+        cumulated: Answers up to each bound of `SECONDS`, then all of them.
+        share: 0 to 1.
+
+    Returns:
+        A duration interpolated within its bucket; the last bound for what lies beyond it; None
+        without any answer.
+    """
+    if len(cumulated) != len(SECONDS) + 1 or cumulated[-1] <= 0:
+        return None
+    rank = share * cumulated[-1]
+    bucket = next(index for index, count in enumerate(cumulated) if count >= rank)
+    if bucket == len(SECONDS):
+        return float(SECONDS[-1])
+    low = SECONDS[bucket - 1] if bucket else 0.0
+    below = cumulated[bucket - 1] if bucket else 0
+    inside = cumulated[bucket] - below
+    return float(low + (SECONDS[bucket] - low) * ((rank - below) / inside if inside else 1.0))
+
+
+def _worker(
+    older: WorkerSample | None, newer: WorkerSample, now: float, seconds: float
+) -> WorkerFigures:
+    """Return one worker's figures; what its predecessor counted in the slot is not its own."""
+    counted = _increase(older.requests if older else 0, newer.requests)
+    return WorkerFigures(
+        slot=newer.slot,
+        pid=newer.pid,
+        age_seconds=max(0.0, now - newer.started),
+        private_bytes=newer.private_bytes,
+        requests_per_second=counted / seconds,
+        p95_seconds=quantile(_differences(older.seconds if older else (), newer.seconds)),
+        restarts=newer.restarts,
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _increase(older: int, newer: int) -> int:
+    """Return how far a counter came, which began again at zero if it is smaller than before."""
+    return newer - older if newer >= older else newer
+
+
+def _increases(older: Mapping[str, int], newer: Mapping[str, int]) -> dict[str, int]:
+    return {name: _increase(older.get(name, 0), count) for name, count in newer.items()}
+
+
+def _differences(older: Sequence[int], newer: Sequence[int]) -> list[int]:
+    """Return the increase of each bucket; another number of bounds cannot be compared."""
+    if len(older) != len(newer):
+        return list(newer)
+    return [_increase(before, now) for before, now in zip(older, newer, strict=True)]
+
+
+def _per_second(older: float | None, newer: float | None, seconds: float) -> float | None:
+    if older is None or newer is None:
+        return None
+    return (newer - older if newer >= older else newer) / seconds

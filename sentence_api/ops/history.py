@@ -1,0 +1,202 @@
+"""The history of a deployment: samples and events in one bounded SQLite file.
+
+Samples are kept at their full rate for a day, then one in five minutes for two weeks. A connection
+lives for one call only, so none is open across a fork. A power cut may cost the last samples and a
+damaged file is begun anew, so nothing ever waits for the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import math
+import os
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sentence_api.ops.sample import Sample
+from sentence_api.resources.sizes import MIB
+
+log = logging.getLogger(__name__)
+
+FILE = "history.sqlite"
+_LIVES = "lives.lock"
+FULL_RATE_SECONDS = 24 * 3600.0
+KEPT_SECONDS = 14 * 24 * 3600.0
+THINNED_SECONDS = 300
+# A sample of two workers takes 1 KiB: two weeks need some 13 MiB.
+MAX_BYTES = 32 * MIB
+# In memory the file counts as the service's own: some hours of samples.
+MAX_BYTES_IN_MEMORY = 2 * MIB
+_MAX_EVENTS = 5000
+# The event loop stands still while this waits, so it gives up soon.
+_LOCK_SECONDS = 0.2
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS samples
+    (time REAL PRIMARY KEY, started REAL NOT NULL, sample TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS events (time REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a server: when, of what kind, and one sentence for a person."""
+
+    time: float
+    kind: str
+    text: str
+
+
+class History:
+    """The history in one folder. Calls never raise: a server does not fail for its history.
+
+    Args:
+        folder: Must exist.
+        max_bytes: What its file may take; the oldest samples make room.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.path = folder / FILE
+        self._max_bytes = max_bytes
+
+        self._life: int | None = None
+
+    def lives_alone(self) -> bool:
+        """Say that a server lives with this history; return whether no other one does.
+
+        Called in the master: its workers inherit the lock, so it lasts as long as any process of
+        the server.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._life = os.open(self.path.with_name(_LIVES), flags, 0o600)
+            try:
+                fcntl.flock(self._life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            finally:
+                fcntl.flock(self._life, fcntl.LOCK_SH)
+        except OSError as exc:
+            log.warning("cannot tell whether another server keeps this history: %s", exc)
+            return False
+        return True
+
+    def add(self, sample: Sample) -> None:
+        """Keep a sample."""
+        values = (sample.time, sample.started, sample.model_dump_json(exclude_defaults=True))
+        self._rows("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", *values)
+
+    def note(self, kind: str, text: str, when: float | None = None) -> None:
+        """Keep an event of now, or of `when`."""
+        moment = time.time() if when is None else when
+        self._rows("INSERT INTO events VALUES (?, ?, ?)", moment, kind, text)
+
+    def samples(self, since: float, until: float = math.inf) -> list[Sample]:
+        """Return the samples of a time, oldest first."""
+        return self._samples(
+            "SELECT sample FROM samples WHERE time BETWEEN ? AND ? ORDER BY time", since, until
+        )
+
+    def sample_at(self, moment: float, started: float | None = None) -> Sample | None:
+        """Return the last sample at or before a time, of one life of the server or of any."""
+        found = self._samples(
+            "SELECT sample FROM samples WHERE time <= ?1 AND (?2 IS NULL OR started = ?2)"
+            " ORDER BY time DESC LIMIT 1",
+            moment,
+            started,
+        )
+        return found[0] if found else None
+
+    def events(self, since: float = 0.0, most: int = _MAX_EVENTS) -> list[Event]:
+        """Return the newest events, newest first."""
+        query = (
+            "SELECT time, kind, text FROM events WHERE time >= ?"
+            " ORDER BY time DESC, rowid DESC LIMIT ?"
+        )
+        return [Event(*row) for row in self._rows(query, since, most)]
+
+    def prune(self, now: float) -> None:
+        """Thin out what is old, and make room if the file has outgrown its bound."""
+        day, end = now - FULL_RATE_SECONDS, now - KEPT_SECONDS
+        self._rows("DELETE FROM samples WHERE time < ?", end)
+        self._rows(
+            "DELETE FROM samples WHERE time < ?1 AND time NOT IN (SELECT MIN(time) FROM samples"
+            " WHERE time < ?1 GROUP BY CAST(time / ?2 AS INTEGER))",
+            day,
+            THINNED_SECONDS,
+        )
+        self._rows(
+            "DELETE FROM events WHERE time < ? OR rowid NOT IN"
+            " (SELECT rowid FROM events ORDER BY time DESC LIMIT ?)",
+            end,
+            _MAX_EVENTS,
+        )
+        if self.used_bytes() > self._max_bytes:
+            self._rows(
+                "DELETE FROM samples WHERE time <= (SELECT time FROM samples ORDER BY time"
+                " LIMIT 1 OFFSET (SELECT COUNT(*) / 4 FROM samples))"
+            )
+
+    def used_bytes(self) -> int:
+        """Return the size of the pages that hold something; freed ones are used again."""
+        rows = self._rows(
+            "SELECT (page_count - freelist_count) * page_size"
+            " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def _samples(self, query: str, *values: float | None) -> list[Sample]:
+        found = (_sample(text) for (text,) in self._rows(query, *values))
+        return [sample for sample in found if sample is not None]
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        """Run one statement on a connection of its own; trouble is logged and gives no rows."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=_LOCK_SECONDS)) as connection:
+                # Readers and the writer do not wait for each other, and nobody for the disk.
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = OFF")
+                connection.executescript(_SCHEMA)
+                with connection:
+                    return connection.execute(query, values).fetchall()
+        except sqlite3.OperationalError as exc:
+            log.warning("the history cannot be used now: %s", exc)
+        except sqlite3.DatabaseError as exc:
+            log.warning("the history is damaged and begins anew: %s", exc)
+            for suffix in ("", "-wal", "-shm"):
+                self.path.with_name(FILE + suffix).unlink(missing_ok=True)
+        return []
+
+
+def open_history(folder: Path, fallback: Path | None) -> History | None:
+    """Return the history in `folder`, or in `fallback` where `folder` cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as exc:
+        if fallback is None:
+            return None
+        log.warning(
+            "no history can be kept in %s (%s): keeping a short one in memory, until the stop",
+            folder,
+            exc.strerror,
+        )
+        return History(fallback, MAX_BYTES_IN_MEMORY)
+    return History(folder)
+
+
+def _sample(text: str) -> Sample | None:
+    """Return a kept sample, or None for one of a version that kept other figures."""
+    try:
+        return Sample.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -1,0 +1,115 @@
+"""What `GET /status` says: the one picture that check, page, monitor and report draw. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from sentence_api.ops.figures import Figures, window
+from sentence_api.ops.history import Event
+from sentence_api.ops.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.ops.sample import UNPLANNED, Sample
+from sentence_api.ops.thresholds import Thresholds, worst
+from sentence_api.resources.formula import Plan
+
+RECENT_SECONDS = 600.0
+MOST_EVENTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that a status is made of.
+
+    Attributes:
+        state: `ready`, `starting`, `draining` or `unhealthy`.
+        newer: The sample of now.
+        older: The one that rates and shares are counted from.
+        hour: The one that restarts and kills are counted from.
+        recent: The samples of the last minutes, oldest first.
+        events: The events of the last hour and more, newest first.
+    """
+
+    state: str
+    newer: Sample
+    older: Sample
+    hour: Sample
+    recent: Sequence[Sample]
+    events: Sequence[Event]
+
+
+def status(
+    service: Mapping[str, Any], facts: Facts, plan: Plan, thresholds: Thresholds
+) -> dict[str, Any]:
+    """Return the status, ready for JSON."""
+    figures = window(facts.older, facts.newer)
+    rows = judge(figures, incidents(facts), plan, thresholds, facts.state)
+    return document(service, facts, plan, figures, rows)
+
+
+def document(
+    service: Mapping[str, Any], facts: Facts, plan: Plan, figures: Figures, rows: list[Row]
+) -> dict[str, Any]:
+    """Return the status around rows that have been judged."""
+    return {
+        "time": iso(facts.newer.time),
+        "service": {**service, "started": iso(facts.newer.started)},
+        "state": facts.state,
+        "verdict": worst([row.verdict for row in rows]),
+        "window_seconds": round(figures.seconds, 1),
+        "rows": [row.as_dict() for row in rows],
+        "plan": plan.as_dict(),
+        "workers": [asdict(worker) for worker in figures.workers],
+        "recent": recent([*facts.recent, facts.newer]),
+        "events": [
+            {"time": iso(event.time), "kind": event.kind, "text": event.text}
+            for event in facts.events[:MOST_EVENTS]
+        ],
+    }
+
+
+def incidents(facts: Facts) -> Incidents:
+    """Return the last hour's restarts and kills.
+
+    This life of the server has counted its own. Of those before, in the same hour, only the events
+    are left; the end of such a life, if nobody asked for it, is one of them.
+    """
+    hour = window(facts.hour, facts.newer)
+    since = facts.newer.time - INCIDENT_SECONDS
+    restarts = dict(hour.unplanned_exits)
+    killed_before = 0
+    for event in facts.events:
+        if since <= event.time < facts.newer.started and event.kind in UNPLANNED:
+            restarts[event.kind] = restarts.get(event.kind, 0) + 1
+            killed_before += event.kind == "oom"
+    kills = hour.oom_kills
+    if kills is not None:
+        # A container that was made anew has begun to count at zero; a worker's end is counted by
+        # the master too.
+        kills = max(kills, hour.exits.get("oom", 0)) + killed_before
+    return Incidents(restarts, kills)
+
+
+def recent(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
+    """Return the course of the main figures, one point for each pair of neighbours."""
+    pairs = list(pairwise(samples))
+    found = [window(older, newer) for older, newer in pairs]
+    return {
+        "times": [round(newer.time, 1) for _, newer in pairs],
+        "memory_percent": [_percent(figures.memory_share) for figures in found],
+        "cpu_percent": [_percent(figures.cpu_share) for figures in found],
+        "requests_per_second": [round(figures.requests_per_second, 2) for figures in found],
+        "p95_seconds": [figures.p95_seconds for figures in found],
+        "queue_percent": [_percent(figures.queue_share) for figures in found],
+    }
+
+
+def iso(moment: float) -> str:
+    """Return seconds since 1970 as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)

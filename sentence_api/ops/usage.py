@@ -1,0 +1,80 @@
+"""Memory and CPU of this server: its container's, or its processes' where no container binds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+from sentence_api.resources.host import read_cgroup_cpu, read_cgroup_memory, read_host
+from sentence_api.resources.process import ProcessMemory, process_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the server uses of what it may use; see `Sample` for the fields.
+
+    Attributes:
+        private_bytes: By process id.
+    """
+
+    memory_bytes: int | None
+    memory_limit_bytes: int
+    cpu_seconds: float | None
+    cpu_limit: float
+    throttled_seconds: float
+    throttled_periods: int
+    periods: int
+    oom_kills: int | None
+    private_bytes: dict[int, int]
+
+
+def read_usage(master: int, workers: Sequence[int], memory_limit_bytes: int) -> Usage:
+    """Read the kernel's figures.
+
+    Inside a container its control group is measured, as `docker stats` does. Elsewhere the group
+    is shared with others, so the processes are: shared pages once, and the CPU time of workers
+    that have ended too, which the kernel adds to their parent's.
+
+    Args:
+        master: Process id of the master.
+        workers: Those of its workers.
+        memory_limit_bytes: What memory is held against where no container binds it.
+    """
+    host, group, cpu = read_host(), read_cgroup_memory(), read_cgroup_cpu()
+    memories = {pid: memory for pid in {master, *workers} if (memory := _memory(pid)) is not None}
+    contained = host.contained or host.cpu_source != "affinity"
+    return Usage(
+        memory_bytes=group.working_set_bytes
+        if host.contained and group
+        else sum(memory.pss for memory in memories.values()),
+        memory_limit_bytes=host.memory_bytes if host.contained else memory_limit_bytes,
+        cpu_seconds=cpu.used_seconds if contained and cpu else _cpu_seconds(master, workers),
+        cpu_limit=host.cpus,
+        throttled_seconds=cpu.throttled_seconds if cpu else 0.0,
+        throttled_periods=cpu.throttled_periods if cpu else 0,
+        periods=cpu.periods if cpu else 0,
+        oom_kills=group.oom_kills if group else None,
+        private_bytes={pid: memory.private for pid, memory in memories.items()},
+    )
+
+
+def _memory(pid: int) -> ProcessMemory | None:
+    """Return a process's memory, or None for one that has just ended."""
+    try:
+        return process_memory(pid)
+    except (OSError, KeyError):
+        return None
+
+
+def _cpu_seconds(master: int, workers: Sequence[int]) -> float:
+    total = 0.0
+    for pid in {master, *workers}:
+        with suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            total += times.user + times.system
+            if pid == master:
+                total += times.children_user + times.children_system
+    return total

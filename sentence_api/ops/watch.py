@@ -1,0 +1,142 @@
+"""Watches one server: its samples, its events, its status. One object, shared by the fork."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sentence_api import __version__
+from sentence_api.engine.artifact import Manifest
+from sentence_api.ops.board import Board
+from sentence_api.ops.exposition import families
+from sentence_api.ops.history import History, open_history
+from sentence_api.ops.judgement import INCIDENT_SECONDS
+from sentence_api.ops.metrics import Metrics
+from sentence_api.ops.observer import Observer
+from sentence_api.ops.recorder import Recorder
+from sentence_api.ops.status import RECENT_SECONDS, Facts, status
+from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.resources.formula import Plan
+from sentence_api.serving.lifecycle import State
+from sentence_api.settings import Settings
+
+# A status costs some milliseconds; many pages open at once share one.
+CACHE_SECONDS = 1.0
+# More than a page shows: the restarts of earlier lives of the server are counted from them.
+_EVENTS_READ = 1000
+_LOCK = "recording.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What is served."""
+
+    manifest: Manifest
+    precision: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a status says of it."""
+        return {
+            "version": __version__,
+            "model": self.manifest.model,
+            "engine": self.manifest.engine,
+            "precision": self.precision,
+            "dimensions": self.manifest.dimensions,
+            "max_tokens": self.manifest.max_tokens,
+        }
+
+
+class Watch:
+    """What is known and kept of one server.
+
+    Args:
+        settings: Its settings.
+        plan: The plan it follows.
+        metrics: What its processes count; their description of the whole server is set here.
+        board: What its processes know of each other.
+        directory: A folder that they share, or None when there is only this process.
+        model: What is served.
+        state: Tells the state of this process.
+
+    Raises:
+        InvalidSetting: The thresholds contradict each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        plan: Plan,
+        metrics: Metrics,
+        board: Board,
+        directory: Path | None,
+        model: ServedModel,
+        state: Callable[[], State],
+    ) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._model = model
+        self._state = state
+        self._directory = directory
+        self._thresholds = thresholds_of(settings)
+        self._history: History | None = None
+        if settings.history_seconds and directory is not None:
+            self._history = open_history(settings.history, directory)
+        self._observer = Observer(settings, plan, metrics, board)
+        self._cached: tuple[float, dict[str, Any]] | None = None
+        metrics.describe = lambda: families(self._observer.take(), model.as_dict(), plan)
+
+    def note(self, kind: str, text: str) -> None:
+        """Keep an event, where there is a history."""
+        if self._history is not None:
+            self._history.note(kind, text)
+
+    def server_starts(self) -> None:
+        """Keep the start, and that the life before it did not end as it should."""
+        if self._history is None:
+            return
+        before = self._history.events(most=1)
+        if self._history.lives_alone() and before and before[0].kind != "stop":
+            self._history.note(
+                "crash",
+                "the server ended without being stopped: it was killed, or the machine went down",
+                when=self._observer.first.started - 1e-3,
+            )
+        self.note("start", f"version {__version__} starts with {self._plan.workers} workers")
+
+    def start_recording(self) -> None:
+        """Begin to keep samples, in each worker."""
+        if self._history is not None and self._directory is not None:
+            lock, every = self._directory / _LOCK, self._settings.history_seconds
+            Recorder(self._observer.take, self._history, lock, every).start()
+
+    def status(self) -> dict[str, Any]:
+        """Return what `GET /status` says, at most `CACHE_SECONDS` old."""
+        now = time.monotonic()
+        if self._cached is None or now - self._cached[0] > CACHE_SECONDS:
+            self._cached = (now, self._status())
+        return self._cached[1]
+
+    def _status(self) -> dict[str, Any]:
+        sample, first, history = self._observer.take(), self._observer.first, self._history
+        earlier = dict.fromkeys((self._settings.status_window, INCIDENT_SECONDS), first)
+        if history is not None:
+            for seconds in earlier:
+                kept = history.sample_at(sample.time - seconds, sample.started)
+                earlier[seconds] = kept or first
+        facts = Facts(
+            state=_STATES.get(self._state(), self._state()),
+            newer=sample,
+            older=earlier[self._settings.status_window],
+            hour=earlier[INCIDENT_SECONDS],
+            recent=history.samples(sample.time - RECENT_SECONDS) if history else [],
+            events=history.events(most=_EVENTS_READ) if history else [],
+        )
+        return status(self._model.as_dict(), facts, self._plan, self._thresholds)
+
+
+# To answer is what counts for the one who asks.
+_STATES = {State.HEALTHY: "ready"}
