@@ -44,14 +44,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     directory = Path(shared) if shared else None
     metrics = Metrics(directory)
     lifecycle = Lifecycle()
+    artifact = artifact_path(settings)
+    manifest = read_manifest(artifact)
+    check_engine(settings, manifest)
     model = SentenceModel(
-        artifact_path(settings),
-        resolve_precision(settings.engine, settings.precision),
+        artifact,
+        resolve_precision(settings.engine, settings.precision, manifest),
         plan.threads,
         Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens),
         metrics.on_pass,
     )
-    check_engine(settings, read_manifest(model.artifact))
     model.load()
     lifecycle.model_loaded = True
     board = Board()

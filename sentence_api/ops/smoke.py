@@ -20,7 +20,8 @@ from sentence_api.errors import DeploymentFailed
 
 # A vector's length may differ from 1 by what float32 and its decimal text lose.
 NORM_TOLERANCE = 1e-3
-MIN_CANARY_COSINE = 0.999
+# The engine's own bound, which a test compares: the host has none of what that module imports.
+MIN_COSINE = 0.999
 QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
 
 
@@ -76,7 +77,7 @@ def how_to(url: str) -> str:
 def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
     """Compare unit vectors."""
     cosine = sum(a * b for a, b in zip(vector, expected))  # noqa: B905 - strict needs Python 3.10
-    if len(vector) != len(expected) or not cosine >= MIN_CANARY_COSINE:
+    if len(vector) != len(expected) or not cosine >= MIN_COSINE:
         raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
 
 
