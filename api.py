@@ -13,6 +13,7 @@ from flask import Flask
 from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
+from sentence_api.http.auth import Keys
 from sentence_api.http.service import Service
 from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             read_status=watch.status,
             on_response=metrics.on_response,
             on_encoded=metrics.on_encoded,
+            keys=Keys(settings.keys_file) if settings.keys_file else None,
         )
     )
     app.extensions["processes"] = Processes(

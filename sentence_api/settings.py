@@ -58,6 +58,11 @@ class Settings(BaseModel):
     host: str = _field("127.0.0.1", "Address to listen on.", min_length=1)
     port: int = _field(5001, "Port to listen on.", "PORT", ge=1, le=65535)
 
+    keys_file: Path | None = _field(
+        None,
+        "File of API keys, one a line; the query calls then need Authorization: Bearer KEY.",
+    )
+
     cpus: float | None = _field(None, "CPUs to plan for instead of what is found.", gt=0)
     memory: str | None = _field(None, "Memory to plan for instead of what is found, as 8G.")
     workers: int | None = _field(
