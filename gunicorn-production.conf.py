@@ -16,8 +16,10 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
+from sentence_api.http.body import discard_body
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
+from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 from sentence_api.settings import read_settings
 
 with one_line_exit():
@@ -50,6 +52,8 @@ preload_app = True
 timeout = settings.worker_timeout
 graceful_timeout = settings.graceful_timeout
 keepalive = settings.keepalive
+limit_request_fields = HEADER_FIELDS
+limit_request_field_size = HEADER_FIELD_BYTES
 max_requests = settings.max_requests
 max_requests_jitter = settings.max_requests // 10
 worker_tmp_dir = _memory_disk
@@ -81,8 +85,9 @@ def post_worker_init(worker: Any) -> None:
         _processes(worker.app).start_worker(worker.slot, lambda: not worker.alive, retire)
 
 
-def post_request(worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
+def post_request(worker: Any, request: Any, _environ: Any, _response: Any) -> None:
     """Collect garbage and check memory once the response is on its way."""
+    discard_body(request, settings.keepalive)
     _processes(worker.app).after_request()
 
 

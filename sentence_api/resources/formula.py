@@ -41,8 +41,11 @@ UNMEASURED_WORKER = 3 * GIB // 2
 BATCH_TOKENS = 1024
 BATCH_ITEMS = 64
 REQUEST_ITEMS = 256
-# A greenlet with its stack, parser and buffers took 41 KiB each at 512 open connections.
-CONNECTION_BYTES = 64 * KIB
+# A greenlet with its stack, parser and buffers took 41 KiB each at 512 open connections, and 168
+# when each had sent all but the end of a head of this size: gunicorn holds it twice until then.
+HEADER_FIELDS = 32
+HEADER_FIELD_BYTES = 2 * KIB
+CONNECTION_BYTES = 44 * KIB + 2 * HEADER_FIELDS * HEADER_FIELD_BYTES
 CONNECTIONS = 512
 MIN_CONNECTIONS = 64
 # Bodies, parsed texts and rendered vectors that the requests of one worker may hold together.
