@@ -11,6 +11,7 @@ monkey.patch_all()
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from typing import Any
 
@@ -19,7 +20,11 @@ from gunicorn.arbiter import Arbiter
 from sentence_api.http.body import discard_body
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
-from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
+from sentence_api.resources.formula import (
+    HEADER_FIELD_BYTES,
+    HEADER_FIELDS,
+    SEND_BUFFER_BYTES,
+)
 from sentence_api.settings import read_settings
 
 with one_line_exit():
@@ -66,6 +71,14 @@ log_to_stderr(settings.log_level)
 
 def _processes(application: Any) -> Any:
     return application.wsgi().extensions["processes"]
+
+
+def when_ready(server: Any) -> None:
+    """Bound what the kernel holds for clients that do not read; each connection inherits it."""
+    patience = int(settings.request_timeout * 1000)
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -111,7 +111,7 @@ class Container:
 
     def log(self) -> str:
         """Return what it logged."""
-        command = ["docker", "logs", self.id]  # noqa: S607
+        command = ["docker", "logs", self.id]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout + done.stderr
 
@@ -132,7 +132,7 @@ def inspect(name: str, form: str) -> Any:
 def planned(image: str, tier: Tier, settings: dict[str, str]) -> dict[str, Any]:
     """Return the plan that the image makes within a tier's limits."""
     text = docker(
-        *("run", "--rm", "--network", "none", *tier.arguments(), *_variables(settings)),
+        *("run", "--rm", "--network", "none", *tier.arguments(), *variables(settings)),
         *(image, "python", "-m", "sentence_api", "plan", "--format", "json"),
     )
     plan: dict[str, Any] = json.loads(text)
@@ -147,7 +147,7 @@ def running(image: str, tier: Tier, settings: dict[str, str]) -> Iterator[Contai
         port = str(probe.getsockname()[1])
     # The machine's own network: a published port on loopback goes through a proxy, whose buffers
     # would hide what clients that do not read cost the server.
-    listen = _variables({**settings, "SENTENCE_API_HOST": "127.0.0.1", "PORT": port})
+    listen = variables({**settings, "SENTENCE_API_HOST": "127.0.0.1", "PORT": port})
     identity = docker(
         *("create", "--network", "host", "--read-only", "--tmpfs", "/tmp:noexec"),  # noqa: S108
         *("--cap-drop", "ALL", "--init", *tier.arguments(), *listen, image),
@@ -222,7 +222,8 @@ def _forget(path: Path) -> None:
         os.close(descriptor)
 
 
-def _variables(settings: dict[str, str]) -> list[str]:
+def variables(settings: dict[str, str]) -> list[str]:
+    """Return settings as `docker run` takes them."""
     return [part for name, value in settings.items() for part in ("--env", f"{name}={value}")]
 
 

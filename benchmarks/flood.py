@@ -1,9 +1,8 @@
-"""The worst load that a plan allows: `python -m benchmarks.flood URL ...`, run by `benchmarks.memory`.
+"""The worst load that a plan allows; `benchmarks.memory` runs it in a process of its own.
 
 Most connections do what costs memory: the largest batches of the longest texts, bodies at the
 bound, texts of megabytes, bodies and heads that stop half-way, and answers that nobody reads. A few
-send small queries all the while, and those count. A process of its own, so that what watches the
-container is not slowed down by it.
+send small queries all the while, and those count.
 """
 
 from __future__ import annotations
@@ -22,16 +21,15 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
+from benchmarks.server import ROOT
 from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 
-ROOT = Path(__file__).parent.parent
-# Of twenty connections so many are of each kind. A few that want much fill queue and budget; what is
-# left of the plan is the connections themselves, each with as long a head as it may send.
-_MIX = {"batch": 2, "bound_body": 2, "half_body": 3, "unread": 3, "half_head": 10}
+# Of twenty connections so many are of each kind. A few that want much fill queue and budget; what
+# is left of the plan is the connections themselves, each with as long a head as it may send.
+_MIX = {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16}
 _SMALL = 8
-_WORDS = (
+_WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
     "time year people way day man thing woman life child world school state family student group"
     " country problem hand part place case week company system program question work government"
     " number night point home water room mother area money story fact month lot right study book"
@@ -40,6 +38,8 @@ _WORDS = (
 _LONG_WORDS = 300
 _PATIENCE_SECONDS = 60
 _LARGE_BODIES = 4
+# Longer than the server waits for a client to take its answer.
+_UNREAD_SECONDS = 15
 _PIECE = 64 * 1024
 
 
@@ -107,7 +107,7 @@ def _head(path: str, length: int) -> bytes:
 
 
 def _at_bound(items: int, body_bytes: int, end: str) -> bytes:
-    """Return a body of just under `body_bytes` with so many texts, each of which ends with `end`."""
+    """Return a body of just under `body_bytes`: so many texts, each of which ends with `end`."""
     # Around all of them `{"questions": []}`, around each two quotes, a comma and a space.
     size = (body_bytes - 17) // items - len(end.encode()) - 4
     text = _text(size)
@@ -139,7 +139,7 @@ class _Flood:
             for texts in (1, 2, items)
             for end in ("", "\N{PILE OF POO}")
         ]
-        questions = [f"{word} {index}" for index, word in zip(range(items), _WORDS * items)]
+        questions = [f"{_WORDS[index % len(_WORDS)]} {index}" for index in range(items)]
         self._short = _request("/query/batch", json.dumps({"questions": questions}).encode())
 
     async def run(self, seconds: float) -> None:
@@ -155,7 +155,7 @@ class _Flood:
             asyncio.create_task(self._repeat(kinds[i % len(kinds)], until))
             for i in range(self._connections - small)
         ]
-        done, late = await asyncio.wait(tasks, timeout=seconds)
+        _, late = await asyncio.wait(tasks, timeout=seconds)
         # Whoever waits for an answer is still owed one; the rest can go.
         for task in late - set(tasks[:small]):
             task.cancel()
@@ -265,8 +265,9 @@ class _Flood:
             await loop.sock_sendall(connection, self._short)
             status = (await loop.sock_recv(connection, 512)).split(b" ")[1:2]
             with contextlib.suppress(OSError):
-                while status == [b"200"] and await loop.sock_recv(connection, 512):
+                for _ in range(_UNREAD_SECONDS if status == [b"200"] else 0):
                     await asyncio.sleep(1)
+                    await loop.sock_recv(connection, 512)
         return status[0].decode("ascii") if status else "closed"
 
 

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import platform
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -20,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.container import Container, Gone, Tier, Watch, docker, planned, running
+from benchmarks.container import Container, Tier, Watch, docker, planned, running, variables
 from benchmarks.flood import Report, flood
 from benchmarks.machine import commit, processor
 from benchmarks.server import ROOT
@@ -34,6 +31,19 @@ TIERS = "512M/1,1G/1,2G/2,6G/2"
 IDLE_SHARE = 0.70
 PREDICTION_SHARE = 0.20
 IDLE_SECONDS = 3
+# What served, asked of the image: the precision that `auto` is there, and the versions.
+_VERSIONS = """
+import importlib.metadata, json, os, platform
+from sentence_api.engine.loader import resolve_precision
+from sentence_api.settings import read_settings
+settings = read_settings(os.environ)
+packages = ("openvino", "gunicorn", "gevent", "flask", "numpy", "tokenizers", "orjson")
+print(json.dumps({
+    "precision": resolve_precision(settings.engine, settings.precision),
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+}))
+"""
 _BEGIN, _END = "<!-- memory contract: begin -->", "<!-- memory contract: end -->"
 
 
@@ -165,7 +175,7 @@ def newest() -> dict[str, Any]:
 
 def section(text: str) -> str:
     """Return what stands between the README's two markers."""
-    return text.split(f"{_BEGIN}\n")[1].split(f"\n{_END}")[0]
+    return text.partition(f"{_BEGIN}\n")[2].partition(f"\n{_END}")[0]
 
 
 def _of(size: int, limit: int) -> str:
@@ -174,6 +184,62 @@ def _of(size: int, limit: int) -> str:
 
 def _off(result: dict[str, Any]) -> float:
     return float(result["peak_bytes"] / result["predicted_bytes"] - 1)
+
+
+def _write(image: str, results: list[Result], faults: list[str], settings: dict[str, str]) -> None:
+    """Record a run, and show its table in the README."""
+    now = datetime.now(UTC)
+    record = {
+        "about": {
+            "date": now.strftime("%Y-%m-%d %H:%M UTC"),
+            "command": " ".join(["python -m benchmarks.memory", *sys.argv[1:]]),
+            "commit": commit(),
+            "processor": processor(),
+            "kernel": platform.release(),
+            "docker": docker("version", "--format", "{{.Server.Version}}"),
+            "image": docker("image", "inspect", "--format", "{{.Id}}", image)[:19],
+            **settings,
+            **_versions(image, settings),
+        },
+        "broken": faults,
+        "tiers": [asdict(result) for result in results],
+    }
+    stem = RESULTS / f"{now:%Y-%m-%d-%H%M}-memory"
+    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    stem.with_suffix(".md").write_text(_page(record), "utf-8")
+    print(f"wrote {stem.relative_to(ROOT)}.md and .json")
+    text = README.read_text("utf-8")
+    README.write_text(text.replace(section(text), table(record["tiers"])), "utf-8")
+
+
+def _versions(image: str, settings: dict[str, str]) -> dict[str, str]:
+    """Return what serves in an image."""
+    command = ("run", "--rm", "--network", "none", *variables(settings), image)
+    found: dict[str, str] = json.loads(docker(*command, "python", "-c", _VERSIONS))
+    return found
+
+
+def _page(record: dict[str, Any]) -> str:
+    """Render a run."""
+    lines = [f"# Memory contract, {record['about']['date']}", ""]
+    lines += [f"- {name}: {value}" for name, value in record["about"].items()]
+    lines += ["", "\n".join(record["broken"]) or "The contract holds.", "", table(record["tiers"])]
+    lines += ["", "What came of the connections, by kind and status:", ""]
+    lines += ["| container | kind | outcomes |", "|---|---|---|"]
+    for tier in record["tiers"]:
+        for kind, outcomes in sorted(tier["load"]["outcomes"].items()):
+            shown = ", ".join(f"{count} x {name}" for name, count in sorted(outcomes.items()))
+            lines.append(f"| {tier['tier']} | {kind} | {shown} |")
+    lines += [
+        "",
+        "| container | ready after | largest usage, file cache included | samples |",
+        "|---|---|---|---|",
+    ]
+    for tier in record["tiers"]:
+        most = _of(tier["most_used_bytes"], tier["limit_bytes"])
+        ready = f"{tier['ready_seconds']:.1f} s"
+        lines.append(f"| {tier['tier']} | {ready} | {most} | {tier['samples']} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
