@@ -27,7 +27,7 @@ from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 
 # Of twenty connections so many are of each kind. A few that want much fill queue and budget; what
 # is left of the plan is the connections themselves, each with as long a head as it may send.
-_MIX = {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16}
+KINDS = {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16}
 _SMALL = 8
 _WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
     "time year people way day man thing woman life child world school state family student group"
@@ -145,7 +145,7 @@ class _Flood:
     async def run(self, seconds: float) -> None:
         """Keep every connection busy for so long."""
         kinds: list[Callable[[], Awaitable[str]]] = [
-            getattr(self, f"_{kind}") for kind, share in _MIX.items() for _ in range(share)
+            getattr(self, f"_{kind}") for kind, share in KINDS.items() for _ in range(share)
         ]
         random.shuffle(kinds)
         until = time.monotonic() + seconds

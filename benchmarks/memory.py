@@ -106,11 +106,11 @@ def run_tier(image: str, tier: Tier, seconds: float, settings: dict[str, str]) -
             peak_bytes=watch.peak_bytes,
             samples=watch.samples,
             load=load,
-            **_fate(container),
+            **fate(container),
         )
 
 
-def _fate(container: Container) -> dict[str, Any]:
+def fate(container: Container) -> dict[str, Any]:
     """Return what became of a container and its workers; its group is gone when it has ended."""
     if restarts := container.restarts():
         killed = docker("inspect", "--format", "{{.State.OOMKilled}}", container.id) == "true"

@@ -159,7 +159,7 @@ def greedy(artifact: Path, tmp_path: Path) -> Path:
     """Return an artifact whose manifest claims far less memory than its workers will take."""
     manifest = json.loads((artifact / "manifest.json").read_text())
     for footprint in manifest["footprints"].values():
-        footprint.update(base_bytes=1, worker_bytes=1, token_bytes=1)
+        footprint.update(base_bytes=1, file_bytes=0, worker_bytes=1, token_bytes=1)
     return copied(artifact, tmp_path / "greedy", manifest)
 
 

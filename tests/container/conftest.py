@@ -1,0 +1,19 @@
+"""The image that the container tests run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """Return the id of the image under test; it is built before the tests."""
+    name = os.environ.get("SENTENCE_API_TEST_IMAGE", "sentence-api:test")
+    command = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"there is no image {name}: {done.stderr.strip()}; build it and run this again")
+    return done.stdout.strip()
