@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from benchmarks.server import ROOT
 from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
@@ -72,7 +73,18 @@ class Report:
         """Return the time in seconds that `share` percent of the small queries took at most."""
         if len(self.seconds) < 2:  # noqa: PLR2004 - quantiles need two
             return self.seconds[0] if self.seconds else float("nan")
-        return statistics.quantiles(self.seconds, n=100)[share - 1]
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[share - 1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is worth recording."""
+        return {
+            "outcomes": self.outcomes,
+            "failures": self.failures,
+            "answered": len(self.seconds),
+            "refused": self.refused,
+            "median_seconds": round(self.percentile(50), 3),
+            "p95_seconds": round(self.percentile(95), 3),
+        }
 
 
 def flood(url: str, *, connections: int, items: int, body_bytes: int, seconds: float) -> Report:

@@ -81,6 +81,10 @@ class Result:
     exits: dict[str, int]
     load: Report = field(repr=False)
 
+    def record(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {**asdict(self), "load": self.load.summary()}
+
 
 def run_tier(image: str, tier: Tier, seconds: float, settings: dict[str, str]) -> Result:
     """Put the worst load on `image` in a container of that size."""
@@ -151,7 +155,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in results:
-        limit, load = each["limit_bytes"], Report(**each["load"])
+        limit, load = each["limit_bytes"], each["load"]
         cells = (
             each["tier"],
             str(each["workers"]),
@@ -159,8 +163,8 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{_of(each['peak_bytes'], limit)}, {_off(each):+.0%}",
             f"{each['idle_bytes'] / limit:.0%}",
             f"{each['oom_kills']}, {each['exits'].get('crash', 0)}",
-            f"{len(load.seconds)}, {load.refused}",
-            f"{load.percentile(50):.2f} s, {load.percentile(95):.2f} s",
+            f"{load['answered']}, {load['refused']}",
+            f"{load['median_seconds']:.2f} s, {load['p95_seconds']:.2f} s",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -202,7 +206,7 @@ def _write(image: str, results: list[Result], faults: list[str], settings: dict[
             **_versions(image, settings),
         },
         "broken": faults,
-        "tiers": [asdict(result) for result in results],
+        "tiers": [result.record() for result in results],
     }
     stem = RESULTS / f"{now:%Y-%m-%d-%H%M}-memory"
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
@@ -258,8 +262,8 @@ def main() -> int:
         result = run_tier(given.image, tier, given.seconds, settings)
         results.append(result)
         faults += [f"{tier}: {each}" for each in broken(result)]
-        print(json.dumps({**asdict(result), "load": result.load.outcomes}), flush=True)
-    print(table([asdict(each) for each in results]))
+        print(json.dumps(result.record()), flush=True)
+    print(table([each.record() for each in results]))
     print("\n".join(faults) or "the contract holds")
     if not given.dry:
         _write(given.image, results, faults, settings)
