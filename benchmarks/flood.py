@@ -26,9 +26,15 @@ from typing import Any
 from benchmarks.server import ROOT
 from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 
-# Of twenty connections so many are of each kind. A few that want much fill queue and budget; what
-# is left of the plan is the connections themselves, each with as long a head as it may send.
-KINDS = {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16}
+# Of twenty connections so many are of each kind, in three parts of the time. A few that want much
+# fill the queue, then the budget, then both against bodies and answers that block them; what is left
+# of the plan is the connections themselves, each with as long a head as it may send.
+PHASES = (
+    {"batch": 4, "half_head": 16},
+    {"bound_body": 3, "batch": 1, "half_head": 16},
+    {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16},
+)
+KINDS = frozenset[str]().union(*PHASES)
 _SMALL = 8
 _WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
     "time year people way day man thing woman life child world school state family student group"
@@ -156,16 +162,13 @@ class _Flood:
 
     async def run(self, seconds: float) -> None:
         """Keep every connection busy for so long."""
-        kinds: list[Callable[[], Awaitable[str]]] = [
-            getattr(self, f"_{kind}") for kind, share in KINDS.items() for _ in range(share)
-        ]
-        random.shuffle(kinds)
-        until = time.monotonic() + seconds
+        started = time.monotonic()
+        until = started + seconds
         small = min(_SMALL, self._connections // 2)
         tasks = [asyncio.create_task(self._small(until, keep=i % 2 == 0)) for i in range(small)]
         tasks += [
-            asyncio.create_task(self._repeat(kinds[i % len(kinds)], until))
-            for i in range(self._connections - small)
+            asyncio.create_task(self._repeat(slot, started, seconds))
+            for slot in range(self._connections - small)
         ]
         _, late = await asyncio.wait(tasks, timeout=seconds)
         # Whoever waits for an answer is still owed one; the rest can go.
@@ -176,10 +179,12 @@ class _Flood:
             if not task.cancelled() and task.exception():
                 raise task.exception()  # type: ignore[misc]
 
-    async def _repeat(self, act: Callable[[], Awaitable[str]], until: float) -> None:
-        """Do one thing again and again; after a refusal a little later."""
-        kind = act.__name__.strip("_")  # type: ignore[attr-defined]
-        while time.monotonic() < until:
+    async def _repeat(self, slot: int, started: float, seconds: float) -> None:
+        """Do what is this connection's part, again and again; after a refusal a little later."""
+        while (passed := time.monotonic() - started) < seconds:
+            kinds = PHASES[int(passed / seconds * len(PHASES))]
+            kind = [kind for kind, share in kinds.items() for _ in range(share)][slot % 20]
+            act: Callable[[], Awaitable[str]] = getattr(self, f"_{kind}")
             try:
                 outcome = await act()
             except (OSError, asyncio.IncompleteReadError, TimeoutError):
