@@ -27,11 +27,11 @@ from benchmarks.server import ROOT
 from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 
 # Of twenty connections so many are of each kind, in three parts of the time. A few that want much
-# fill the queue, then the budget, then both against bodies and answers that block them; what is left
+# fill the queue, then the budget, then both against bodies and answers that block them; the rest
 # of the plan is the connections themselves, each with as long a head as it may send.
 PHASES = (
-    {"batch": 4, "half_head": 16},
-    {"bound_body": 3, "batch": 1, "half_head": 16},
+    {"batch": 1, "half_head": 19},
+    {"bound_body": 1, "half_head": 19},
     {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16},
 )
 KINDS = frozenset[str]().union(*PHASES)
