@@ -29,12 +29,11 @@ from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 # Of twenty connections so many are of each kind, in three parts of the time. A few that want much
 # fill the queue, then the budget, then both against bodies and answers that block them; the rest
 # of the plan is the connections themselves, each with as long a head as it may send.
-PHASES = (
+_PHASES = (
     {"batch": 1, "half_head": 19},
     {"bound_body": 1, "half_head": 19},
     {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16},
 )
-KINDS = frozenset[str]().union(*PHASES)
 _SMALL = 8
 _WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
     "time year people way day man thing woman life child world school state family student group"
@@ -182,7 +181,7 @@ class _Flood:
     async def _repeat(self, slot: int, started: float, seconds: float) -> None:
         """Do what is this connection's part, again and again; after a refusal a little later."""
         while (passed := time.monotonic() - started) < seconds:
-            kinds = PHASES[int(passed / seconds * len(PHASES))]
+            kinds = _PHASES[int(passed / seconds * len(_PHASES))]
             kind = [kind for kind, share in kinds.items() for _ in range(share)][slot % 20]
             act: Callable[[], Awaitable[str]] = getattr(self, f"_{kind}")
             try:

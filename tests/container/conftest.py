@@ -10,8 +10,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """Return the id of the image under test; it is built before the tests."""
-    name = os.environ.get("SENTENCE_API_TEST_IMAGE", "sentence-api:test")
+    """Return the id of the image under test; it is built before the tests.
+
+    The variable is not named like a setting: those that are unknown stop a server.
+    """
+    name = os.environ.get("TEST_IMAGE", "sentence-api:test")
     command = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

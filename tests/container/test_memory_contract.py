@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.container import Gone, Tier, Watch, docker, planned, running
-from benchmarks.flood import KINDS, Report
+from benchmarks.flood import Report
 from benchmarks.memory import Result, broken, fate, run_tier
 
 pytestmark = pytest.mark.container
@@ -35,7 +35,7 @@ def test_the_smallest_container_keeps_the_contract(image: str) -> None:
     assert result.samples > SECONDS
     # The load was what it claims to be.
     outcomes = result.load.outcomes
-    assert set(outcomes) == {*KINDS, "small"}
+    assert {"batch", "bound_body", "half_head", "small"} <= set(outcomes)
     assert outcomes["batch"].get("429", 0) > 0
 
 
