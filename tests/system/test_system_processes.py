@@ -174,7 +174,7 @@ def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> Non
     """Workers above the watermark are replaced one after the other without a failed request."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
-        SENTENCE_API_MEMORY="30M",
+        SENTENCE_API_MEMORY="34M",
         MAX_BODY_BYTES=65536,
         SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
         SENTENCE_API_RECYCLE_MIN_AGE=0,
