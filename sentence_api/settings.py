@@ -94,7 +94,9 @@ class Settings(BaseModel):
     request_timeout: float = _field(
         30.0, "Seconds a request may wait for its vectors.", gt=0, le=3600
     )
-    body_timeout: float = _field(10.0, "Seconds a client has to send its body.", gt=0, le=3600)
+    body_timeout: float = _field(
+        10.0, "Seconds a client has to send its body, and to take its answer.", gt=0, le=3600
+    )
     keepalive: int = _field(
         5, "Seconds an idle connection, or one still sending its headers, is kept.", ge=1, le=3600
     )
