@@ -11,13 +11,15 @@ usage() {
 Usage: ./deploy-production.sh [COMMAND] [OPTIONS]
 
 Commands:
-  up        start the API, or replace the running one, and verify it (default)
-  down      stop it
-  status    say whether it runs and is ready; exit 1 if not
-  logs      show the end of its log (--follow to keep showing, with --local)
-  plan      show how this machine would be used (takes the options of
-            python -m sentence_api plan: --cpus --memory --format --explain)
-  rollback  go back to the container version before this one
+  up          start the API, or replace the running one, and verify it (default)
+  down        stop it
+  status      say whether it runs and is ready; exit 1 if not
+  logs        show the end of its log (--follow to keep showing)
+  plan        show how this machine would be used (takes the options of
+              python -m sentence_api plan: --cpus --memory --format --explain)
+  rollback    go back to the container version before this one
+  wheelhouse  collect what a build installs into wheelhouse/; builds of the
+              image need no network from then on
 
 Options:
   --local           no containers: a virtual environment and gunicorn in this
@@ -27,6 +29,11 @@ Options:
   --cpus N          plan the container for so many CPUs
   --memory SIZE     plan the container for so much memory, as 8G
   --base-image REF  image to build on instead of the Dockerfile's
+  --swarm           deploy to the swarm that this engine manages; updates lose
+                    no request
+  --replicas N      containers of the swarm (default 1)
+  --dry-run         print every command and file of an up, change nothing
+  --build-only      build the image and stop there
   -h, --help        this text
 
 Settings are environment variables: docs/configuration.md lists them.
@@ -66,12 +73,11 @@ has_engine() {
 
 # What runs decides for the commands after `up`; `up` itself goes by the engine.
 is_container() {
-  local command="$1"
-  if [[ "${command}" == up ]]; then
-    has_engine
-  else
-    [[ -f "${ROOT}/var/container/current.json" || "${command}" == rollback ]]
-  fi
+  case "$1" in
+    up) has_engine ;;
+    rollback | wheelhouse) ;;
+    *) [[ -f "${ROOT}/var/container/current.json" ]] ;;
+  esac
 }
 
 run_container() {
@@ -88,6 +94,7 @@ run_local() {
       exec "${ROOT}/.venv/bin/python" -m sentence_api local up
       ;;
     logs) show_logs "${follow}" ;;
+    rollback | wheelhouse) die_usage "${command} is for containers" ;;
     *)
       [[ -x "${ROOT}/.venv/bin/python" ]] ||
         die 'nothing is deployed here yet; start with ./deploy-production.sh'
@@ -106,18 +113,22 @@ _main() {
   local command='' local_only=no follow='' options=() plan_options=()
   while (($#)); do
     case "$1" in
-      up | down | status | logs | plan | rollback)
+      up | down | status | logs | plan | rollback | wheelhouse)
         [[ -z "${command}" ]] || die_usage "two commands: ${command} and $1"
         command="$1"
         ;;
       --local) local_only=yes ;;
-      --port | --bind | --cpus | --memory | --base-image)
+      --port | --bind | --cpus | --memory | --base-image | --replicas)
         (($# > 1)) || die_usage "$1 needs a value"
         options+=("$1" "$2")
         shift
         ;;
-      --port=* | --bind=* | --cpus=* | --memory=* | --base-image=*) options+=("$1") ;;
-      --follow) follow=--follow ;;
+      --port=* | --bind=* | --cpus=* | --memory=* | --base-image=* | --replicas=*) options+=("$1") ;;
+      --swarm | --dry-run | --build-only) options+=("$1") ;;
+      --follow)
+        [[ "${command}" == logs ]] || die_usage '--follow is for logs: ./deploy-production.sh logs --follow'
+        follow=--follow
+        ;;
       -h | --help)
         usage
         exit 0
@@ -136,7 +147,7 @@ _main() {
     "${ROOT}/requirements/install.sh" serve
     exec "${ROOT}/.venv/bin/python" -m sentence_api plan "${options[@]}" "${plan_options[@]}"
   elif [[ "${local_only}" == no ]] && is_container "${command}"; then
-    run_container "${command}" "${options[@]}"
+    run_container "${command}" "${options[@]}" ${follow:+"${follow}"}
   elif [[ "${local_only}" == no && "${command}" == up ]]; then
     printf 'No Docker engine answers: deploying locally, as with --local.\n'
   fi
@@ -148,6 +159,10 @@ _main() {
 export_options() {
   while (($#)); do
     local name="${1%%=*}" value="${1#*=}"
+    case "${name}" in
+      --port | --bind | --cpus | --memory) ;;
+      *) die_usage "${name} is for containers" ;;
+    esac
     if [[ "$1" != *=* ]]; then
       value="$2"
       shift
@@ -156,8 +171,7 @@ export_options() {
       --port) export SENTENCE_API_PORT="${value}" ;;
       --bind) export SENTENCE_API_HOST="${value}" ;;
       --cpus) export SENTENCE_API_CPUS="${value}" ;;
-      --memory) export SENTENCE_API_MEMORY="${value}" ;;
-      *) die_usage "${name} is for containers" ;;
+      *) export SENTENCE_API_MEMORY="${value}" ;;
     esac
     shift
   done

@@ -32,7 +32,7 @@ run_checks() {
   step 'mypy'
   "${BIN}/mypy"
   step 'shellcheck'
-  "${BIN}/shellcheck" ./*.sh requirements/*.sh tests/container/*.sh .ci/run
+  "${BIN}/shellcheck" ./*.sh requirements/*.sh tests/*/*.sh .ci/run
 }
 
 ensure_model() {
@@ -41,6 +41,22 @@ ensure_model() {
     printf 'using the exported model under var/\n'
   else
     "${BIN}/python" -m sentence_api export
+  fi
+}
+
+# Without a browser its tests are skipped, which is a failure under CI only.
+ensure_browser() {
+  step 'browser'
+  tests/browser/install.sh || printf 'the tests in a browser will be skipped\n' >&2
+}
+
+# Only CI installs an engine: elsewhere that is for whoever owns the machine to decide.
+ensure_engine() {
+  step 'Docker engine'
+  if [[ "${CI:-}" == true ]] || docker info >/dev/null 2>&1; then
+    tests/container/engine.sh || printf 'the tests in containers will be skipped\n' >&2
+  else
+    printf 'no engine answers: the tests in containers will be skipped (tests/container/engine.sh)\n'
   fi
 }
 
@@ -71,9 +87,11 @@ _main() {
   requirements/install.sh dev
   run_checks
   if [[ "${quick}" == yes ]]; then
-    pytest_options+=(-m 'not model and not system')
+    pytest_options+=(-m 'not model and not system and not browser and not container')
   else
     ensure_model
+    ensure_browser
+    ensure_engine
   fi
   step 'pytest'
   "${BIN}/python" -m pytest "${pytest_options[@]}"

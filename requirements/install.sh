@@ -15,13 +15,15 @@ readonly TORCH_SECONDS=900 # 200 MB at 2 Mbit/s
 _usage() {
     cat <<'USAGE'
 usage: requirements/install.sh [--into VENV] serve|export|dev
+       requirements/install.sh --collect FOLDER
 
   serve    what a serving process needs
   export   that, and PyTorch for the CPU with sentence-transformers, to export a model
   dev      that, and what tests and checks need
 
-  --into VENV   the virtual environment, made when missing (default: .venv beside the requirements folder)
-  --help        show this
+  --into VENV       the virtual environment, made when missing (default: .venv beside the requirements folder)
+  --collect FOLDER  install nothing: put all wheels that a build of the image installs into FOLDER
+  --help            show this
 
 Needs Python 3.11 or newer. Run again at any time: it returns at once when nothing has changed.
 USAGE
@@ -183,12 +185,15 @@ print(f"sys_platform == \"{sys.platform}\" and platform_machine == \"{platform.m
     grep -qF "${marker}" torch.txt
 }
 
+_is_offline() { [[ $("$1/bin/python" -m pip config get global.no-index 2>/dev/null) == true ]]; }
+
 # uv knows where PyTorch keeps its CPU wheels. For macOS the package registry has the same, so nothing is asked there.
 _torch_from_pytorch() {
     local venv=$1 system
     shift
     system=$(uname -s)
     [[ "${system}" == Linux ]] || return 1
+    if _is_offline "${venv}"; then return 1; fi
     echo "torch: asking PyTorch's index of CPU wheels (about 200 MB)"
     _pip_install "${venv}" --require-hashes -r bootstrap.txt || return 1
     _logged "${venv}" env UV_HTTP_TIMEOUT=20 UV_HTTP_RETRIES=1 timeout "${TORCH_SECONDS}" \
@@ -257,8 +262,55 @@ _install() {
     _finish "${venv}" "${target}"
 }
 
+_download() {
+    local venv=$1 folder=$2
+    shift 2
+    _logged "${venv}" "${venv}/bin/python" -m pip download --no-input --disable-pip-version-check --no-deps \
+        --only-binary :all: --dest "${folder}" "$@"
+}
+
+# uv installs and does not download, but it says where it would take a package from.
+_torch_index() {
+    local venv=$1 request=$2
+    _pip_install "${venv}" --require-hashes -r bootstrap.txt >/dev/null || return 1
+    echo "${request}" | UV_HTTP_TIMEOUT=20 UV_HTTP_RETRIES=1 "${venv}/bin/uv" pip compile --quiet --no-deps \
+        --torch-backend cpu --emit-index-annotation - 2>/dev/null | sed -n 's/^ *# from //p'
+}
+
+_collect_torch() {
+    local venv=$1 folder=$2 version system request index
+    version=$(_torch_version)
+    request="torch==${version}"
+    system=$(uname -s)
+    if [[ "${system}" == Linux ]]; then request+="+cpu"; fi
+    echo "torch: collecting ${request} (about 200 MB)"
+    set -- "${request}"
+    if _is_torch_locked "${venv}"; then set -- --require-hashes -r torch.txt; fi
+    if index=$(_torch_index "${venv}" "${request}") && [[ -n "${index}" ]] &&
+        _download "${venv}" "${folder}" --index-url "${index}" "$@"; then return; fi
+    _download "${venv}" "${folder}" "$@" ||
+        _fail_with_log "${venv}" "could not get ${request}" \
+            "let this machine reach PyTorch's index, or put the wheel into a folder and set PIP_FIND_LINKS to it"
+}
+
+# Wheels for this Python and processor, of everything that a build of the image installs.
+_collect() {
+    local folder=$1 venv list
+    venv=$(mktemp -d)/venv
+    mkdir -p "${folder}"
+    _make_venv "${venv}"
+    for list in serve export sbom; do
+        echo "${list}: collecting ${list}.txt"
+        _download "${venv}" "${folder}" --require-hashes -r "${list}.txt" ||
+            _fail_with_log "${venv}" "could not collect ${list}.txt" "see the error above, then run this again"
+    done
+    _collect_torch "${venv}" "${folder}"
+    rm -rf "${venv%/venv}"
+    (cd "${folder}" && sha256sum -- *.whl >SHA256SUMS)
+}
+
 _main() {
-    local venv=${DEFAULT_VENV} target=""
+    local venv=${DEFAULT_VENV} target="" folder=""
     while (($# > 0)); do
         case "$1" in
             --help)
@@ -269,11 +321,23 @@ _main() {
                 venv=${2:-}
                 shift
                 ;;
+            --collect)
+                folder=${2:-}
+                [[ -n "${folder}" ]] || _usage_error "--collect needs the name of a folder"
+                shift
+                ;;
             serve | export | dev) target=$1 ;;
             *) _usage_error "unknown argument: $1" ;;
         esac
         shift || true
     done
+    if [[ -n "${folder}" ]]; then
+        [[ -z "${target}" ]] || _usage_error "--collect installs nothing: leave out ${target}"
+        [[ "${folder}" == /* ]] || folder="${PWD}/${folder}"
+        cd "${REQUIREMENTS}"
+        _collect "${folder}"
+        return
+    fi
     [[ -n "${venv}" ]] || _usage_error "--into needs the name of a virtual environment"
     [[ -n "${target}" ]] || _usage_error "say what to install: serve, export or dev"
     [[ "${venv}" == /* ]] || venv="${PWD}/${venv}"

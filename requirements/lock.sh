@@ -12,7 +12,7 @@ _usage() {
     cat <<'USAGE'
 usage: requirements/lock.sh [--upgrade]
 
-Locks serve.in, export.in, dev.in, torch.in and bootstrap.in. Needs uv on PATH, and python3 with pip.
+Locks serve.in, export.in, dev.in, sbom.in, torch.in and bootstrap.in. Needs uv on PATH, and python3 with pip.
 Versions that are locked already stay as they are.
 
   --upgrade   take the newest versions that the .in files allow
@@ -39,6 +39,7 @@ _compile() {
 }
 
 lock_bootstrap() { _compile bootstrap "$@"; }
+lock_sbom() { _compile sbom "$@"; }
 lock_serve() { _compile serve "$@"; }
 lock_export() { _compile export --no-emit-package torch "$@"; }
 lock_dev() { _compile dev --no-emit-package torch "$@"; }
@@ -121,6 +122,7 @@ _main() {
     python3 -m pip --version >/dev/null || _fail "python3 has no pip" "install python3-pip, or activate a virtual environment"
     cd "${REQUIREMENTS}"
     lock_bootstrap "$@"
+    lock_sbom "$@"
     lock_serve "$@"
     lock_export "$@"
     lock_dev "$@"

@@ -14,7 +14,7 @@ from sentence_api import __version__
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
 from sentence_api.ops import check, local, rendering
-from sentence_api.ops.planning import find_subject, plan_subject
+from sentence_api.ops.planning import find_subject, plan_figures, plan_subject
 from sentence_api.settings import Settings, read_settings
 
 FAILURE = 1
@@ -41,7 +41,7 @@ def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
     plan = plan_subject(subject, settings)
     show: dict[str, Callable[[], str]] = {
         "table": lambda: rendering.plan_table(plan, subject),
-        "json": lambda: json.dumps(plan.as_dict(), indent=2),
+        "json": lambda: json.dumps(plan_figures(plan, settings), indent=2),
         "env": lambda: rendering.plan_environment(plan),
     }
     print(show[parsed.format]())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ from typing import Any
 import pytest
 
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops import container
+from sentence_api.ops import container, image, preflight, runners
+from sentence_api.ops.docker import Docker
 from sentence_api.ops.release import Options, Release, State
+from sentence_api.settings import Settings, names_of
 from tests.conftest import ROOT
 
 MIB = 1 << 20
@@ -25,11 +30,12 @@ PLAN = {
     "predicted_peak_bytes": 432 * MIB,
     "cpu_limit": 1.5,
     "max_concurrent_requests": 512,
+    "stop_grace_seconds": 35,
 }
 CANARY = {"text": "canary", "vector": [0.6, 0.8]}
 
 
-class FakeDocker(container.Docker):
+class FakeDocker(Docker):
     """Answers as an engine would; images in `broken` never become ready.
 
     Attributes:
@@ -42,26 +48,34 @@ class FakeDocker(container.Docker):
         self.broken: set[str] = set()
         self.plugins = True
         self.candidate = ""
+        self.canary = CANARY
+        self.nodes = 0
+        self.manager = False
 
-    def ask(self, *arguments: str) -> str:
+    def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
         """Answer by the kind of command."""
+        del environ
         command = " ".join(arguments)
         self.asked.append(command)
         answers = {
             "info --format {{.DockerRootDir}}": "/nowhere",
-            "info --format {{json": json.dumps({"NCPU": 2, "MemTotal": 2048 * MIB}),
+            "info --format {{json": json.dumps(
+                {"NCPU": 2, "MemTotal": 2048 * MIB, "Swarm": {"Nodes": self.nodes}}
+            ),
+            "info --format {{.Swarm.ControlAvailable}}": "true" if self.manager else "false",
             "image inspect --format {{.Id}}": self.image,
             "image inspect --format {{.Size}}": "355000000",
             "run --rm": json.dumps(PLAN),
-            "ps --all": "sentence-api-api-1",
-            "exec sentence-api-api-1": json.dumps(CANARY),
+            "ps --all": "0123456789ab",
             "stats": "200MiB / 1.5GiB",
             "logs": "the last lines",
         }
         if command.startswith("run --detach"):
             self.candidate = arguments[-1]
         if command.startswith("inspect --format {{.State.Status}}"):
-            return "exited" if self.candidate in self.broken else "running"
+            return "exited false" if self.candidate in self.broken else "running false"
+        if command.endswith("--show-canary"):
+            return json.dumps(self.canary)
         return next((text for start, text in answers.items() if command.startswith(start)), "")
 
     def show(self, *arguments: str) -> None:
@@ -109,8 +123,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def options() -> Iterator[Options]:
+def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
     """Serve as the published port of a container would."""
+    sounding = partial(container.requests_per_second, seconds=0.1)
+    monkeypatch.setattr(container, "requests_per_second", sounding)
 
     class Own(Handler):
         pass
@@ -191,23 +207,23 @@ def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> N
         container.up(options, docker, state, said.append)
     assert docker.changes() == []
     assert state.read("current") == old
-    assert "the last lines" in said
+    assert "logs --tail 20 sentence-api-candidate" in docker.asked
 
 
-def test_a_failed_switch_rolls_back(options: Options, state: State) -> None:
+def test_a_failed_switch_rolls_back(
+    options: Options, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A version that gives wrong vectors to the outside is replaced by the one before."""
     old = release("sha256:old", options, state)
     state.write("current", old)
     docker = FakeDocker()
-    wrong = json.dumps({"text": "canary", "vector": [0.0, 1.0]})
-    ask = docker.ask
-    canaries = iter([wrong, json.dumps(CANARY)])
+    wrong = {"text": CANARY["text"], "vector": [0.0, 1.0]}
 
-    def answer(*arguments: str) -> str:
-        found = ask(*arguments)
-        return next(canaries) if arguments[:2] == ("exec", "sentence-api-api-1") else found
+    def canary_of(asked: str, _docker: Docker) -> tuple[str, list[float]]:
+        canary = wrong if asked == "sha256:new" else CANARY
+        return str(canary["text"]), list(canary["vector"])
 
-    docker.ask = answer  # type: ignore[method-assign]
+    monkeypatch.setattr(image, "canary_of", canary_of)
     with pytest.raises(DeploymentFailed, match=r"wrong reference vector.*is back"):
         container.up(options, docker, state, lambda _: None)
     assert len(docker.changes()) == 2
@@ -253,7 +269,7 @@ def test_a_host_without_compose_is_told_what_to_do(options: Options, state: Stat
 def test_a_taken_port_is_named(options: Options, state: State) -> None:
     """The first deployment to a port that somebody else listens on is refused before the build."""
     docker = FakeDocker()
-    with pytest.raises(DeploymentFailed, match=f"port {options.port} on 127.0.0.1 is taken"):
+    with pytest.raises(DeploymentFailed, match=f"port {options.port} on 127.0.0.1 cannot be"):
         container.up(options, docker, state, lambda _: None)
     assert not any(command.startswith("build") for command in docker.asked)
 
@@ -264,17 +280,95 @@ def test_settings_of_a_person_reach_the_container() -> None:
         "SENTENCE_API_LOG_LEVEL": "debug",
         "WEB_CONCURRENCY": "1",
         "SENTENCE_API_PORT": "1",
+        "ENGINE": "torch",
         "HOME": "/root",
     }
-    assert container.chosen_settings(environ) == {
+    assert image.chosen_settings(environ) == {
         "SENTENCE_API_LOG_LEVEL": "debug",
         "WEB_CONCURRENCY": "1",
     }
 
 
+def test_every_short_name_is_known() -> None:
+    """The host cannot read `Settings`, so its list of names is compared with it here."""
+    short = {name for field in Settings.model_fields for name in names_of(field)[1:]}
+    baked = {"ENGINE", "SENTENCE_TRANSFORMER_MODEL"}
+    assert short - baked - {"PORT"} == image.SHORT_SETTINGS
+
+
+def test_the_model_of_a_person_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Model and engine are decided by the build, under the names that settings have."""
+    monkeypatch.setattr(image, "WHEELHOUSE", Path("no/such/folder"))
+    plain = image.build_command(Options(), {})
+    assert plain[plain.index("--target") + 1] == "runtime"
+    assert [argument for argument in plain if "MODEL" in argument] == []
+    environ = {"SENTENCE_TRANSFORMER_MODEL": "wheelhouse/mine", "ENGINE": "torch"}
+    chosen = image.build_command(Options(base_image="mine:1"), environ)
+    assert chosen[chosen.index("--target") + 1] == "runtime-torch"
+    assert {"--build-arg=MODEL=wheelhouse/mine", "--build-arg=BASE_IMAGE=mine:1"} <= set(chosen)
+    assert "--network" not in chosen
+
+
+def test_a_dry_run_shows_what_an_up_does(
+    options: Options, state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command that changes something is printed as `up` then runs it, and none runs."""
+    state.write("current", release("sha256:old", options, state))
+    kept = sorted(path.name for path in state.folder.iterdir())
+    dry, real = FakeDocker(), FakeDocker()
+    said: list[str] = []
+    container.dry_run(options, dry, state, said.append)
+    assert sorted(path.name for path in state.folder.iterdir()) == kept
+    container.up(options, real, state, lambda _: None)
+    changing = ("build", "run --detach", "compose")
+    done = [command for command in real.asked if command.startswith(changing)]
+    assert [line for line in said if line.startswith("docker ")] == [
+        f"docker {shlex.join(command.split())}".replace("'{{", "{{")
+        for command in [*done[:2], "rm --force sentence-api-candidate", *done[2:]]
+    ]
+    assert [command for command in dry.asked if command.startswith(changing)] == []
+    assert state.environment.read_text().strip() in "\n".join(said)
+    del capsys
+
+
+def test_a_machine_without_memory_is_told(tmp_path: Path) -> None:
+    """A plan whose peak is not available is refused before anything starts."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 409600 kB\n")
+    with pytest.raises(DeploymentFailed, match=r"400 MiB of memory are available .* needs 432"):
+        preflight.check_memory(PLAN, meminfo)
+    meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 512000 kB\n")
+    preflight.check_memory(PLAN, meminfo)
+    preflight.check_memory(PLAN, tmp_path / "missing")
+
+
+def test_another_mode_must_be_taken_down_first(options: Options, state: State) -> None:
+    """Compose and swarm would fight for the port."""
+    state.write("current", release("sha256:old", options, state))
+    docker = FakeDocker()
+    docker.manager = True
+    with pytest.raises(DeploymentFailed, match=r"with Compose; run .* down before"):
+        container.up(replace(options, swarm=True), docker, state, lambda _: None)
+    docker.manager = False
+    with pytest.raises(DeploymentFailed, match="docker swarm init"):
+        container.up(replace(options, swarm=True), docker, state, lambda _: None)
+
+
+def test_replicas_on_one_machine_share_it(options: Options) -> None:
+    """Two replicas on one machine are each planned for half of it; on two machines for one each."""
+    docker = FakeDocker()
+    two = replace(options, swarm=True, replicas=2)
+    image.plan_of("sha256:new", two, {}, docker)
+    assert f"--cpus 1 --memory {1024 * MIB}" in docker.asked[-1]
+    docker.nodes = 2
+    image.plan_of("sha256:new", two, {"WEB_CONCURRENCY": "1"}, docker)
+    assert f"--cpus 2 --memory {2048 * MIB}" in docker.asked[-1]
+    assert "--env=WEB_CONCURRENCY=1" in docker.asked[-1]
+
+
 def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> None:
     """Every variable of the Compose file is written by the deployment, and none has a default."""
-    text = (ROOT / container.COMPOSE_FILE).read_text(encoding="utf-8")
+    text = (ROOT / runners.COMPOSE_FILE).read_text(encoding="utf-8")
     asked = set(re.findall(r"\$\{(\w+):\?[^}]+\}", text))
     assert asked == {"SENTENCE_API_IMAGE", *container.variables(PLAN, options, state)}
     assert text.count("${") == len(re.findall(r"\$\{\w+:\?", text))

@@ -628,7 +628,7 @@ def test_another_method(method: str, path: str, allowed: set[str], served: Serve
     assert served.responses == [("unknown", 405, "method_not_allowed")]
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/query/", "/health/nope", "/static/x", "/%00"])
+@pytest.mark.parametrize("path", ["/nope", "/query/", "/health/nope", "/page/", "/page/x", "/%00"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_path(method: str, path: str, served: Served) -> None:
     """An unknown path is 404 in the one form of errors, and is not a label of its own."""
@@ -639,7 +639,8 @@ def test_an_unknown_path(method: str, path: str, served: Served) -> None:
 
 GETS = [
     *["/health", "/health/live", "/health/ready"],
-    *["/model-status", "/memory-status", "/metrics"],
+    *["/model-status", "/memory-status", "/metrics", "/plan"],
+    *["/", "/page/page.css", "/page/page.js"],
 ]
 
 
@@ -830,6 +831,17 @@ def test_the_status_of_a_model_that_is_not_there(served: Served) -> None:
             "precision": "float32",
         },
     )
+
+
+def test_plan(served: Served) -> None:
+    """The plan is told with the sum behind it, as `plan --format json` and `--explain` print it."""
+    plan = make_plan(Machine(1, 4 * GIB), overrides=Overrides(max_request_items=MAX_ITEMS))
+    assert json.loads(served.client.get("/plan").data) == {
+        "plan": plan.as_dict(),
+        "steps": [
+            {"name": step.name, "reason": step.reason, "value": step.value} for step in plan.steps
+        ],
+    }
 
 
 def test_memory_status(served: Served) -> None:

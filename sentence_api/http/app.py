@@ -8,7 +8,7 @@ import uuid
 
 from flask import Flask, Response, g, request
 
-from sentence_api.http import errors, health, query, status
+from sentence_api.http import errors, health, page, plan, query, status
 from sentence_api.http.service import Service
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -21,6 +21,8 @@ def build_app(service: Service) -> Flask:
     query.register(app, service)
     health.register(app, service)
     status.register(app, service)
+    plan.register(app, service)
+    page.register(app)
 
     @app.before_request
     def begin() -> None:

@@ -1,82 +1,39 @@
 """A deployment in a container: build, plan, prove a candidate, switch, verify, roll back.
 
 Runs on the host with nothing but Python 3.9 and Docker, so it uses the standard library only; what
-needs the model or the formula is asked of the image. Commands run in one place (`Docker`).
+needs the model or the formula is asked of the image.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.address import bind_error
-from sentence_api.ops.release import Options, Release, State, environment_text
-from sentence_api.ops.smoke import how_to, is_ready, smoke
+from sentence_api.ops import image as images
+from sentence_api.ops.docker import Docker
+from sentence_api.ops.preflight import check_engine, check_memory, check_room
+from sentence_api.ops.release import PROJECT, Options, Release, State, environment_text
+from sentence_api.ops.runners import (
+    SMOKE_INSIDE,
+    Canary,
+    Runner,
+    has_routing_mesh,
+    runner,
+    wait_until,
+)
+from sentence_api.ops.smoke import how_to
+from sentence_api.ops.sounding import requests_per_second
 
-PROJECT = "sentence-api"
 CANDIDATE = f"{PROJECT}-candidate"
-COMPOSE_FILE = "docker-compose.production.yml"
-DOCKERFILE = "Dockerfile.production-optimized"
-IMAGE = f"{PROJECT}:latest"
-WHEELHOUSE = Path("wheelhouse")
-READY_SECONDS = 60
-DISK_NEEDED = 4 << 30
-LOG_LINES = "20"
-# Longer than the 25 seconds that a stopping worker has to finish its requests.
-STOP_GRACE = "35s"
-# Names without our prefix that people already know.
-_SHORT_SETTINGS = {"WEB_CONCURRENCY", "MAX_WORKERS", "PRECISION", "LOG_LEVEL", "MAX_BODY_BYTES"}
-INSIDE = "http://127.0.0.1:5001"
+LOG_LINES = 20
 
 Say = Callable[[str], None]
 
-_LABEL = f"label=com.docker.compose.project={PROJECT}"
 _INSIDE_READY = ("python", "-m", "sentence_api.healthcheck")
-_SHOW_CANARY = ("python", "-m", "sentence_api.ops.smoke", "--show-canary")
-
-
-class Docker:
-    """The one place where commands run."""
-
-    def ask(self, *arguments: str) -> str:
-        """Return what `docker ...` prints.
-
-        Raises:
-            DeploymentFailed: It failed; its last line says why.
-        """
-        done = self._run(arguments, capture=True)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise DeploymentFailed(f"docker {' '.join(arguments[:3])} failed: {last}")
-        return str(done.stdout).strip()
-
-    def show(self, *arguments: str) -> None:
-        """Run `docker ...` with its output in sight.
-
-        Raises:
-            DeploymentFailed: It failed.
-        """
-        if self._run(arguments, capture=False).returncode != 0:
-            raise DeploymentFailed(f"docker {' '.join(arguments[:3])} failed; its output is above")
-
-    def works(self, *arguments: str) -> bool:
-        """Return whether `docker ...` succeeds."""
-        return self._run(arguments, capture=True).returncode == 0
-
-    def _run(self, arguments: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["docker", *arguments],  # noqa: S607 - found on PATH like every tool of the host
-            capture_output=capture,
-            text=True,
-            check=False,
-        )
 
 
 def up(options: Options, docker: Docker, state: State, say: Say) -> None:
@@ -85,38 +42,74 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     Raises:
         DeploymentFailed: The new version does not work.
     """
-    check_host(options, docker, state)
-    image = build(options, docker, say)
-    plan = plan_of(image, options, docker)
-    release = Release(image, variables(plan, options, state), chosen_settings(os.environ))
+    check_engine(options, docker)
     current = state.read("current")
+    check_room(options, current, docker)
+    image = build(options, docker, say)
+    release, plan = _release(image, options, docker, state)
     say(_plan_line(plan))
-    if release == current and is_ready(release.url):
+    run = runner(docker, state, swarm=release.swarm)
+    if release == current and run.is_ready(release):
         say(f"nothing has changed: this version is running and ready at {release.url}")
         return
-    prove(release, plan, docker, say)
+    check_memory(plan)
+    canary = prove(release, plan, docker, say)
     state.folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
     try:
-        seconds = switch(release, docker, state)
+        run.start(release)
+        seconds = time.monotonic() - started
+        run.verify(release, canary)
     except DeploymentFailed as exc:
-        if _names(docker):
-            say(docker.ask("logs", "--tail", LOG_LINES, _container(docker)) or "its log is empty")
-        roll_back(current, docker, state, say)
+        _show_log(run, docker, say)
+        try:
+            _roll_back(current, run, docker, state, say)
+        except DeploymentFailed as second:
+            raise DeploymentFailed(f"{exc}; going back failed too: {second}") from second
         after = "what ran before is back" if current else "nothing is running"
         raise DeploymentFailed(f"{exc}; {after}") from exc
     state.write("previous", current)
     state.write("current", release)
     state.note("up", release)
-    say(_summary(docker, image, seconds))
+    say(_summary(release, seconds, run, docker))
     say(how_to(release.url))
 
 
+def build(options: Options, docker: Docker, say: Say) -> str:
+    """Build the image and return its id."""
+    say("building the image; the first time takes minutes")
+    return images.build(images.build_command(options, os.environ), docker)
+
+
+def dry_run(options: Options, docker: Docker, state: State, say: Say) -> None:
+    """Print every command and file of an `up`, in their order, and change nothing."""
+    check_engine(options, docker)
+    check_room(options, state.read("current"), docker)
+    say(_shown(images.build_command(options, os.environ)))
+    try:
+        image = images.image_id(docker)
+    except DeploymentFailed:
+        say(
+            "# the rest follows from the plan, which the image makes: run with --build-only,"
+            " then again with --dry-run"
+        )
+        return
+    say("# below for the image that was built last")
+    release, plan = _release(image, options, docker, state)
+    say(f"# {_plan_line(plan)}")
+    say(_shown(_candidate_command(release, plan)))
+    say(_shown(("rm", "--force", CANDIDATE)))
+    say(f"# {state.settings}\n{environment_text(release.settings)}".rstrip())
+    say(f"# {state.environment}\n{environment_text(release.environment())}".rstrip())
+    say(_shown(runner(docker, state, swarm=release.swarm).start_command()))
+
+
 def down(docker: Docker, state: State) -> bool:
-    """Remove container and network, keep images and history; return whether something ran."""
+    """Remove containers and networks, keep images and history; return whether something ran."""
     current = state.read("current")
     if current is None:
         return False
-    docker.ask(*compose(state, "down", "--remove-orphans"))
+    runner(docker, state, swarm=current.swarm).stop()
     state.note("down", current)
     state.write("current", None)
     return True
@@ -126,12 +119,16 @@ def roll_back_to_previous(docker: Docker, state: State, say: Say) -> None:
     """Put the release before the current one in its place, and remember both the other way round.
 
     Raises:
-        DeploymentFailed: There is none.
+        DeploymentFailed: There is none, or its image is gone.
     """
     current, previous = state.read("current"), state.read("previous")
     if previous is None:
         raise DeploymentFailed("there is no earlier version to go back to")
-    roll_back(previous, docker, state, say)
+    if not docker.works("image", "inspect", previous.image):
+        raise DeploymentFailed(f"the image of the earlier version, {previous.image[:19]}, is gone")
+    if current is not None and current.swarm != previous.swarm:
+        runner(docker, state, swarm=current.swarm).stop()
+    _roll_back(previous, runner(docker, state, swarm=previous.swarm), docker, state, say)
     state.write("current", previous)
     state.write("previous", current)
 
@@ -142,107 +139,50 @@ def status(docker: Docker, state: State, say: Say) -> bool:
     if current is None:
         say("not running; start it with ./deploy-production.sh")
         return False
-    url = current.url
-    ready = is_ready(url)
-    say(f"{'ready' if ready else 'not ready'} at {url}")
-    say(docker.ask("ps", "--all", "--filter", _LABEL, "--format", "{{.Names}}: {{.Status}}"))
+    run = runner(docker, state, swarm=current.swarm)
+    ready = run.is_ready(current)
+    say(f"{'ready' if ready else 'not ready'} at {current.url}")
+    for container in run.containers():
+        line = ("ps", "--all", "--filter", f"id={container}", "--format", "{{.Names}}: {{.Status}}")
+        say(docker.ask(*line))
     say(f"image {current.image[:19]}")
     return ready
 
 
-def logs(docker: Docker) -> str:
-    """Return the end of the container's log."""
-    return docker.ask("logs", "--tail", "100", _container(docker))
-
-
-def roll_back(target: Release | None, docker: Docker, state: State, say: Say) -> None:
-    """Put `target` in the place of what runs; without one leave nothing running."""
-    if target is None:
-        docker.ask(*compose(state, "down", "--remove-orphans"))
-        return
-    say(f"rolling back to {target.image[:19]}")
-    switch(target, docker, state)
-    state.note("rollback", target)
-
-
-def check_host(options: Options, docker: Docker, state: State) -> None:
-    """Refuse a host that cannot do it, and say what to do.
+def logs(docker: Docker, state: State, *, follow: bool) -> None:
+    """Show the end of the log, and go on showing it with `follow`.
 
     Raises:
-        DeploymentFailed: Engine, Compose, disk or port stand in the way.
+        DeploymentFailed: Nothing runs.
     """
-    if not docker.works("info"):
-        raise DeploymentFailed("no Docker engine answers; start it, or deploy with --local")
-    if not docker.works("compose", "version"):
-        raise DeploymentFailed(
-            "Docker has no Compose plugin; install docker-compose-plugin, or deploy with --local"
-        )
-    folder = Path(docker.ask("info", "--format", "{{.DockerRootDir}}"))
-    if folder.exists() and shutil.disk_usage(folder).free < DISK_NEEDED:
-        raise DeploymentFailed(
-            f"less than {DISK_NEEDED >> 30} GiB free below {folder}; free some with"
-            " docker system prune"
-        )
-    if state.read("current") is None and bind_error(options.bind, options.port):
-        raise DeploymentFailed(
-            f"port {options.port} on {options.bind} is taken; choose another with --port"
-        )
-
-
-def build(options: Options, docker: Docker, say: Say) -> str:
-    """Build the image and return its id."""
-    say("building the image; the first time takes minutes")
-    base = ["--build-arg", f"BASE_IMAGE={options.base_image}"] if options.base_image else []
-    # With wheels at hand the build needs no network, so it gets none.
-    offline = ["--network", "none"] if any(WHEELHOUSE.glob("*.whl")) else []
-    docker.show(
-        *("build", "--file", DOCKERFILE, "--target", "runtime", "--tag", IMAGE),
-        *(*offline, *base, "."),
-    )
-    return docker.ask("image", "inspect", "--format", "{{.Id}}", IMAGE)
-
-
-def plan_of(image: str, options: Options, docker: Docker) -> dict[str, Any]:
-    """Ask the image for the plan of this engine's machine, or of the one described."""
-    machine = json.loads(docker.ask("info", "--format", "{{json .}}"))
-    cpus = options.cpus or str(machine["NCPU"])
-    memory = options.memory or str(machine["MemTotal"])
-    text = docker.ask(
-        *("run", "--rm", "--network", "none", "--entrypoint", "python", image),
-        *("-m", "sentence_api", "plan", "--format", "json", "--cpus", cpus, "--memory", memory),
-    )
-    plan: dict[str, Any] = json.loads(text)
-    return plan
-
-
-def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a person that hold inside the container too."""
-    own = {f"SENTENCE_API_{name}" for name in ("PORT", "HOST", "ARTIFACT", "CPUS", "MEMORY")}
-    return {
-        name: value
-        for name, value in environ.items()
-        if (name.startswith("SENTENCE_API_") and name not in own) or name in _SHORT_SETTINGS
-    }
+    current = state.read("current")
+    if current is None:
+        raise DeploymentFailed("not running; start it with ./deploy-production.sh")
+    command = runner(docker, state, swarm=current.swarm).logs_command(100)
+    docker.show(*command, *(["--follow"] if follow else []))
 
 
 def variables(plan: dict[str, Any], options: Options, state: State) -> dict[str, str]:
     """Return the Compose file's variables for a plan."""
     return {
         "SENTENCE_API_SETTINGS_FILE": str(state.settings),
-        "SENTENCE_API_REPLICAS": "1",
-        "SENTENCE_API_STOP_GRACE": STOP_GRACE,
+        "SENTENCE_API_REPLICAS": str(options.replicas),
+        "SENTENCE_API_STOP_GRACE": f"{plan['stop_grace_seconds']}s",
         # A connection is a file, and a worker has a few dozen others.
         "SENTENCE_API_OPEN_FILES": str(2 * plan["max_concurrent_requests"] + 1024),
         "SENTENCE_API_CPU_RESERVATION": f"{plan['cpu_limit'] / 2:g}",
-        "SENTENCE_API_PUBLISH": f"{options.bind}:{options.port}",
+        "SENTENCE_API_PUBLISH": f"{_in_address(options.bind)}:{options.port}",
         "SENTENCE_API_MEMORY_LIMIT": str(plan["memory_limit_bytes"]),
         "SENTENCE_API_MEMORY_RESERVATION": str(plan["predicted_peak_bytes"]),
         "SENTENCE_API_CPU_LIMIT": f"{plan['cpu_limit']:g}",
     }
 
 
-def prove(release: Release, plan: dict[str, Any], docker: Docker, say: Say) -> None:
+def prove(release: Release, plan: dict[str, Any], docker: Docker, say: Say) -> Canary:
     """Start the image beside what runs, without a network, and test it from inside.
+
+    Returns:
+        The canary of its model, for a test from outside.
 
     Raises:
         DeploymentFailed: It does not become healthy, or gives wrong vectors.
@@ -250,77 +190,72 @@ def prove(release: Release, plan: dict[str, Any], docker: Docker, say: Say) -> N
     say("proving the new version beside the running one")
     docker.works("rm", "--force", CANDIDATE)
     try:
-        docker.ask(
-            *("run", "--detach", "--name", CANDIDATE, "--network", "none", "--read-only"),
-            *("--tmpfs", "/tmp:noexec", "--cap-drop", "ALL", "--init"),  # noqa: S108
-            *("--memory", str(plan["memory_limit_bytes"]), "--cpus", f"{plan['cpu_limit']:g}"),
-            release.image,
-        )
-        _wait_until(lambda: docker.works("exec", CANDIDATE, *_INSIDE_READY), docker, CANDIDATE)
-        docker.ask("exec", CANDIDATE, "python", "-m", "sentence_api.ops.smoke", INSIDE)
+        docker.ask(*_candidate_command(release, plan))
+        wait_until(lambda: docker.works("exec", CANDIDATE, *_INSIDE_READY), docker, [CANDIDATE])
+        docker.ask("exec", CANDIDATE, *SMOKE_INSIDE)
+        return images.canary_of(release.image, docker)
     except DeploymentFailed as exc:
-        say(docker.ask("logs", "--tail", LOG_LINES, CANDIDATE))
+        if docker.works("inspect", CANDIDATE):
+            docker.show("logs", "--tail", str(LOG_LINES), CANDIDATE)
         raise DeploymentFailed(f"{exc}; nothing was changed") from exc
     finally:
         docker.works("rm", "--force", CANDIDATE)
 
 
-def switch(release: Release, docker: Docker, state: State) -> float:
-    """Run `release` through Compose, verify it, and return the seconds until it was ready.
-
-    Raises:
-        DeploymentFailed: It does not become ready, or gives wrong vectors.
-    """
-    state.settings.write_text(environment_text(release.settings), "utf-8")
-    state.environment.write_text(release.environment_file(), "utf-8")
-    started = time.monotonic()
-    docker.ask(*compose(state, "up", "--detach", "--no-build"))
-    _wait_until(lambda: is_ready(release.url), docker, _container(docker))
-    seconds = time.monotonic() - started
-    manifest = json.loads(docker.ask("exec", _container(docker), *_SHOW_CANARY))
-    smoke(release.url, (manifest["text"], manifest["vector"]))
-    return seconds
+def _release(
+    image: str, options: Options, docker: Docker, state: State
+) -> tuple[Release, dict[str, Any]]:
+    """Return the release that these options make of an image, and its plan."""
+    settings = images.chosen_settings(os.environ)
+    plan = images.plan_of(image, options, settings, docker)
+    return Release(image, variables(plan, options, state), settings, options.swarm), plan
 
 
-def compose(state: State, *arguments: str) -> tuple[str, ...]:
-    """Return a `docker compose` command on our file and variables."""
+def _candidate_command(release: Release, plan: dict[str, Any]) -> tuple[str, ...]:
+    """Return the `docker` command that runs a release beside the running one."""
     return (
-        *("compose", "--project-name", PROJECT, "--file", COMPOSE_FILE),
-        *("--env-file", str(state.environment), *arguments),
+        *("run", "--detach", "--name", CANDIDATE, "--network", "none", "--read-only"),
+        *("--tmpfs", "/tmp:noexec", "--cap-drop", "ALL", "--init"),  # noqa: S108
+        *("--memory", str(plan["memory_limit_bytes"]), "--cpus", f"{plan['cpu_limit']:g}"),
+        *(f"--env={name}={value}" for name, value in sorted(release.settings.items())),
+        release.image,
     )
 
 
-def _wait_until(condition: Callable[[], bool], docker: Docker, container: str) -> None:
-    """Wait for `condition`, unless the container ends first."""
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until:
-        if condition():
-            return
-        state = docker.ask("inspect", "--format", "{{.State.Status}}", container)
-        if state not in {"created", "running"}:
-            raise DeploymentFailed(f"the container ended ({state})")
-        time.sleep(0.1)
-    raise DeploymentFailed(f"the container was not ready within {READY_SECONDS} s")
+def _roll_back(target: Release | None, run: Runner, docker: Docker, state: State, say: Say) -> None:
+    """Put `target` in the place of what runs; without one leave nothing running."""
+    if target is None:
+        run.stop()
+        return
+    say(f"rolling back to {target.image[:19]}")
+    run.start(target)
+    run.verify(target, images.canary_of(target.image, docker))
+    state.note("rollback", target)
 
 
-def _container(docker: Docker) -> str:
-    """Return the name of the container that Compose runs."""
-    names = _names(docker)
-    if not names:
-        raise DeploymentFailed("Compose started no container")
-    return names[0]
+def _show_log(run: Runner, docker: Docker, say: Say) -> None:
+    """Show the last lines of what failed."""
+    say("the last lines of its log:")
+    for container in run.containers()[:1]:
+        docker.show("logs", "--tail", str(LOG_LINES), container)
 
 
-def _names(docker: Docker) -> list[str]:
-    """Return the names of the containers that Compose made, running or not."""
-    return docker.ask("ps", "--all", "--filter", _LABEL, "--format", "{{.Names}}").split()
-
-
-def _summary(docker: Docker, image: str, seconds: float) -> str:
+def _summary(release: Release, seconds: float, run: Runner, docker: Docker) -> str:
     """Return what is worth knowing about what runs now."""
-    size = int(docker.ask("image", "inspect", "--format", "{{.Size}}", image))
-    used = docker.ask("stats", "--no-stream", "--format", "{{.MemUsage}}", _container(docker))
-    return f"image {size / 1e6:.0f} MB, ready after {seconds:.1f} s, memory {used}"
+    size = int(docker.ask("image", "inspect", "--format", "{{.Size}}", release.image))
+    lines = [f"image {size / 1e6:.0f} MB, ready after {seconds:.1f} s"]
+    for container in run.containers()[:1]:
+        used = docker.ask("stats", "--no-stream", "--format", "{{.MemUsage}}", container)
+        lines.append(f"memory {used}")
+    if release.swarm and not has_routing_mesh():
+        lines.append(
+            "tested from inside only: this kernel has no IPVS, so the published port of a swarm"
+            " answers nobody on this machine"
+        )
+    else:
+        rate = requests_per_second(release.url)
+        lines.append(f"{rate:.0f} requests/s in a probe of a few seconds")
+    return "\n".join(lines)
 
 
 def _plan_line(plan: dict[str, Any]) -> str:
@@ -330,3 +265,13 @@ def _plan_line(plan: dict[str, Any]) -> str:
         f" {plan['memory_limit_bytes'] >> 20} MiB and {plan['cpu_limit']:g} CPUs,"
         f" peak {plan['predicted_peak_bytes'] >> 20} MiB"
     )
+
+
+def _in_address(host: str) -> str:
+    """Return a host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _shown(command: tuple[str, ...]) -> str:
+    """Return a `docker` command as a shell takes it."""
+    return shlex.join(("docker", *command))

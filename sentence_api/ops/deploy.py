@@ -6,43 +6,65 @@ Standard library only and Python 3.9, because it runs on the host, before anythi
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Mapping
 
-from sentence_api.errors import DeploymentFailed
+from sentence_api.errors import StartupError
 from sentence_api.ops import container
+from sentence_api.ops.docker import Docker
+from sentence_api.ops.image import IMAGE, collect_wheels
+from sentence_api.ops.preflight import check_engine
 from sentence_api.ops.release import Options, State
+from sentence_api.resources.sizes import parse_size
 
 
 def main() -> int:
     """Run one command and return its exit status."""
-    parsed = _parser().parse_args()
+    parser = _parser(os.environ)
+    parsed = parser.parse_args()
+    if parsed.replicas != 1 and not parsed.swarm:
+        parser.error("--replicas needs --swarm: only a swarm shares one port among containers")
     options = Options(
         port=parsed.port,
         bind=parsed.bind,
         cpus=parsed.cpus,
         memory=parsed.memory,
         base_image=parsed.base_image,
+        swarm=parsed.swarm,
+        replicas=parsed.replicas,
     )
     try:
-        return _run(parsed.command, options)
-    except DeploymentFailed as exc:
+        return _run(parsed, options)
+    except StartupError as exc:
         sys.stderr.write(f"sentence-api: {exc}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("sentence-api: interrupted; see ./deploy-production.sh status\n")
+        return 130
 
 
-def _run(command: str, options: Options) -> int:
+def _run(parsed: argparse.Namespace, options: Options) -> int:
     """Dispatch."""
-    docker, state = container.Docker(), State()
-    if command == "up":
+    docker, state = Docker(), State()
+    if parsed.command == "up" and parsed.dry_run:
+        container.dry_run(options, docker, state, _say)
+    elif parsed.command == "up" and parsed.build_only:
+        check_engine(options, docker)
+        _say(f"built {IMAGE}, {container.build(options, docker, _say)[:19]}")
+    elif parsed.command == "up":
         container.up(options, docker, state, _say)
-    elif command == "down":
+    elif parsed.command == "wheelhouse":
+        check_engine(options, docker)
+        _say(f"wheelhouse/ holds {collect_wheels(options, docker)} wheels; builds need no network")
+    elif parsed.command == "down":
         _say("stopped" if container.down(docker, state) else "nothing was running")
-    elif command == "rollback":
+    elif parsed.command == "rollback":
         container.roll_back_to_previous(docker, state, _say)
-    elif command == "status":
+    elif parsed.command == "status":
         return 0 if container.status(docker, state, _say) else 1
-    elif command == "logs":
-        _say(container.logs(docker))
+    elif parsed.command == "logs":
+        container.logs(docker, state, follow=parsed.follow)
     return 0
 
 
@@ -52,16 +74,61 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """Return the parser; defaults live in `Options`."""
-    parser = argparse.ArgumentParser(prog="deploy-production.sh")
-    parser.add_argument("command", choices=("up", "down", "status", "logs", "rollback"))
-    parser.add_argument("--port", type=int, default=Options.port)
-    parser.add_argument("--bind", default=Options.bind)
-    parser.add_argument("--cpus")
-    parser.add_argument("--memory")
+    parser = argparse.ArgumentParser(
+        prog="deploy-production.sh", usage="./deploy-production.sh [COMMAND] [OPTIONS]"
+    )
+    parser.add_argument(
+        "command", choices=("up", "wheelhouse", "down", "status", "logs", "rollback")
+    )
+    port = environ.get("SENTENCE_API_PORT") or environ.get("PORT") or str(Options.port)
+    bind = environ.get("SENTENCE_API_HOST") or Options.bind
+    parser.add_argument("--port", type=_port, default=port)
+    parser.add_argument("--bind", default=bind)
+    parser.add_argument("--cpus", type=_cpus, default=environ.get("SENTENCE_API_CPUS") or None)
+    parser.add_argument("--memory", type=_size, default=environ.get("SENTENCE_API_MEMORY") or None)
     parser.add_argument("--base-image")
+    parser.add_argument("--swarm", action="store_true")
+    parser.add_argument("--replicas", type=_replicas, default=Options.replicas)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--build-only", action="store_true")
+    parser.add_argument("--follow", action="store_true")
     return parser
+
+
+def _port(text: str) -> int:
+    """Read a port."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:  # noqa: PLR2004
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
+    return int(text)
+
+
+def _cpus(text: str) -> float:
+    """Read a positive, finite number of CPUs."""
+    try:
+        cpus = float(text)
+    except ValueError:
+        cpus = 0.0
+    if not 0 < cpus < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
+    return cpus
+
+
+def _size(text: str) -> str:
+    """Check that a size can be read."""
+    try:
+        parse_size(text)
+    except StartupError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+    return text
+
+
+def _replicas(text: str) -> int:
+    """Read a number of replicas."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ from sentence_api.resources.host import read_host
 from sentence_api.resources.sizes import parse_size
 from sentence_api.settings import DEFAULT_MODEL, Settings
 
+# What a container gets to stop on top of what its workers get for their requests: signals, the
+# master's own end, a busy machine.
+STOP_MARGIN_SECONDS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -110,6 +114,12 @@ def check_engine(settings: Settings, manifest: Manifest) -> None:
             f"{artifact_path(settings)} was exported for the {manifest.engine} engine, ENGINE is"
             f" {settings.engine}; export it again"
         )
+
+
+def plan_figures(plan: Plan, settings: Settings) -> dict[str, int | float | str]:
+    """Return what a deployment needs to know before it starts a container, ready for JSON."""
+    grace = settings.graceful_timeout + STOP_MARGIN_SECONDS
+    return plan.as_dict() | {"stop_grace_seconds": grace}
 
 
 @contextmanager

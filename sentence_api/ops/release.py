@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+PROJECT = "sentence-api"
+# What a server that listens everywhere is reached by from the same machine.
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
+
 
 def environment_text(values: dict[str, str]) -> str:
     """Return variables as the lines of an environment file."""
@@ -19,29 +23,43 @@ class Options:
 
     port: int = 5001
     bind: str = "127.0.0.1"
-    cpus: str | None = None
+    cpus: float | None = None
     memory: str | None = None
     base_image: str | None = None
+    swarm: bool = False
+    replicas: int = 1
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version as it runs: an image by its id, the Compose file's variables, and settings."""
+    """One version as it runs: an image by its id, the Compose file's variables, and settings.
+
+    Attributes:
+        image: Its id.
+        variables: What the Compose file asks for, but the image.
+        settings: What a person chose for inside the container.
+        swarm: Run by `docker stack deploy`, not by Compose.
+    """
 
     image: str
     variables: dict[str, str]
     settings: dict[str, str] = field(default_factory=dict)
+    swarm: bool = False
 
     @property
     def url(self) -> str:
         """Where the published port is reached from this host."""
         bind, _, port = self.variables["SENTENCE_API_PUBLISH"].rpartition(":")
-        host = "127.0.0.1" if bind in {"", "0.0.0.0"} else bind  # noqa: S104
-        return f"http://{host}:{port}"
+        return f"http://{_LOOPBACK.get(bind, bind)}:{port}"
 
-    def environment_file(self) -> str:
-        """Return the file that Compose reads the variables from."""
-        return environment_text({"SENTENCE_API_IMAGE": self.image, **self.variables})
+    @property
+    def replicas(self) -> int:
+        """How many containers serve."""
+        return int(self.variables["SENTENCE_API_REPLICAS"])
+
+    def environment(self) -> dict[str, str]:
+        """Return every variable that the Compose file asks for."""
+        return {"SENTENCE_API_IMAGE": self.image, **self.variables}
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,11 @@ class State:
     def environment(self) -> Path:
         """The file that Compose reads the variables from."""
         return self.folder / "compose.env"
+
+    def prepare(self, release: Release) -> None:
+        """Write the files that Compose or a swarm reads for `release`."""
+        self.settings.write_text(environment_text(release.settings), "utf-8")
+        self.environment.write_text(environment_text(release.environment()), "utf-8")
 
     def read(self, name: str) -> Release | None:
         """Return the `current` or `previous` release, or None."""

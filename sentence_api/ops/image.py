@@ -1,0 +1,191 @@
+"""The image: building it, collecting what its build needs, and asking it what only it knows.
+
+Standard library only: it runs on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sentence_api.errors import DeploymentFailed
+from sentence_api.ops.docker import Docker
+from sentence_api.ops.release import PROJECT, Options
+from sentence_api.resources.sizes import parse_size
+
+DOCKERFILE = "Dockerfile.production-optimized"
+IMAGE = f"{PROJECT}:latest"
+WHEELS = f"{PROJECT}:wheels"
+WHEELHOUSE = Path("wheelhouse")
+# The list that makes a wheelhouse complete.
+CHECKSUMS = "SHA256SUMS"
+# What is baked into the image: the build argument, and the settings that give it.
+_BAKED = {
+    "MODEL": ("SENTENCE_API_MODEL", "SENTENCE_TRANSFORMER_MODEL"),
+    "MODEL_REVISION": ("SENTENCE_API_MODEL_REVISION",),
+    "ENGINE": ("SENTENCE_API_ENGINE", "ENGINE"),
+}
+# Where the server listens and what it may use is the deployment's matter, not the container's.
+_OF_THE_DEPLOYMENT = {
+    *(f"SENTENCE_API_{name}" for name in ("PORT", "HOST", "ARTIFACT", "CPUS", "MEMORY")),
+    *(name for names in _BAKED.values() for name in names),
+}
+# Names without our prefix that people already know; a test compares them with `Settings`.
+SHORT_SETTINGS = frozenset(
+    {
+        "DEVICE",
+        "FORCE_CPU",
+        "LOG_LEVEL",
+        "MAX_BATCH_ITEMS",
+        "MAX_BATCH_TOKENS",
+        "MAX_BODY_BYTES",
+        "MAX_CONCURRENT_REQUESTS",
+        "MAX_REQUESTS",
+        "MAX_REQUEST_ITEMS",
+        "MAX_WORKERS",
+        "PRECISION",
+        "WEB_CONCURRENCY",
+    }
+)
+
+
+def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a person that hold inside the container too."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name.startswith("SENTENCE_API_") or name in SHORT_SETTINGS)
+        and name not in _OF_THE_DEPLOYMENT
+    }
+
+
+def build_command(options: Options, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the `docker` command that builds the image these options and settings ask for."""
+    baked = {
+        argument: next((environ[name] for name in names if environ.get(name)), None)
+        for argument, names in _BAKED.items()
+    }
+    target = "runtime-torch" if baked["ENGINE"] == "torch" else "runtime"
+    arguments = {
+        "BASE_IMAGE": options.base_image,
+        **baked,
+        "VERSION": _version(),
+        "REVISION": _revision(),
+    }
+    # With wheels at hand the build needs no network, so it gets none.
+    offline = ["--network", "none"] if (WHEELHOUSE / CHECKSUMS).exists() else []
+    return (
+        *("build", "--file", DOCKERFILE, "--target", target, "--tag", IMAGE, *offline),
+        *(f"--build-arg={name}={value}" for name, value in arguments.items() if value),
+        ".",
+    )
+
+
+def build(command: tuple[str, ...], docker: Docker) -> str:
+    """Build the image and return its id."""
+    docker.show(*command)
+    return image_id(docker)
+
+
+def image_id(docker: Docker) -> str:
+    """Return the id of the image that was built last.
+
+    Raises:
+        DeploymentFailed: There is none.
+    """
+    return docker.ask("image", "inspect", "--format", "{{.Id}}", IMAGE)
+
+
+def collect_wheels(options: Options, docker: Docker) -> int:
+    """Put everything that a build installs into the wheelhouse; return how many files it is.
+
+    The base image collects, so that the wheels are for its Python.
+    """
+    base = [f"--build-arg=BASE_IMAGE={options.base_image}"] if options.base_image else []
+    checksums = WHEELHOUSE / CHECKSUMS
+    old = checksums.read_text("utf-8").splitlines() if checksums.exists() else []
+    # While a list is there, the build installs from it instead of collecting.
+    checksums.unlink(missing_ok=True)
+    docker.show(*("build", "--file", DOCKERFILE, "--target", "wheels", "--tag", WHEELS, *base, "."))
+    for line in old:
+        (WHEELHOUSE / line.split("  ", 1)[1]).unlink(missing_ok=True)
+    WHEELHOUSE.mkdir(exist_ok=True)
+    container = docker.ask("create", WHEELS, "never run")
+    try:
+        docker.ask("cp", f"{container}:/.", str(WHEELHOUSE))
+    finally:
+        docker.works("rm", container)
+        docker.works("image", "rm", WHEELS)
+    return len(checksums.read_text("utf-8").splitlines())
+
+
+def plan_of(
+    image: str, options: Options, settings: Mapping[str, str], docker: Docker
+) -> dict[str, Any]:
+    """Ask the image for the plan of one replica on this engine's machine.
+
+    Replicas on the same machine share it; machines of a swarm are taken to be alike.
+
+    Raises:
+        DeploymentFailed: There is no plan for it, or the image is of another version than this.
+    """
+    machine = json.loads(docker.ask("info", "--format", "{{json .}}"))
+    nodes = max(1, (machine.get("Swarm") or {}).get("Nodes") or 1) if options.swarm else 1
+    per_node = -(-options.replicas // nodes)
+    memory = parse_size(options.memory) if options.memory else machine["MemTotal"]
+    plan: dict[str, Any] = json.loads(
+        _run_python(
+            image,
+            docker,
+            *("-m", "sentence_api", "plan", "--format", "json"),
+            *("--cpus", f"{(options.cpus or machine['NCPU']) / per_node:g}"),
+            *("--memory", str(memory // per_node)),
+            settings=settings,
+        )
+    )
+    if "stop_grace_seconds" not in plan:
+        raise DeploymentFailed("the image is of an older version; build it with --build-only")
+    return plan
+
+
+def canary_of(image: str, docker: Docker) -> tuple[str, list[float]]:
+    """Return the text that this image's model was proved with, and the vector it must give."""
+    answer = json.loads(
+        _run_python(image, docker, "-m", "sentence_api.ops.smoke", "--show-canary", settings={})
+    )
+    return answer["text"], answer["vector"]
+
+
+def _run_python(image: str, docker: Docker, *arguments: str, settings: Mapping[str, str]) -> str:
+    """Return what Python in a container of `image` prints, without a network."""
+    given = (f"--env={name}={value}" for name, value in sorted(settings.items()))
+    without_network = ("run", "--rm", "--network", "none", "--entrypoint", "python")
+    try:
+        return docker.ask(*without_network, *given, image, *arguments)
+    except DeploymentFailed as exc:
+        # What our own program says is clear without the command that ran it.
+        own = str(exc).partition("failed: sentence-api: ")[2]
+        raise DeploymentFailed(own or str(exc)) from exc
+
+
+def _version() -> str:
+    """Return this project's version, without importing the package on an old Python."""
+    text = (Path(__file__).parent.parent / "__init__.py").read_text("utf-8")
+    return text.partition('__version__ = "')[2].partition('"')[0]
+
+
+def _revision() -> str | None:
+    """Return the commit that is built, marked when files differ from it; None outside of git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

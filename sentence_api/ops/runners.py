@@ -1,0 +1,243 @@
+"""The two ways to run a release from the same file: Compose on one machine, or a swarm.
+
+Standard library only: it runs on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from sentence_api.errors import DeploymentFailed
+from sentence_api.ops.docker import Docker
+from sentence_api.ops.release import PROJECT, Release, State
+from sentence_api.ops.smoke import is_ready, smoke
+
+COMPOSE_FILE = "docker-compose.production.yml"
+READY_SECONDS = 60
+INSIDE = "http://127.0.0.1:5001"
+# Tests the server of a container from inside, with its own model's canary.
+SMOKE_INSIDE = ("python", "-m", "sentence_api.ops.smoke", INSIDE)
+_KERNEL_NETWORK = Path("/proc/net")
+_SERVICE = f"{PROJECT}_api"
+_OF_THE_SERVICE = f"com.docker.swarm.service.name={_SERVICE}"
+
+Canary = tuple[str, list[float]]
+
+_FAILED = {"paused", "rollback_started", "rollback_paused", "rollback_completed"}
+
+
+class Runner(Protocol):
+    """Runs one release at a time."""
+
+    def start_command(self) -> tuple[str, ...]:
+        """Return the `docker` command that puts a prepared release in the place of what runs."""
+
+    def start(self, release: Release) -> None:
+        """Run `release` and wait until every replica is ready.
+
+        Raises:
+            DeploymentFailed: It does not become ready.
+        """
+
+    def is_ready(self, release: Release) -> bool:
+        """Return whether every replica of `release` serves."""
+
+    def verify(self, release: Release, canary: Canary) -> None:
+        """Embed texts for real and compare with what the model must give.
+
+        Raises:
+            DeploymentFailed: An answer is not what the contract says.
+        """
+
+    def stop(self) -> None:
+        """Remove containers and networks; keep images."""
+
+    def containers(self) -> list[str]:
+        """Return the containers on this machine, running or not, newest first."""
+
+    def logs_command(self, lines: int) -> tuple[str, ...]:
+        """Return the `docker` command that shows the end of the log."""
+
+
+class Compose:
+    """Runs one container on this machine."""
+
+    def __init__(self, docker: Docker, state: State) -> None:
+        self._docker = docker
+        self._state = state
+
+    def start_command(self) -> tuple[str, ...]:  # noqa: D102
+        return self._compose("up", "--detach", "--no-build")
+
+    def start(self, release: Release) -> None:  # noqa: D102
+        self._state.prepare(release)
+        self._docker.ask(*self.start_command())
+        wait_until(lambda: self.is_ready(release), self._docker, self.containers()[:1])
+
+    def is_ready(self, release: Release) -> bool:  # noqa: D102
+        return is_ready(release.url)
+
+    def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
+        smoke(release.url, canary)
+
+    def stop(self) -> None:  # noqa: D102
+        self._docker.ask(*self._compose("down", "--remove-orphans"))
+
+    def containers(self) -> list[str]:  # noqa: D102
+        return _containers(self._docker, f"com.docker.compose.project={PROJECT}")
+
+    def logs_command(self, lines: int) -> tuple[str, ...]:  # noqa: D102
+        return self._compose("logs", "--no-log-prefix", "--tail", str(lines))
+
+    def _compose(self, *arguments: str) -> tuple[str, ...]:
+        """Return a `docker compose` command on our file and variables."""
+        return (
+            *("compose", "--project-name", PROJECT, "--file", COMPOSE_FILE),
+            *("--env-file", str(self._state.environment), *arguments),
+        )
+
+
+class Swarm:
+    """Runs replicas on the machines of a swarm, through one of its managers.
+
+    An update starts each new replica beside the old ones and takes an old one away only when the
+    new one is healthy; the swarm goes back by itself when it is not.
+    """
+
+    def __init__(self, docker: Docker, state: State) -> None:
+        self._docker = docker
+        self._state = state
+
+    def start_command(self) -> tuple[str, ...]:  # noqa: D102
+        # Images are named by their id, which no registry has to be asked about.
+        return (
+            *("stack", "deploy", "--prune", "--resolve-image", "never"),
+            *("--compose-file", COMPOSE_FILE, PROJECT),
+        )
+
+    def start(self, release: Release) -> None:  # noqa: D102
+        self._state.prepare(release)
+        before = self._service()
+        self._docker.ask(*self.start_command(), environ=release.environment())
+        after = self._service()
+        changed = before.get("Spec", {}).get("TaskTemplate") != after["Spec"]["TaskTemplate"]
+        if before and changed:
+            self._wait_for_update(before.get("UpdateStatus", {}).get("StartedAt"), release)
+        self._wait(lambda: self.is_ready(release), release)
+
+    def is_ready(self, release: Release) -> bool:  # noqa: D102
+        enough = self._running() >= release.replicas
+        return enough and (is_ready(release.url) or not has_routing_mesh())
+
+    def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
+        if has_routing_mesh():
+            smoke(release.url, canary)
+        else:
+            # None when all replicas are on other machines, which proved themselves healthy.
+            healthy = ("--filter", "health=healthy")
+            for container in _containers(self._docker, _OF_THE_SERVICE, *healthy)[:1]:
+                self._docker.ask("exec", container, *SMOKE_INSIDE)
+
+    def stop(self) -> None:  # noqa: D102
+        self._docker.ask("stack", "rm", PROJECT)
+        label = f"label=com.docker.stack.namespace={PROJECT}"
+        until = time.monotonic() + READY_SECONDS
+        while self.containers() or self._docker.ask("network", "ls", "--quiet", "--filter", label):
+            if time.monotonic() > until:
+                raise DeploymentFailed("the swarm still removes the stack; see docker ps --all")
+            time.sleep(0.2)
+
+    def containers(self) -> list[str]:  # noqa: D102
+        return _containers(self._docker, _OF_THE_SERVICE)
+
+    def logs_command(self, lines: int) -> tuple[str, ...]:  # noqa: D102
+        return ("service", "logs", "--raw", "--tail", str(lines), _SERVICE)
+
+    def _service(self) -> dict[str, Any]:
+        """Return what the swarm says of the service; empty when there is none."""
+        if not self._docker.works("service", "inspect", _SERVICE):
+            return {}
+        found: dict[str, Any] = json.loads(
+            self._docker.ask("service", "inspect", "--format", "{{json .}}", _SERVICE)
+        )
+        return found
+
+    def _running(self) -> int:
+        """Return how many replicas are healthy; until then a swarm says that they are starting."""
+        states = self._docker.ask(
+            *("service", "ps", "--filter", "desired-state=running"),
+            *("--format", "{{.CurrentState}}", _SERVICE),
+        )
+        return sum(line.startswith("Running") for line in states.splitlines())
+
+    def _wait_for_update(self, earlier: str | None, release: Release) -> None:
+        """Wait until the update that began after `earlier` has ended."""
+
+        def is_over() -> bool:
+            update = self._service().get("UpdateStatus") or {}
+            if update.get("StartedAt") == earlier:
+                return False
+            if update.get("State") in _FAILED:
+                raise DeploymentFailed(f"the swarm refused the update: {update.get('Message')}")
+            return bool(update.get("State") == "completed")
+
+        self._wait(is_over, release)
+
+    def _wait(self, condition: Callable[[], bool], release: Release) -> None:
+        """Wait for `condition`, longer for more replicas: they are replaced one after the other."""
+        seconds = READY_SECONDS * (1 + release.replicas)
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                states = self._docker.ask(
+                    *("service", "ps", "--no-trunc", "--format"),
+                    "{{.CurrentState}} {{.Error}}",
+                    _SERVICE,
+                )
+                raise DeploymentFailed(f"the swarm was not ready within {seconds} s: {states}")
+            time.sleep(0.2)
+
+
+def has_routing_mesh() -> bool:
+    """Return whether this machine's kernel can answer on the ports that a swarm publishes.
+
+    That takes IPVS, which the engine loads when it starts the first service and some kernels lack.
+    Where there is no such folder the engine runs in a machine of its own, which has it.
+    """
+    return not _KERNEL_NETWORK.exists() or (_KERNEL_NETWORK / "ip_vs").exists()
+
+
+def runner(docker: Docker, state: State, *, swarm: bool) -> Runner:
+    """Return what runs a release in that mode."""
+    return Swarm(docker, state) if swarm else Compose(docker, state)
+
+
+def wait_until(condition: Callable[[], bool], docker: Docker, containers: list[str]) -> None:
+    """Wait for `condition`, unless one of `containers` ends first.
+
+    Raises:
+        DeploymentFailed: It takes too long, or a container ended, or there is none.
+    """
+    if not containers:
+        raise DeploymentFailed("no container was started")
+    until = time.monotonic() + READY_SECONDS
+    while time.monotonic() < until:
+        if condition():
+            return
+        state = docker.ask(
+            *("inspect", "--format", "{{.State.Status}} {{.State.OOMKilled}}", *containers)
+        )
+        if not state.startswith(("created ", "running ", "restarting ")):
+            why = "out of memory" if state.endswith("true") else state.partition(" ")[0]
+            raise DeploymentFailed(f"the container ended ({why})")
+        time.sleep(0.1)
+    raise DeploymentFailed(f"the container was not ready within {READY_SECONDS} s")
+
+
+def _containers(docker: Docker, label: str, *filters: str) -> list[str]:
+    """Return the ids of the containers with that label, newest first."""
+    return docker.ask("ps", "--all", "--quiet", "--filter", f"label={label}", *filters).split()

@@ -1,0 +1,474 @@
+"""The page at `/`, as a person has it: in a browser, against a real server.
+
+Only `GET /status` is a recorded answer, so that every state can be shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from visits import RECORDED as RECORDED_FILE
+from visits import Status
+
+pytestmark = pytest.mark.browser
+
+RECORDED = json.loads(RECORDED_FILE.read_text(encoding="utf-8"))
+TEXTS = ["How do I reset my password?", "I forgot my login", "<b>bold</b> & <img src=x>"]
+LEAST_CONTRAST = 4.5
+UNKNOWN = "\u2013"
+# The page asks every three seconds.
+UPDATE_MS = 15_000
+# The contrast of each piece of text with what is painted below it, by the formula of WCAG 2.
+CONTRASTS = """() => {
+  const numbers = (text) => text.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
+  const rgba = (text) => {
+    const [r, g, b, a = 1] = numbers(text.replace("color(srgb", ""));
+    return text.startsWith("color") ? [r, g, b, a] : [r / 255, g / 255, b / 255, a];
+  };
+  const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = rgba(getComputedStyle(at).backgroundColor);
+      if (color[3] === 1) return color;
+      if (color[3] !== 0) throw new Error(`half transparent: ${at.outerHTML}`);
+    }
+    return [1, 1, 1, 1];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
+    const [a, b] = [light(rgba(getComputedStyle(element).color)), light(ground(element))];
+    found.push([walker.currentNode.data.trim(), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+  }
+  return found;
+}"""
+
+
+def compare(page: Page, texts: list[str]) -> None:
+    """Fill in texts and send them."""
+    page.get_by_label("Texts to compare").fill("\n".join(texts))
+    page.get_by_role("button", name="Compare").click()
+
+
+def cells(rows: Locator) -> list[list[str]]:
+    """Return the text of every data cell, by row."""
+    return [row.locator("td").all_inner_texts() for row in rows.all()]
+
+
+def recorded(**changes: Any) -> str:
+    """Return the recorded status with some values changed."""
+    return json.dumps({**RECORDED, **changes})
+
+
+def all_normal() -> list[dict[str, Any]]:
+    """Return the recorded rows without what is not normal."""
+    return [{**row, "verdict": "normal", "advice": None} for row in RECORDED["rows"]]
+
+
+def test_it_is_clean_and_stays_at_home(visit: Callable[..., Any], server: Any) -> None:
+    """A whole visit leaves no error on the console, and asks nobody but the server itself."""
+    visited = visit()
+    expect(visited.page.locator("#sum tbody tr")).not_to_have_count(0)
+    compare(visited.page, TEXTS)
+    expect(visited.page.locator("#heat tbody tr")).to_have_count(3)
+    assert visited.complaints == []
+    paths = {url.removeprefix(server.url) for url in visited.requests}
+    files = {"page.css", "page.js", "ask.js", "draw.js", "try.js"}
+    assert paths - {"/page/icon.svg"} == {
+        *("/", "/status", "/plan", "/query/batch"),
+        *(f"/page/{name}" for name in files),
+    }
+
+
+@pytest.mark.parametrize(
+    ("deed", "directive"),
+    [
+        ("document.head.append(style)", "style-src-elem"),
+        ("document.body.setAttribute('style', 'color: red')", "style-src-attr"),
+        ("document.body.setAttribute('onclick', 'alert()')", "require-trusted-types-for"),
+        ("document.body.innerHTML = '<p>x'", "require-trusted-types-for"),
+        ("image.src = 'http://127.0.0.1:9/'", "img-src"),
+        ("fetch('http://127.0.0.1:9/').catch(() => 0)", "connect-src"),
+    ],
+)
+def test_the_policy_is_in_force(deed: str, directive: str, visit: Callable[..., Any]) -> None:
+    """What a strict policy forbids is stopped, and the test above would have seen it."""
+    visited = visit()
+    expect(visited.page.locator("#checks tbody tr")).not_to_have_count(0)
+    assert visited.complaints == []
+    violated = visited.page.evaluate(
+        f"""() => new Promise((resolve) => {{
+            const report = (event) => resolve(event.effectiveDirective);
+            document.addEventListener("securitypolicyviolation", report);
+            setTimeout(() => resolve("nothing"), 5000);
+            const image = new Image();
+            const style = document.createElement("style");
+            style.append("body {{ color: red }}");
+            try {{ {deed}; }} catch {{ /* some throw as well */ }}
+        }})"""
+    )
+    assert violated == directive
+    assert visited.complaints != []
+
+
+def test_the_status(visit: Callable[..., Any]) -> None:
+    """Verdict, advice, checks, workers and events are shown as the server tells them."""
+    page = visit().page
+    expect(page.locator("#verdict")).to_have_text(
+        re.compile(r"Ready; warning: Memory\s*memory 74 % of 768 MiB: set WEB_CONCURRENCY=1")
+    )
+    expect(page).to_have_title("warning · sentence-api")
+    expect(page.locator("#service")).to_contain_text("all-MiniLM-L6-v2 · 384 dimensions")
+    shown = [
+        [row.locator("th").inner_text(), *row.locator("td .text, td .verdict").all_inner_texts()]
+        for row in page.locator("#checks tbody tr").all()
+    ]
+    assert shown == [[row["title"], row["text"], row["verdict"]] for row in RECORDED["rows"]]
+    assert page.locator("#checks [data-name=memory] .limits").inner_text() == "70 / 85\u00a0%"
+    assert cells(page.locator("#workers tbody tr")) == [
+        ["4127", "1 d 2 h", "126\u00a0MiB", "42.3", "151\u00a0ms", "0"],
+        ["5210", "38 min 11 s", "113\u00a0MiB", "39.2", "139\u00a0ms", "2"],
+    ]
+    # The headline figures are those of the table, over the same time, and not the newest point.
+    assert [figure.replace("\u00a0", " ") for figure in page.locator(".now").all_inner_texts()] == [
+        *("81.5", "148 ms", "57.8 %", "74.1 %", "8.4 %")
+    ]
+    events = [item.inner_text() for item in page.locator("#events li span:last-child").all()]
+    assert events == [event["text"] for event in RECORDED["events"]]
+    times = page.locator("#events time").evaluate_all("all => all.map(each => each.dateTime)")
+    assert times == [event["time"] for event in RECORDED["events"]]
+
+
+def test_gauges_and_charts(visit: Callable[..., Any]) -> None:
+    """A gauge is as long as its value, and a chart has its gaps, thresholds and a name."""
+    page = visit().page
+    gauge = page.locator("#checks [data-name=memory] .gauge")
+    expect(gauge).to_have_count(1)
+    width = float(gauge.locator(".fill").get_attribute("width") or 0)
+    assert width == pytest.approx(74.1)
+    zones = [zone.get_attribute("x") for zone in gauge.locator(".zone").all()]
+    assert zones == ["0", "70", "85"]
+    assert page.locator("#checks [data-name=drift] .gauge").count() == 0
+    chart = page.get_by_role("img", name="Memory, last 10 min: now 74.1\u00a0%, peak 74.1\u00a0%")
+    assert chart.locator(".line").count() == 2
+    assert chart.locator(".limit").count() == 2
+    times = [time - 600 * (place < 30) for place, time in enumerate(RECORDED["recent"]["times"])]
+    page = visit(status=Status(recorded(recent={**RECORDED["recent"], "times": times}))).page
+    chart = page.get_by_role("img", name="Memory, last 20 min")
+    expect(chart.locator(".line")).to_have_count(3)
+
+
+def test_the_status_is_kept_current(visit: Callable[..., Any]) -> None:
+    """New figures appear without a reload, and are not announced unless the verdict changes."""
+    visited = visit()
+    page = visited.page
+    expect(page.locator("#updated")).to_contain_text("07:00:00")
+    page.evaluate(
+        """() => {
+            window.said = 0;
+            new MutationObserver(() => { window.said += 1; })
+                .observe(document.getElementById("verdict"), {childList: true, subtree: true});
+        }"""
+    )
+    visited.status.body = recorded(time="2026-11-21T07:00:03+00:00", workers=[])
+    expect(page.locator("#updated")).to_contain_text("07:00:03", timeout=UPDATE_MS)
+    assert page.locator("#workers tbody tr").count() == 0
+    assert page.evaluate("window.said") == 0
+    visited.status.body = recorded(verdict="normal", rows=all_normal())
+    expect(page.locator("#verdict")).to_have_text("Ready; every check is normal", timeout=UPDATE_MS)
+    expect(page).to_have_title("sentence-api")
+    assert page.evaluate("window.said") > 0
+
+
+def test_unknown_figures(visit: Callable[..., Any]) -> None:
+    """What the server cannot tell yet is shown as unknown, never as zero."""
+    blank = [{**row, "value": None, "text": None, "verdict": "unknown"} for row in all_normal()]
+    body = recorded(
+        verdict="unknown",
+        state="starting",
+        rows=blank,
+        workers=[{**dict.fromkeys(RECORDED["workers"][0]), "slot": 0}],
+        recent={name: [] for name in RECORDED["recent"]},
+        events=[],
+    )
+    visited = visit(status=Status(body))
+    page = visited.page
+    expect(page.locator("#verdict")).to_contain_text("Starting: the model is loading; unknown: Re")
+    assert cells(page.locator("#workers tbody tr")) == [[UNKNOWN] * 6]
+    assert page.locator(".trends .now").all_inner_texts() == [UNKNOWN] * 5
+    assert page.locator(".trends .span").all_inner_texts() == [f"{UNKNOWN}\npeak {UNKNOWN}"] * 5
+    assert page.locator("#checks .gauge, .trends .line").count() == 0
+    assert page.locator("#events").inner_text() == "none yet"
+    assert visited.complaints == []
+
+
+def test_the_plan(visit: Callable[..., Any], server: Any) -> None:
+    """The plan is told in a sentence, in figures, and line by line with its reasons."""
+    page = visit().page
+    told = httpx2.get(f"{server.url}/plan").json()
+    expect(page.locator("#plan-summary")).to_contain_text(
+        "2 workers with 1 thread each, as many as the CPUs allow."
+    )
+    expect(page.locator("#plan-figures")).to_contain_text("768\u00a0MiB")
+    assert cells(page.locator("#sum tbody tr")) == [
+        [step["reason"], step["value"]] for step in told["steps"]
+    ]
+
+
+def test_similarities(visit: Callable[..., Any], server: Any) -> None:
+    """Three texts give a table of three by three: the cosines of the vectors Python gets."""
+    page = visit().page
+    compare(page, TEXTS)
+    rows = page.locator("#heat tbody tr")
+    expect(rows).to_have_count(3)
+    answer = httpx2.post(f"{server.url}/query/batch", json={"questions": TEXTS}).json()
+    vectors = np.array(answer["embeddings"])
+    shown = np.array(cells(rows), dtype=float)
+    assert shown.shape == (3, 3)
+    np.testing.assert_allclose(shown, vectors @ vectors.T, atol=0.0051)
+    heads = [row.locator("th").inner_text() for row in rows.all()]
+    assert heads == [f"{number} {text}" for number, text in enumerate(TEXTS, 1)]
+    expect(page.locator("#try-said")).to_contain_text(f"3 texts, {answer['tokens']} tokens")
+    expect(page.locator("#try-said")).to_contain_text(f"Closest: 1 and 2, {shown[0, 1]:.2f}.")
+    assert json.dumps(TEXTS[2]) in page.locator("#shell").text_content()
+
+
+def test_the_heat_follows_the_number(visit: Callable[..., Any]) -> None:
+    """The larger a similarity, the further is its cell from the ground it lies on."""
+    page = visit().page
+    compare(page, TEXTS)
+    expect(page.locator("#heat tbody td")).to_have_count(9)
+    painted = page.locator("#heat tbody td").evaluate_all(
+        "all => all.map(each => [Number(each.title), getComputedStyle(each).backgroundColor])"
+    )
+    reds = [float(re.findall(r"[\d.]+", color)[0]) for _, color in sorted(painted)]
+    assert reds == sorted(reds, reverse=True)
+    assert reds[0] > reds[-1] + 0.3
+
+
+def test_timing(visit: Callable[..., Any]) -> None:
+    """The parts of the time are those of the server, and add up to what was seen."""
+    page = visit().page
+    with page.expect_response("**/query/batch") as waited:
+        compare(page, TEXTS)
+    expect(page.locator("#timing dd")).to_have_count(5)
+    facts = dict(
+        zip(
+            page.locator("#timing dt").all_inner_texts(),
+            [float(text.split()[0]) for text in page.locator("#timing dd").all_inner_texts()],
+            strict=True,
+        )
+    )
+    told = re.findall(r"dur=([\d.]+)", waited.value.headers["server-timing"])
+    seen = facts.pop("Seen from here")
+    names = ["Splitting into tokens", "Waiting", "Model", "Network and the rest"]
+    assert list(facts) == names
+    assert list(facts.values())[:3] == [pytest.approx(float(ms), abs=0.06, rel=0.01) for ms in told]
+    assert sum(facts.values()) == pytest.approx(seen, abs=1.1)
+
+
+def focused(page: Page) -> str:
+    """Return what has the focus, having seen that the focus can be seen."""
+    name, outline = page.evaluate(
+        """() => {
+            const element = document.activeElement;
+            return [element.id || element.textContent.trim() || element.ariaLabel,
+                    getComputedStyle(element).outlineStyle];
+        }"""
+    )
+    assert outline == "solid", name
+    return name
+
+
+def test_the_keyboard_alone(visit: Callable[..., Any]) -> None:
+    """Every part is reached with Tab alone, in order, and texts are compared with Enter."""
+    page = visit().page
+    expect(page.locator("#sum tbody tr")).not_to_have_count(0)
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(focused(page))
+        if reached[-1] == "texts":
+            break
+    assert reached[:3] == ["Status", "Plan", "Try it"]
+    assert reached[-1] == "texts"
+    assert len(reached) == len(set(reached))
+    page.keyboard.press("Control+a")
+    page.keyboard.type("cat\nkitten")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#heat tbody tr")).to_have_count(2)
+    page.keyboard.press("Control+End")
+    page.keyboard.type("\ndog")
+    page.keyboard.press("Tab")
+    assert focused(page) == "Compare"
+    page.keyboard.press("Enter")
+    expect(page.locator("#heat tbody tr")).to_have_count(3)
+    assert page.locator("#heat tbody th").all_inner_texts() == ["1 cat", "2 kitten", "3 dog"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_both_schemes_can_be_read(scheme: str, visit: Callable[..., Any], tmp_path: Path) -> None:
+    """In light and in dark, every text stands out from its ground; a picture is taken.
+
+    Those in docs/ are made with PAGE_PICTURES=docs, and then by: pngquant --ext .png --force 64.
+    """
+    page = visit(color_scheme=scheme, viewport={"width": 1200, "height": 900}).page
+    expect(page.locator("#sum tbody tr")).not_to_have_count(0)
+    expect(page.locator("#checks tbody tr")).not_to_have_count(0)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#heat tbody tr")).to_have_count(5)
+    red = float(
+        re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[0]
+    )
+    assert (red > 200) if scheme == "light" else (red < 50)
+    folder = Path(os.environ.get("PAGE_PICTURES", tmp_path))
+    page.screenshot(path=folder / f"page-{scheme}.png", full_page=True)
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 100
+    assert [(text, ratio) for text, ratio in contrasts if ratio < LEAST_CONTRAST] == []
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone(width: int, visit: Callable[..., Any]) -> None:
+    """On a narrow screen nothing makes the page scroll sideways."""
+    page = visit(viewport={"width": width, "height": 700}, is_mobile=True).page
+    expect(page.locator("#checks tbody tr")).not_to_have_count(0)
+    compare(page, ["a long text " * 20, *(f"text {number}" for number in range(12))])
+    expect(page.locator("#heat tbody tr")).to_have_count(13)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_server_that_does_not_answer(visit: Callable[..., Any]) -> None:
+    """When the server is away the last figures stay and are said to be old; then it recovers."""
+    visited = visit()
+    page, trouble = visited.page, visited.page.locator("#trouble")
+    expect(page.locator("#checks tbody tr")).not_to_have_count(0)
+    expect(trouble).to_be_hidden()
+    visited.status.code = None
+    expect(trouble).to_have_text(
+        "The server cannot be reached. The figures below are the last known."
+        " Trying again every 3 s.",
+        timeout=UPDATE_MS,
+    )
+    expect(page.locator("#verdict")).to_have_text("No answer")
+    expect(page).to_have_title("no answer · sentence-api")
+    expect(page.locator("#figures")).to_be_visible()
+    visited.status.code = 200
+    expect(trouble).to_be_hidden(timeout=UPDATE_MS)
+    expect(page.locator("#verdict")).to_contain_text("Ready; warning: Memory")
+
+
+def test_an_answer_it_cannot_show(visit: Callable[..., Any]) -> None:
+    """An answer of another shape, or none of the service's, is said to be so; then it recovers."""
+    visited = visit()
+    trouble = visited.page.locator("#trouble")
+    expect(visited.page.locator("#checks tbody tr")).not_to_have_count(0)
+    visited.status.body = '{"service": {}}'
+    expect(trouble).to_contain_text("This page cannot show the answer: ", timeout=UPDATE_MS)
+    visited.status.body, visited.status.code = "<h1>Bad Gateway</h1>", 502
+    expect(trouble).to_contain_text(
+        "something between here and the service may have answered", timeout=UPDATE_MS
+    )
+    visited.status.body, visited.status.code = recorded(), 200
+    expect(trouble).to_be_hidden(timeout=UPDATE_MS)
+
+
+def refusal(code: str, message: str) -> str:
+    """Return an error body of the contract."""
+    error = {"type": "x", "code": code, "message": message, "param": None, "request_id": "abc"}
+    return json.dumps({"error": error})
+
+
+def test_a_server_without_a_status(visit: Callable[..., Any]) -> None:
+    """A server that does not know `/status` is said not to; its plan and trying it still work."""
+    body = refusal("not_found", "there is no such path")
+    page = visit(status=Status(body, 404)).page
+    expect(page.locator("#trouble")).to_have_text(
+        "The server cannot answer: there is no such path. This server does not report its status."
+        " The plan and trying it work all the same.HTTP 404 · not_found · request abc"
+    )
+    expect(page.locator("#figures")).to_be_hidden()
+    expect(page.locator("#sum tbody tr")).not_to_have_count(0)
+    compare(page, TEXTS)
+    expect(page.locator("#heat tbody tr")).to_have_count(3)
+
+
+def test_a_busy_server(visit: Callable[..., Any]) -> None:
+    """A 429 says that there is too much work and when to try again; then trying again works."""
+    page = visit().page
+    compare(page, TEXTS)
+    expect(page.locator("#heat tbody tr")).to_have_count(3)
+    page.route(
+        "**/query/batch",
+        lambda route: route.fulfill(
+            status=429,
+            headers={"Retry-After": "1", "Content-Type": "application/json"},
+            body=refusal("queue_full", "the queue is full"),
+        ),
+    )
+    compare(page, TEXTS[:2])
+    expect(page.locator("#try-trouble")).to_have_text(
+        "The server has more work than it can take: the queue is full. Try again in 1 s."
+        "HTTP 429 · queue_full · request abc"
+    )
+    expect(page.locator("#try-result")).to_be_hidden()
+    page.unroute("**/query/batch")
+    compare(page, TEXTS[:2])
+    expect(page.locator("#heat tbody tr")).to_have_count(2)
+    expect(page.locator("#try-trouble")).to_be_hidden()
+
+
+def test_what_a_real_server_refuses(visit: Callable[..., Any], serve: Callable[..., Any]) -> None:
+    """A 422 is shown in the server's own words, and so is that the server is gone."""
+    strict = serve(WEB_CONCURRENCY=1, SENTENCE_API_MAX_REQUEST_ITEMS=2)
+    page = visit(url=strict.url).page
+    compare(page, TEXTS)
+    trouble = page.locator("#try-trouble")
+    expect(trouble).to_contain_text(
+        "The server does not accept this: 3 texts in one request, at most 2 are accepted;"
+    )
+    expect(trouble).to_contain_text("HTTP 422 · too_many_items · request ")
+    strict.process.terminate()
+    strict.process.wait(timeout=40)
+    compare(page, TEXTS[:2])
+    expect(trouble).to_have_text("The server cannot be reached.")
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["", "  "], "Write at least one text."),
+        (
+            ["a"] * 25,
+            "That is 25 texts. This table shows up to 24; POST /query/batch takes more.",
+        ),
+    ],
+)
+def test_what_the_page_refuses(texts: list[str], said: str, visit: Callable[..., Any]) -> None:
+    """Nothing, or more than a table can show, is refused before the server is asked."""
+    visited = visit()
+    compare(visited.page, texts)
+    expect(visited.page.locator("#try-trouble")).to_have_text(said)
+    assert not [url for url in visited.requests if url.endswith("/query/batch")]
+
+
+def test_a_text_that_is_cut(visit: Callable[..., Any]) -> None:
+    """A text that is too long for the model is named, and one text alone has no closest."""
+    page = visit().page
+    compare(page, ["word " * 400])
+    expect(page.locator("#try-said")).to_contain_text(
+        "Too long for the model, so only the beginning counts: 1."
+    )
+    assert "Closest" not in page.locator("#try-said").inner_text()
