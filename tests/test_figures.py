@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentence_api.ops.figures import quantile, window
-from sentence_api.ops.metrics import SECONDS
-from sentence_api.ops.sample import Sample, WorkerSample
+from sentence_api.ops.sample import SECONDS, Sample, WorkerSample
 
 NONE = (0,) * (len(SECONDS) + 1)
 BOUNDS = [*SECONDS, math.inf]
