@@ -85,9 +85,13 @@ def find_history(folder: Path) -> History | None:
 
 
 def _plan(settings: Settings) -> Plan:
-    """Return the plan; where none can be made, one to show the rest with."""
+    """Return the plan; where none can be made, one to show the rest with.
+
+    To ask OpenVINO what this CPU computes in would take 60 MiB of a container that may be full;
+    float32 needs the most.
+    """
     try:
-        return plan_for(settings)
+        return plan_for(settings.model_copy(update={"precision": "float32"}))
     except StartupError:
         return make_plan(Machine(1, 4 * GIB))
 

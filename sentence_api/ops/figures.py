@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sentence_api.ops.metrics import SECONDS
-from sentence_api.ops.sample import UNPLANNED, Sample, WorkerSample
+from sentence_api.ops.sample import SECONDS, UNPLANNED, Sample, WorkerSample
 
 PERCENTILE = 0.95
 _REFUSED_BY_LOAD = ("queue_full", "deadline_exceeded")

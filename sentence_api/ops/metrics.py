@@ -22,12 +22,12 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from sentence_api.http.service import ROUTES, Encoded
+from sentence_api.ops.sample import SECONDS
 from sentence_api.serving.batcher import Pass
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 MASTER = "master"
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 # Refusals by load or state; what is wrong with a request itself is no rejection.
 REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)

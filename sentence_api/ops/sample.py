@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Upper bounds of the buckets that durations are counted in; 2 and 5 are thresholds by default.
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 # Causes of a worker's end that nobody asked for.
 UNPLANNED = ("crash", "oom")
 

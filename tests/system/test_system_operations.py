@@ -1,0 +1,334 @@
+"""Metrics, status and check of real servers, with each kind of trouble really caused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from wire import TIMEOUT_SECONDS, eventually, metrics
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
+QUERY = {"question": "What is machine learning?"}
+BATCH = {"questions": ["one two three four five six seven eight nine ten " * 8] * 64}
+OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
+# Rates are over the last seconds here, so that a test need not last a minute.
+QUICK = {"SENTENCE_API_HISTORY_SECONDS": 0.5, "SENTENCE_API_STATUS_WINDOW": 3}
+
+
+def check(server: Any, *arguments: str) -> tuple[int, str]:
+    """Run the check from outside and return its exit status and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sentence_api", "check", "--url", server.url, *arguments],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def status(server: Any) -> dict[str, Any]:
+    """Return what `GET /status` says; it may be a second old."""
+    answer = httpx2.get(f"{server.url}/status", **OPTIONS)
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
+def rows(server: Any) -> dict[str, dict[str, Any]]:
+    """Return its rows by name."""
+    return {row["name"]: row for row in status(server)["rows"]}
+
+
+def query(server: Any) -> int:
+    """Ask one question and return the status of the answer."""
+    return httpx2.post(f"{server.url}/query", json=QUERY, **OPTIONS).status_code
+
+
+@contextmanager
+def busy(server: Any, clients: int = 4) -> Iterator[None]:
+    """Keep a server computing; what becomes of the requests does not matter."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx2.Client(**OPTIONS) as client:
+            while not stop.is_set():
+                client.post(f"{server.url}/query/batch", json=BATCH)
+
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_status_of_a_calm_server(start: Callable[..., Any]) -> None:
+    """A server that has answered a few requests is normal in every row, and check says so."""
+    server = start(WEB_CONCURRENCY=2, **QUICK)
+    assert eventually(lambda: server.log.read_text().count("worker ready") == 2)
+    assert [query(server) for _ in range(20)] == [200] * 20
+    assert eventually(lambda: len(status(server)["recent"]["times"]) >= 3)
+    found = status(server)
+    assert (found["state"], found["verdict"]) == ("ready", "normal"), found
+    assert [worker["pid"] for worker in found["workers"]] == server.workers()
+    assert [event["kind"] for event in found["events"]] == ["ready", "ready", "start"]
+    times = found["recent"]["times"]
+    assert times == sorted(times)
+    assert {len(points) for points in found["recent"].values()} == {len(times)}
+    code, shown = check(server)
+    assert (code, shown.splitlines()[-1]) == (0, "verdict: normal"), shown
+    code, printed = check(server, "--json")
+    assert (code, json.loads(printed)["service"]) == (0, found["service"])
+
+
+def test_every_worker_gives_the_same_status(start: Callable[..., Any]) -> None:
+    """Whichever worker is asked knows the requests of all."""
+    server = start(WEB_CONCURRENCY=2, SENTENCE_API_STATUS_WINDOW=60)
+    for _ in range(30):
+        query(server)
+    time.sleep(1.1)
+    texts = {rows(server)["latency"]["text"].split(" of ")[1] for _ in range(12)}
+    assert texts == {"30 requests"}
+
+
+def test_six_crashes_are_a_warning(start: Callable[..., Any]) -> None:
+    """Six workers killed in a row turn restarts to warning, with their cause; four do not."""
+    server = start(WEB_CONCURRENCY=2, **QUICK)
+    crashed = 'sentence_api_worker_exits_total{cause="crash"}'
+    codes = {}
+    for count in range(1, 7):
+        before = set(server.workers())
+        os.kill(server.workers()[0], signal.SIGKILL)
+        assert eventually(lambda: len(set(server.workers()) - before) == 1)  # noqa: B023
+        assert eventually(lambda: metrics(server.url).get(crashed) == count)  # noqa: B023
+        if count in {4, 6}:
+            assert eventually(lambda: rows(server)["restarts"]["value"] == count)  # noqa: B023
+            assert eventually(lambda: rows(server)["drift"]["verdict"] == "normal")
+            codes[count], shown = check(server)
+    assert codes == {4: 0, 6: 1}, shown
+    row = rows(server)["restarts"]
+    assert (row["verdict"], row["text"]) == ("warning", "6 unplanned in an hour: 6 crash")
+    assert "6 workers crashed in an hour" in shown
+    assert [event["kind"] for event in status(server)["events"]].count("crash") == 6
+    assert sum(worker["restarts"] for worker in status(server)["workers"]) == 6
+    last = metrics(server.url)['sentence_api_worker_last_exit_timestamp_seconds{cause="crash"}']
+    assert 0 <= time.time() - last < 60
+
+
+def test_crashes_are_remembered_after_a_restart(start: Callable[..., Any], tmp_path: Path) -> None:
+    """The next server knows the crashes of the last hour, and that the last life was cut off."""
+    folder = {"SENTENCE_API_HISTORY": tmp_path / "history"}
+    first = start(WEB_CONCURRENCY=1, **QUICK, **folder)
+    os.kill(first.workers()[0], signal.SIGKILL)
+    assert eventually(lambda: first.log.read_text().count("worker ready") == 2)
+    first.process.kill()
+    first.process.wait()
+    assert eventually(lambda: check(first)[0] == 2)
+    code, shown = check(first)
+    assert "connection refused" in shown, code
+    second = start(WEB_CONCURRENCY=1, **QUICK, **folder)
+    assert rows(second)["restarts"]["text"] == "2 unplanned in an hour: 2 crash"
+    texts = [event["text"] for event in status(second)["events"]]
+    assert sum("the server ended without being stopped" in text for text in texts) == 1
+    second.process.terminate()
+    second.process.wait()
+    third = start(WEB_CONCURRENCY=1, **QUICK, **folder)
+    assert rows(third)["restarts"]["value"] == 2
+    assert "stop" in [event["kind"] for event in status(third)["events"]]
+
+
+@pytest.fixture
+def greedy(artifact: Path, tmp_path: Path) -> Path:
+    """Return an artifact whose manifest claims far less memory than its workers will take."""
+    folder = tmp_path / "greedy"
+    shutil.copytree(artifact, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for footprint in manifest["footprints"].values():
+        footprint.update(base_bytes=1, worker_bytes=1, token_bytes=1)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_twenty_retirements_are_no_restarts(start: Callable[..., Any], greedy: Path) -> None:
+    """Workers that retire above their watermark are counted apart and are nobody's trouble."""
+    server = start(
+        SENTENCE_API_ARTIFACT=greedy,
+        SENTENCE_API_MEMORY="30M",
+        MAX_BODY_BYTES=65536,
+        SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
+        SENTENCE_API_RECYCLE_MIN_AGE=0,
+        SENTENCE_API_THREADS=1,
+        WEB_CONCURRENCY=2,
+        **QUICK,
+    )
+    retired = 'sentence_api_worker_exits_total{cause="retirement"}'
+
+    def has_retired_twenty() -> bool:
+        query(server)
+        return metrics(server.url).get(retired, 0) >= 20
+
+    assert eventually(has_retired_twenty, 120)
+    row = rows(server)["restarts"]
+    assert (row["value"], row["verdict"]) == (0, "normal")
+    files = set().union(*(folder.glob("counter_*.db") for folder in shared_folders(server)))
+    assert {path.name for path in files} <= {f"counter_{x}.db" for x in ("master", 0, 1, 2)}
+
+
+def shared_folders(server: Any) -> set[Path]:
+    """Return the folders in memory that the master has files of mapped."""
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8")
+    paths = (Path(line.split()[-1]) for line in maps.splitlines() if "/sentence-api-" in line)
+    return {path.parent for path in paths}
+
+
+def test_a_saturated_cpu_is_critical(start: Callable[..., Any]) -> None:
+    """A server that computes all the time on the one CPU it has is critical, with advice."""
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **QUICK)
+    core = {min(os.sched_getaffinity(0))}
+    for pid in [server.process.pid, *server.workers()]:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), core)
+    others = os.sched_getaffinity(0) - core
+    mine = os.sched_getaffinity(0)
+    try:
+        if others:
+            os.sched_setaffinity(0, others)
+        with busy(server):
+            assert eventually(lambda: rows(server)["cpu"]["verdict"] == "critical", 30)
+            code, shown = check(server)
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert code == 2
+    assert "CPU: CPU " in shown
+    assert "raise the limit to" in shown
+
+
+def cpu_ticks(pid: int) -> int:
+    """Return the CPU time of a process in ticks of the clock."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(2.2, "warning"), (5.2, "critical")])
+def test_a_slow_engine(seconds: float, verdict: str, start: Callable[..., Any]) -> None:
+    """Forward passes that do not get on are seen in the 95th percentile."""
+    server = start(
+        WEB_CONCURRENCY=1, SENTENCE_API_HISTORY_SECONDS=0.5, SENTENCE_API_STATUS_WINDOW=60
+    )
+    (worker,) = server.workers()
+    before = cpu_ticks(worker)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx2.post, f"{server.url}/query/batch", json=BATCH, **OPTIONS)
+        assert eventually(lambda: cpu_ticks(worker) >= before + 5)
+        os.kill(worker, signal.SIGSTOP)
+        assert not waiting.done()
+        time.sleep(seconds)
+        os.kill(worker, signal.SIGCONT)
+        assert waiting.result().status_code == 200
+    row = rows(server)["latency"]
+    assert row["verdict"] == verdict, row
+    assert check(server)[0] == {"warning": 1, "critical": 2}[verdict]
+
+
+def test_overload_is_seen_as_rejections(start: Callable[..., Any]) -> None:
+    """Requests that are refused for load make their row critical, and are counted by reason."""
+    server = start(
+        WEB_CONCURRENCY=1, SENTENCE_API_MAX_QUEUE_TOKENS=2000, MAX_BATCH_ITEMS=4, **QUICK
+    )
+    with busy(server, clients=12):
+        assert eventually(lambda: rows(server)["rejected"]["verdict"] == "critical", 20)
+        code, shown = check(server)
+    assert code == 2
+    assert "queue_full" in shown
+    assert metrics(server.url)['sentence_api_rejected_requests_total{reason="queue_full"}'] > 0
+
+
+def test_no_history_is_kept_where_it_is_off(start: Callable[..., Any], tmp_path: Path) -> None:
+    """With the interval at zero nothing is written, and the status still tells what it can."""
+    server = start(
+        WEB_CONCURRENCY=1, SENTENCE_API_HISTORY_SECONDS=0, SENTENCE_API_HISTORY=tmp_path / "none"
+    )
+    query(server)
+    found = status(server)
+    assert (found["state"], found["events"]) == ("ready", [])
+    assert rows(server)["latency"]["text"].endswith("of 1 requests")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_recorder_is_replaced(start: Callable[..., Any]) -> None:
+    """When the worker that keeps the samples dies, another one goes on."""
+    server = start(WEB_CONCURRENCY=2, **QUICK)
+    for _ in range(2):
+        before = status(server)["recent"]["times"]
+        for victim in server.workers():
+            os.kill(victim, signal.SIGKILL)
+        assert eventually(lambda: rows(server)["readiness"]["value"] == 2, 20)
+        assert eventually(
+            lambda: len(status(server)["recent"]["times"]) >= len(before) + 3,  # noqa: B023
+            20,
+        )
+
+
+def promtool() -> str:
+    """Return the path of promtool; tests/system/promtool.sh gets it."""
+    done = subprocess.run(
+        [ROOT / "tests" / "system" / "promtool.sh"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(done.stderr)
+    return done.stdout.strip()
+
+
+def test_metrics_follow_the_conventions(start: Callable[..., Any]) -> None:
+    """Prometheus' own linter finds nothing, also once every kind of metric has been counted."""
+    server = start(WEB_CONCURRENCY=2, SENTENCE_API_MAX_QUEUE_TOKENS=2000, **QUICK)
+    query(server)
+    with busy(server, clients=8):
+        time.sleep(1)
+    os.kill(server.workers()[0], signal.SIGKILL)
+    assert eventually(lambda: server.log.read_text().count("worker ready") == 3)
+    text = httpx2.get(f"{server.url}/metrics", **OPTIONS).raise_for_status().text
+    done = subprocess.run(
+        [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for name in (
+        "model_info",
+        "plan_info",
+        "start_time_seconds",
+        "memory_limit_bytes",
+        "memory_working_set_bytes",
+        "cpu_limit_cores",
+        "cpu_seconds_total",
+        "cpu_throttled_seconds_total",
+        "cpu_throttled_periods_total",
+        "oom_kills_total",
+        'worker_private_memory_bytes{slot="0"}',
+        "padding_tokens_total",
+    ):
+        assert f"\nsentence_api_{name}" in text

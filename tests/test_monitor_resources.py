@@ -1,0 +1,171 @@
+"""monitor-resources.sh: what it finds, and what it makes of it, with an engine that is scripted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# Answers like docker: containers by label, the state of one, and a check that ends as it is told.
+DOCKER = """#!/usr/bin/env bash
+printf '%s\\n' "$*" >>"${LOG}"
+case "$*" in
+  "ps "*compose.project=sentence-api*) printf '%s' "${COMPOSE:-}" ;;
+  "ps "*stack.namespace=sentence-api*) printf '%s' "${SWARM:-}" ;;
+  "inspect "*) printf '%s\\n' "${STATE:-}" ;;
+  "exec "*) printf 'check of %s\\n' "$*"; exit "${!2}" ;;
+  *) exit 1 ;;
+esac
+"""
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with the script, where nothing is deployed."""
+    shutil.copy2(ROOT / "monitor-resources.sh", tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder: Path) -> Run:
+    """Return a function that runs the script with a scripted engine."""
+
+    def run(*arguments: str, **scripted: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [folder / "monitor-resources.sh", *arguments],
+            env={
+                "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+                "LOG": str(folder / "asked"),
+                **scripted,
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    return run
+
+
+def deploy_locally(folder: Path, code: int) -> None:
+    """Pretend that a server was started here whose check ends with a status."""
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/usr/bin/env bash\necho "local $*"\nexit {code}\n')
+    python.chmod(0o755)
+    (folder / "var").mkdir()
+    (folder / "var" / "server.pid").write_text("1\n")
+
+
+def test_nothing_is_deployed(run: Run) -> None:
+    """Where there is nothing to look at, that is said with the next step, and no verdict."""
+    done = run("check")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        "monitor-resources.sh: nothing is deployed here: no container, no swarm service, no local"
+        " server; start with ./deploy-production.sh\n"
+    )
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["COMPOSE", "SWARM"])
+def test_a_running_container(kind: str, code: int, run: Run) -> None:
+    """The check runs inside the container of Compose or swarm, and its status is passed on."""
+    done = run("check", "--json", **{kind: "abc running\n", "abc": str(code)})
+    assert done.returncode == code
+    assert done.stdout == "check of exec abc python -m sentence_api check --json\n"
+
+
+@pytest.mark.parametrize(
+    ("codes", "worst"),
+    [((0, 1), 1), ((1, 2), 2), ((2, 0), 2), ((3, 0), 3), ((3, 1), 1), ((0, 0), 0), ((0, 137), 3)],
+)
+def test_the_worst_replica_counts(codes: tuple[int, int], worst: int, run: Run) -> None:
+    """Each replica is checked; known trouble outranks what cannot be told."""
+    done = run(SWARM="abc running\ndef running\n", abc=str(codes[0]), **{"def": str(codes[1])})
+    assert done.returncode == worst
+    assert done.stdout.count("check of exec") == 2
+
+
+def test_a_container_that_has_ended(run: Run) -> None:
+    """A container that does not run is critical; how it ended is said, for people and programs."""
+    scripted = {
+        "COMPOSE": "abc exited\n",
+        "STATE": "/sentence-api-api-1|exited|137|true|2026-11-21T07:00:00.123456789Z|5",
+    }
+    done = run(**scripted)
+    assert done.returncode == 2
+    assert done.stdout == (
+        "Readiness  critical: container sentence-api-api-1 is exited since 2026-11-21T07:00:00Z,"
+        " exit code 137, OOMKilled true, 5 restarts\n"
+        "The kernel killed it for memory: raise the limit with ./deploy-production.sh --memory"
+        " SIZE.\n"
+        "verdict: critical\n"
+    )
+    done = run("check", "--json", **scripted)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["verdict"], found["state"]) == (2, "critical", "unhealthy")
+    assert (found["container"]["oom_killed"], found["container"]["exit_code"]) == (True, 137)
+
+
+def test_an_old_container_beside_a_running_one(run: Run) -> None:
+    """Containers that a swarm has replaced are of no interest."""
+    done = run(SWARM="old exited\nabc running\n", abc="0")
+    assert (done.returncode, done.stdout.count("check of")) == (0, 1)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
+def test_a_local_server(code: int, run: Run, folder: Path) -> None:
+    """A server of this folder is checked with its own Python, and its status is passed on."""
+    deploy_locally(folder, code)
+    done = run()
+    assert (done.returncode, done.stdout) == (code, "local -m sentence_api check\n")
+
+
+def test_a_container_comes_first(run: Run, folder: Path) -> None:
+    """With both, the container is meant, unless the local one is asked for."""
+    deploy_locally(folder, 1)
+    assert run(COMPOSE="abc running\n", abc="0").returncode == 0
+    assert run("check", "--local", COMPOSE="abc running\n", abc="0").returncode == 1
+
+
+def test_a_local_server_beside_an_ended_container(run: Run, folder: Path) -> None:
+    """What is left of an old container does not hide the server that replaced it."""
+    deploy_locally(folder, 0)
+    assert run(COMPOSE="abc exited\n").stdout.startswith("local")
+
+
+def test_without_docker(run: Run, folder: Path) -> None:
+    """The host needs Docker for containers only."""
+    (folder / "bin" / "docker").write_text("#!/bin/sh\nexit 1\n")
+    deploy_locally(folder, 0)
+    assert run().returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["chek", "--json"]])
+def test_an_unknown_command_is_no_verdict(arguments: list[str], run: Run) -> None:
+    """A plugin that was called wrongly cannot tell."""
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "--help" in done.stderr
+
+
+def test_help(run: Run, folder: Path) -> None:
+    """Help names the commands and the exit statuses, and asks nobody."""
+    done = run("--help")
+    assert done.returncode == 0
+    for word in ("check", "monitor", "report", "--json", "0 normal, 1 warning, 2 critical"):
+        assert word in done.stdout
+    assert not (folder / "asked").exists()
