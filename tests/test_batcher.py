@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.engine.interface import TokenIds, Vectors
-from sentence_api.engine.padding import padded_length
+from sentence_api.engine.padding import pass_width
 from sentence_api.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -186,7 +186,7 @@ def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) 
     for (rows, width), batch in zip(engine.shapes, engine.passes, strict=True):
         assert rows <= items
         assert rows * width <= cap or rows == 1
-        assert width == padded_length(max(lengths[text] for text in batch))
+        assert width == pass_width([lengths[text] for text in batch])
 
 
 def test_a_text_longer_than_the_cap_goes_alone(start: Callable[..., Batcher], texts: Texts) -> None:

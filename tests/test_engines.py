@@ -149,6 +149,33 @@ def test_vectors_are_the_callers_own(name: str, request: pytest.FixtureRequest) 
     assert (first.dtype, first.shape) == (np.float32, (2, 384))
 
 
+GROWTH = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from sentence_api.engine.openvino import OpenVinoEngine
+from sentence_api.resources.process import process_memory
+engine = OpenVinoEngine(Path(sys.argv[1]) / "model.xml", "float32", 1)
+engine.start()
+def run(shapes):
+    for shape in shapes:
+        ones = np.ones(shape, dtype=np.int64)
+        engine.forward(ones, ones)
+    return process_memory().private
+run([(32, 16), (2, 256)])
+first = run([(rows, tokens) for rows in range(1, 6) for tokens in range(3, 33)])
+print(run([(rows, tokens) for rows in range(6, 12) for tokens in range(3, 40)]) - first)
+"""
+
+
+def test_shapes_do_not_pile_up(artifact: Path) -> None:
+    """Kernels of shapes that were computed once are not kept for ever: 222 more take no memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, str(artifact)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 16 << 20
+
+
 @pytest.mark.parametrize("name", ["openvino", "torch"])
 def test_starting_again_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
     """`start` may be called by the master and again by a worker."""

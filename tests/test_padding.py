@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.engine.padding import pad, padded_length
+from sentence_api.engine.padding import pad, padded_length, pass_width
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,15 @@ def test_a_padded_length(length: int) -> None:
     assert length <= padded <= max(2, length + max(1, length // 4))
     assert padded_length(padded) == padded
     assert padded <= padded_length(length + 1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "width"),
+    [([7], 8), ([3, 7], 8), ([7] * 7, 8), ([7] * 8, 7), ([3] * 8 + [9], 9), ([100] * 64, 100)],
+)
+def test_a_large_pass_is_not_padded_to_the_grid(lengths: list[int], width: int) -> None:
+    """A large pass takes as long as its tokens; a small one does not, and meets shapes again."""
+    assert pass_width(lengths) == width
 
 
 def test_pad() -> None:

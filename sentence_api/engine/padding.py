@@ -8,15 +8,24 @@ import numpy as np
 
 from sentence_api.engine.interface import TokenIds
 
-# A new shape costs a few milliseconds once, so lengths are rounded up to a grid: (up to, step).
+# Texts of about one length share a pass: lengths are rounded up to a grid of (up to, step).
 _GRID = ((16, 2), (32, 4), (64, 8), (128, 16))
 _COARSE_STEP = 32
+# A pass of fewer texts is bound by reading the weights: padding costs it nothing, and a shape that
+# it has not seen costs a millisecond or two. A larger one takes as long as its tokens.
+_FEW = 8
 
 
 def padded_length(length: int) -> int:
-    """Return the tokens that a text of `length` tokens takes up in a pass."""
+    """Return the longest text that shares a pass with one of `length` tokens."""
     step = next((step for limit, step in _GRID if length <= limit), _COARSE_STEP)
     return -(-length // step) * step
+
+
+def pass_width(lengths: Sequence[int]) -> int:
+    """Return the tokens that each text takes up in a pass of texts of these lengths."""
+    longest = max(lengths)
+    return padded_length(longest) if len(lengths) < _FEW else longest
 
 
 def pad(sequences: Sequence[TokenIds], width: int, pad_token_id: int) -> tuple[TokenIds, TokenIds]:

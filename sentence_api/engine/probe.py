@@ -25,6 +25,8 @@ from sentence_api.errors import ExportFailed
 from sentence_api.resources.footprint import Footprint
 from sentence_api.resources.process import process_memory
 
+# Distinct shapes, more than any engine keeps kernels for.
+_SHAPES = 48
 # What a serving process imports besides the engine; its memory belongs to the base.
 _WEB_STACK = ("gevent.monkey", "flask", "gunicorn.app.wsgiapp", "orjson", "prometheus_client")
 
@@ -61,6 +63,9 @@ def _measure_worker(engine: Engine, max_tokens: int, batch_tokens: int) -> dict[
     """Run a worker's passes here and return what they cost."""
     if not engine.forks_warm:
         warm_up(engine)
+    # Fills the cache of kernels, which is part of a worker however small its passes are.
+    for number in range(_SHAPES):
+        run_shape(engine, 1 + number % 5, 3 + number % max(1, min(64, max_tokens) - 2))
     run_shape(engine, 1, 8)
     started = process_memory().private
     run_shape(engine, max(1, batch_tokens // max_tokens), max_tokens)

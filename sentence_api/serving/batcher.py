@@ -19,7 +19,7 @@ import numpy as np
 from gevent.event import Event
 
 from sentence_api.engine.interface import TokenIds, Vectors
-from sentence_api.engine.padding import pad, padded_length
+from sentence_api.engine.padding import pad, padded_length, pass_width
 from sentence_api.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -335,7 +335,7 @@ class Batcher:
         """Run one pass and hand out its vectors."""
         sequences = [job.tokens[index] for job, index in batch]
         lengths = [len(ids) for ids in sequences]
-        width = padded_length(max(lengths))
+        width = pass_width(lengths)
         started = time.monotonic()
         jobs = {id(job): job for job, _ in batch}.values()
         for job in jobs:

@@ -31,6 +31,13 @@ def swarm(engine: None) -> Iterator[None]:
     yield
     docker("service", "rm", CLIENTS, check=False)
     docker("swarm", "leave", "--force")
+    of_the_stack = "label=com.docker.stack.namespace=sentence-api"
+    volumes = docker("volume", "ls", "--quiet", "--filter", of_the_stack).split()
+    # A swarm that was left lets go of its containers a moment later.
+    until = time.monotonic() + 30
+    while volumes and time.monotonic() < until:
+        docker("volume", "rm", *volumes, check=False)
+        volumes = docker("volume", "ls", "--quiet", "--filter", of_the_stack).split()
 
 
 def start_clients(image: str) -> None:
