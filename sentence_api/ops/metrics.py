@@ -116,7 +116,7 @@ class Metrics:
             multiprocess_mode="max",
         )
 
-        # The library's own look-up takes a lock and a microsecond; there are few routes and statuses.
+        # The library's look-up takes a lock and a microsecond; there are few routes and statuses.
         self._requests_of = cache(self.requests.labels)
         self._seconds_of = cache(self.request_seconds.labels)
 
