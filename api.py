@@ -13,6 +13,7 @@ from flask import Flask
 from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
+from sentence_api.http.auth import Keys
 from sentence_api.http.service import Service
 from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
@@ -44,14 +45,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     directory = Path(shared) if shared else None
     metrics = Metrics(directory)
     lifecycle = Lifecycle()
+    artifact = artifact_path(settings)
+    manifest = read_manifest(artifact)
+    check_engine(settings, manifest)
     model = SentenceModel(
-        artifact_path(settings),
-        resolve_precision(settings.engine, settings.precision),
+        artifact,
+        resolve_precision(settings.engine, settings.precision, manifest),
         plan.threads,
         Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens),
         metrics.on_pass,
     )
-    check_engine(settings, read_manifest(model.artifact))
     model.load()
     lifecycle.model_loaded = True
     board = Board()
@@ -75,6 +78,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             read_status=watch.status,
             on_response=metrics.on_response,
             on_encoded=metrics.on_encoded,
+            keys=Keys(settings.keys_file) if settings.keys_file else None,
         )
     )
     app.extensions["processes"] = Processes(

@@ -29,6 +29,8 @@ Options:
   --cpus N          plan the container for so many CPUs
   --memory SIZE     plan the container for so much memory, as 8G
   --base-image REF  image to build on instead of the Dockerfile's
+  --keys FILE       file with one API key a line; the query calls then need one,
+                    as Authorization: Bearer KEY
   --swarm           deploy to the swarm that this engine manages; updates lose
                     no request
   --replicas N      containers of the swarm (default 1)
@@ -118,12 +120,12 @@ _main() {
         command="$1"
         ;;
       --local) local_only=yes ;;
-      --port | --bind | --cpus | --memory | --base-image | --replicas)
+      --port | --bind | --cpus | --memory | --base-image | --replicas | --keys)
         (($# > 1)) || die_usage "$1 needs a value"
         options+=("$1" "$2")
         shift
         ;;
-      --port=* | --bind=* | --cpus=* | --memory=* | --base-image=* | --replicas=*) options+=("$1") ;;
+      --port=* | --bind=* | --cpus=* | --memory=* | --base-image=* | --replicas=* | --keys=*) options+=("$1") ;;
       --swarm | --dry-run | --build-only) options+=("$1") ;;
       --follow)
         [[ "${command}" == logs ]] || die_usage '--follow is for logs: ./deploy-production.sh logs --follow'
@@ -160,7 +162,7 @@ export_options() {
   while (($#)); do
     local name="${1%%=*}" value="${1#*=}"
     case "${name}" in
-      --port | --bind | --cpus | --memory) ;;
+      --port | --bind | --cpus | --memory | --keys) ;;
       *) die_usage "${name} is for containers" ;;
     esac
     if [[ "$1" != *=* ]]; then
@@ -171,6 +173,7 @@ export_options() {
       --port) export SENTENCE_API_PORT="${value}" ;;
       --bind) export SENTENCE_API_HOST="${value}" ;;
       --cpus) export SENTENCE_API_CPUS="${value}" ;;
+      --keys) export SENTENCE_API_KEYS_FILE="${value}" ;;
       *) export SENTENCE_API_MEMORY="${value}" ;;
     esac
     shift

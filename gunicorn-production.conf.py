@@ -11,13 +11,20 @@ monkey.patch_all()
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
+from sentence_api.http.body import discard_body
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
+from sentence_api.resources.formula import (
+    HEADER_FIELD_BYTES,
+    HEADER_FIELDS,
+    SEND_BUFFER_BYTES,
+)
 from sentence_api.settings import read_settings
 
 with one_line_exit():
@@ -50,6 +57,8 @@ preload_app = True
 timeout = settings.worker_timeout
 graceful_timeout = settings.graceful_timeout
 keepalive = settings.keepalive
+limit_request_fields = HEADER_FIELDS
+limit_request_field_size = HEADER_FIELD_BYTES
 max_requests = settings.max_requests
 max_requests_jitter = settings.max_requests // 10
 worker_tmp_dir = _memory_disk
@@ -62,6 +71,16 @@ log_to_stderr(settings.log_level)
 
 def _processes(application: Any) -> Any:
     return application.wsgi().extensions["processes"]
+
+
+def when_ready(server: Any) -> None:
+    """Bound what the kernel holds for clients that do not read, and note the start."""
+    # Each connection inherits both from its listener.
+    patience = int(settings.request_timeout * 1000)
+    for listener in server.LISTENERS:
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+    _processes(server.app).server_starts()
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -81,14 +100,10 @@ def post_worker_init(worker: Any) -> None:
         _processes(worker.app).start_worker(worker.slot, lambda: not worker.alive, retire)
 
 
-def post_request(worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
+def post_request(worker: Any, request: Any, _environ: Any, _response: Any) -> None:
     """Collect garbage and check memory once the response is on its way."""
+    discard_body(request, settings.keepalive)
     _processes(worker.app).after_request()
-
-
-def when_ready(server: Any) -> None:
-    """Note the start of the server."""
-    _processes(server.app).server_starts()
 
 
 def on_exit(server: Any) -> None:

@@ -13,7 +13,7 @@ import gevent
 import numpy as np
 from numpy.typing import NDArray
 
-from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
+from sentence_api.engine.artifact import MIN_COSINE, TOKENIZER, Manifest, read_manifest, verify
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
@@ -23,7 +23,6 @@ from sentence_api.serving.batcher import Batcher, Caps, Pass
 
 log = logging.getLogger(__name__)
 
-MIN_CANARY_COSINE = 0.999
 # About 10 ms of tokenizing: the event loop is let in between pieces of this many characters.
 _PIECE_CHARACTERS = 20_000
 # Prose has three to five characters per token, Chinese about one.
@@ -131,7 +130,7 @@ class SentenceModel:
         ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
         vector = _normalized(engine.forward(ids, np.ones_like(ids)))[0]
         cosine = float(vector @ np.array(canary.vector, dtype=np.float32))
-        if not cosine >= MIN_CANARY_COSINE:
+        if not cosine >= MIN_COSINE:
             raise CanaryFailed(
                 f"the model gives a wrong reference vector (cosine {cosine:.4f} instead of 1);"
                 " export it again"

@@ -12,9 +12,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.load import Load, drive, raw_texts_per_second
+from benchmarks.machine import commit, processor
 from benchmarks.server import ROOT, serving
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.engine.loader import resolve_precision
@@ -106,18 +105,11 @@ def _write(figures: Figures, arguments: list[str]) -> None:
     """Write medians and ranges with everything needed to run it again."""
     now = datetime.now(UTC)
     settings = read_settings(os.environ)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     about = {
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python -m benchmarks", *arguments]),
-        "commit": commit.stdout.strip(),
-        "processor": _processor(),
+        "commit": commit(),
+        "processor": processor(),
         "precision": resolve_precision(settings.engine, settings.precision),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -158,16 +150,6 @@ def _page(about: dict[str, str], figures: Figures) -> str:
         shown = (statistics.median(pairs), min(pairs), max(pairs))
         lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in shown) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _processor() -> str:
-    """Name the processor and what it computes in."""
-    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    name = re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    family = re.findall(r"^cpu family\s*: (.*)$", text, re.MULTILINE)
-    flags = set(re.findall(r"^flags\s*: (.*)$", text, re.MULTILINE)[0].split())
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{len(name)} cores of {name[0]} (family {family[0]}), {' '.join(known)}"
 
 
 if __name__ == "__main__":

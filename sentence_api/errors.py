@@ -33,6 +33,12 @@ class MalformedJson(ServiceError):
     code = "malformed_json"
 
 
+class Unauthorized(ServiceError):
+    """The request carries none of the service's keys."""
+
+    code = "unauthorized"
+
+
 class SlowBody(ServiceError):
     """The client did not send its whole body in time."""
 

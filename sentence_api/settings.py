@@ -58,6 +58,11 @@ class Settings(BaseModel):
     host: str = _field("127.0.0.1", "Address to listen on.", min_length=1)
     port: int = _field(5001, "Port to listen on.", "PORT", ge=1, le=65535)
 
+    keys_file: Path | None = _field(
+        None,
+        "File of API keys, one a line; the query calls then need Authorization: Bearer KEY.",
+    )
+
     cpus: float | None = _field(None, "CPUs to plan for instead of what is found.", gt=0)
     memory: str | None = _field(None, "Memory to plan for instead of what is found, as 8G.")
     workers: int | None = _field(
@@ -89,7 +94,9 @@ class Settings(BaseModel):
     request_timeout: float = _field(
         30.0, "Seconds a request may wait for its vectors.", gt=0, le=3600
     )
-    body_timeout: float = _field(10.0, "Seconds a client has to send its body.", gt=0, le=3600)
+    body_timeout: float = _field(
+        10.0, "Seconds a client has to send its body, and to take its answer.", gt=0, le=3600
+    )
     keepalive: int = _field(
         5, "Seconds an idle connection, or one still sending its headers, is kept.", ge=1, le=3600
     )

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from sentence_api.engine import artifact
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops import container, image, preflight, runners
+from sentence_api.ops import container, image, preflight, runners, smoke
 from sentence_api.ops.docker import Docker
-from sentence_api.ops.release import Options, Release, State
+from sentence_api.ops.release import Options, Release, State, read_keys
 from sentence_api.settings import Settings, names_of
 from tests.conftest import ROOT
 
@@ -149,12 +150,18 @@ def state(tmp_path: Path) -> State:
 
 def release(image: str, options: Options, state: State) -> Release:
     """Return the release of that image under PLAN."""
-    return Release(image, container.variables(PLAN, options, state))
+    keys = state.keys_file(read_keys(options.keys))
+    return Release(image, container.variables(PLAN, options, state, keys))
 
 
 def test_variables_are_the_plan(options: Options, state: State) -> None:
     """The Compose file gets the plan's limits, not rounded ones."""
-    assert container.variables(PLAN, options, state) == {
+    keys = state.keys_file(read_keys(None))
+    digest = keys.name.removeprefix("keys-")
+    assert container.variables(PLAN, options, state, keys) == {
+        "SENTENCE_API_KEYS": str(keys),
+        "SENTENCE_API_KEYS_NAME": f"sentence-api-keys-{digest}",
+        "SENTENCE_API_HISTORY_SOURCE": str(state.history),
         "SENTENCE_API_SETTINGS_FILE": str(state.settings),
         "SENTENCE_API_REPLICAS": "1",
         "SENTENCE_API_STOP_GRACE": "35s",
@@ -289,6 +296,11 @@ def test_settings_of_a_person_reach_the_container() -> None:
     }
 
 
+def test_the_host_proves_as_strictly_as_the_engine() -> None:
+    """The bound of the smoke test, which can import nothing, is the engine's."""
+    assert smoke.MIN_COSINE == artifact.MIN_COSINE
+
+
 def test_every_short_name_is_known() -> None:
     """The host cannot read `Settings`, so its list of names is compared with it here."""
     short = {name for field in Settings.model_fields for name in names_of(field)[1:]}
@@ -370,5 +382,5 @@ def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> N
     """Every variable of the Compose file is written by the deployment, and none has a default."""
     text = (ROOT / runners.COMPOSE_FILE).read_text(encoding="utf-8")
     asked = set(re.findall(r"\$\{(\w+):\?[^}]+\}", text))
-    assert asked == {"SENTENCE_API_IMAGE", *container.variables(PLAN, options, state)}
+    assert asked == {"SENTENCE_API_IMAGE", *release("sha256:new", options, state).variables}
     assert text.count("${") == len(re.findall(r"\$\{\w+:\?", text))

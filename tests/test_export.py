@@ -187,9 +187,11 @@ def test_manifest_holds_measurements_of_each_precision(made: Callable[[str], Exp
     manifest = exported.manifest
     assert "float32" in manifest.accuracy
     assert manifest.footprints.keys() == manifest.accuracy.keys()
-    for accuracy in manifest.accuracy.values():
+    for precision, accuracy in manifest.accuracy.items():
         assert accuracy.texts >= 200
-        assert MIN_COSINE <= accuracy.min_cosine <= 1.00001
+        # Weights drawn at random lose more in half precision than a model's own.
+        least = MIN_COSINE if precision == "float32" else 0.9
+        assert least <= accuracy.min_cosine <= 1.00001
     for footprint in manifest.footprints.values():
         # A process with Python, Flask and OpenVINO in it is neither tiny nor huge.
         assert 30 << 20 < footprint.base_bytes < 1 << 30
@@ -215,7 +217,11 @@ def test_second_export_replaces_the_first_and_reports_each_step(tmp_path: Path) 
     lines: list[str] = []
     manifest = export(str(source), None, "openvino", output, lines.append)
     precisions = " and ".join(manifest.accuracy)
-    assert lines == [
+    unlike = [name for name in manifest.accuracy if not manifest.is_faithful(name)]
+    assert [line for line in lines if "will serve float32" in line] == [
+        line for name in unlike for line in lines if line.startswith(f"in {name} the artifact")
+    ]
+    assert [line for line in lines if line.startswith("[")] == [
         "[1/5] loading folder:fox",
         "[2/5] computing reference vectors with sentence-transformers",
         "[3/5] writing the openvino model",

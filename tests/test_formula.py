@@ -30,6 +30,7 @@ ROUND = Footprint(base_bytes=250 * MIB, worker_bytes=30 * MIB, token_bytes=26 * 
 FOOTPRINTS = st.builds(
     Footprint,
     base_bytes=st.integers(10 * MIB, 4 * GIB),
+    file_bytes=st.integers(0, 200 * MIB),
     worker_bytes=st.integers(MIB, 2 * GIB),
     token_bytes=st.integers(KIB, MIB),
 )
@@ -37,6 +38,7 @@ FOOTPRINTS = st.builds(
 SMALL_FOOTPRINTS = st.builds(
     Footprint,
     base_bytes=st.integers(10 * MIB, 400 * MIB),
+    file_bytes=st.integers(0, 100 * MIB),
     worker_bytes=st.integers(MIB, 100 * MIB),
     token_bytes=st.integers(KIB, 100 * KIB),
 )
@@ -126,8 +128,8 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
                 request_bytes=REQUEST_BYTES,
                 memory_limit_bytes=6 * GIB,
                 cpu_limit=2.5,
-                recycle_watermark_bytes=4 * (30 + 26 + 32 + 24) * MIB,
-                predicted_peak_bytes=(250 + 3 * (30 + 26 + 32 + 24)) * MIB,
+                recycle_watermark_bytes=4 * (30 + 26 + 86 + 24) * MIB,
+                predicted_peak_bytes=(250 + 3 * (30 + 26 + 86 + 24)) * MIB,
                 bound_by="cpus",
             ),
         ),
@@ -162,11 +164,13 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
                 max_request_items=REQUEST_ITEMS,
                 max_queue_tokens=3 * REQUEST_ITEMS * 256,
                 max_concurrent_requests=MIN_CONNECTIONS,
-                request_bytes=MIN_REQUEST_BYTES,
+                request_bytes=REQUEST_BYTES,
                 memory_limit_bytes=384 * MIB,
                 cpu_limit=1,
                 recycle_watermark_bytes=int(384 * MIB * 0.92) - 250 * MIB,
-                predicted_peak_bytes=(250 + 30 + 4 + 8) * MIB + 256 * 26 * KIB,
+                predicted_peak_bytes=(250 + 30 + 24) * MIB
+                + MIN_CONNECTIONS * CONNECTION_BYTES
+                + 256 * 26 * KIB,
                 bound_by="cpus",
             ),
         ),
@@ -202,13 +206,13 @@ def test_the_reference_footprint_fits_the_smallest_machine() -> None:
             Machine(1, 300 * MIB, contained=True),
             ROUND,
             Overrides(),
-            "one worker needs 351.2 MiB, 300 MiB is there: 51.2 MiB missing",
+            "one worker needs 359.1 MiB, 300 MiB is there: 59.1 MiB missing",
         ),
         (
             Machine(4, 512 * MIB, contained=True),
             ROUND,
             Overrides(workers=5),
-            "5 workers need 579.4 MiB, 512 MiB is there: 67.4 MiB missing",
+            "5 workers need 619.1 MiB, 512 MiB is there: 107.1 MiB missing",
         ),
         (
             Machine(1, 2 * GIB),
@@ -271,16 +275,16 @@ def test_adding_what_is_missing_is_enough(
             Overrides(max_batch_tokens=2048),
             {
                 "max_batch_tokens": 2048,
-                "recycle_watermark_bytes": 4 * 138 * MIB,
-                "predicted_peak_bytes": (250 + 4 * 138) * MIB,
+                "recycle_watermark_bytes": 4 * 192 * MIB,
+                "predicted_peak_bytes": (250 + 4 * 192) * MIB,
             },
         ),
         (
             Overrides(max_concurrent_requests=1024),
             {
                 "max_concurrent_requests": 1024,
-                "recycle_watermark_bytes": 4 * 144 * MIB,
-                "predicted_peak_bytes": (250 + 4 * 144) * MIB,
+                "recycle_watermark_bytes": 4 * 252 * MIB,
+                "predicted_peak_bytes": (250 + 4 * 252) * MIB,
             },
         ),
         (
@@ -289,7 +293,7 @@ def test_adding_what_is_missing_is_enough(
                 "workers": 2,
                 "threads": 2,
                 "bound_by": "setting",
-                "predicted_peak_bytes": (250 + 2 * 112) * MIB,
+                "predicted_peak_bytes": (250 + 2 * 166) * MIB,
             },
         ),
         (
@@ -298,7 +302,7 @@ def test_adding_what_is_missing_is_enough(
                 "workers": 9,
                 "threads": 1,
                 "bound_by": "setting",
-                "predicted_peak_bytes": (250 + 9 * 112) * MIB,
+                "predicted_peak_bytes": (250 + 9 * 166) * MIB,
             },
         ),
         (
@@ -307,7 +311,7 @@ def test_adding_what_is_missing_is_enough(
                 "workers": 3,
                 "threads": 1,
                 "bound_by": "setting",
-                "predicted_peak_bytes": (250 + 3 * 112) * MIB,
+                "predicted_peak_bytes": (250 + 3 * 166) * MIB,
             },
         ),
         (Overrides(max_workers=4), {}),
@@ -324,7 +328,7 @@ def test_overrides(overrides: Overrides, changed: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     ("cpus", "mib", "bound_by", "workers"),
-    [(1, 4096, "cpus", 1), (8, 640, "memory", 6), (8, 4096, "cpus", 8)],
+    [(1, 4096, "cpus", 1), (8, 640, "memory", 5), (8, 4096, "cpus", 8)],
 )
 def test_what_bounds_the_workers(cpus: float, mib: int, bound_by: str, workers: int) -> None:
     """The plan names the scarcer of CPUs and memory."""
@@ -352,9 +356,9 @@ def test_a_machine_keeps_half_a_cpu(cpus: float, limit: float) -> None:
 
 
 def test_a_pass_shrinks_before_connections_do() -> None:
-    """With less memory the passes get smaller first, to one longest text, then all the rest."""
+    """With less memory passes shrink to one longest text, then connections, then all the rest."""
     loads = []
-    for mib in range(350, 460):
+    for mib in range(350, 530):
         try:
             plan = make_plan(Machine(1, mib * MIB, contained=True), ROUND, max_tokens=200)
         except DoesNotFit:
@@ -364,6 +368,9 @@ def test_a_pass_shrinks_before_connections_do() -> None:
             loads.append(load)
     assert loads == [
         (200, MIN_CONNECTIONS, MIN_REQUEST_BYTES),
+        (200, MIN_CONNECTIONS, REQUEST_BYTES),
+        (200, 128, REQUEST_BYTES),
+        (200, 256, REQUEST_BYTES),
         (200, CONNECTIONS, REQUEST_BYTES),
         (256, CONNECTIONS, REQUEST_BYTES),
         (512, CONNECTIONS, REQUEST_BYTES),
@@ -405,12 +412,12 @@ def test_the_figures_are_ready_for_json() -> None:
                 "memory_limit: the container's own limit = 1 GiB",
                 "cpu_limit: the container's own quota = 2",
                 "workers by cpus: ceil(2) = 2",
-                "workers by memory: (870.4 MiB usable - 250 MiB base) / 48.5 MiB a worker"
-                " at least = 12",
+                "workers by memory: (870.4 MiB usable - 250 MiB shared) / 55.2 MiB a worker"
+                " at least = 11",
                 "workers: bound by cpus = 2",
                 "threads: floor(2 / 2 workers) = 1",
-                "predicted peak: 250 MiB + 2 x 112 MiB = 474 MiB",
-                "recycle watermark: (92% of the limit - 250 MiB) / 2, at most 4 x 112 MiB"
+                "predicted peak: 250 MiB + 2 x 166 MiB = 582 MiB",
+                "recycle watermark: (92% of the limit - 250 MiB) / 2, at most 4 x 166 MiB"
                 " = 346 MiB",
             ],
         ),
@@ -448,7 +455,8 @@ def test_the_worst_case_fits(
     """Full load on every worker, a longest text included, stays within 85 % of the limit."""
     plan = plan_or_reject(machine, footprint, max_tokens, overrides)
     peak = footprint.base_bytes + plan.workers * full_load(plan, footprint, max_tokens)
-    assert peak <= plan.predicted_peak_bytes <= 0.85 * plan.memory_limit_bytes
+    assert peak <= plan.predicted_peak_bytes
+    assert plan.predicted_peak_bytes + footprint.file_bytes <= 0.85 * plan.memory_limit_bytes
 
 
 @properties
@@ -456,10 +464,10 @@ def test_the_worst_case_fits(
 def test_the_watermarks_fit_together(
     machine: Machine, footprint: Footprint | None, max_tokens: int, overrides: Overrides
 ) -> None:
-    """All workers at the watermark, over the shared base, are still below the limit."""
+    """All workers at the watermark, over what they share, are still below the limit."""
     plan = plan_or_reject(machine, footprint, max_tokens, overrides)
-    base = footprint.base_bytes if footprint else 0
-    assert base + plan.workers * plan.recycle_watermark_bytes <= plan.memory_limit_bytes
+    shared = footprint.shared_bytes if footprint else 0
+    assert shared + plan.workers * plan.recycle_watermark_bytes <= plan.memory_limit_bytes
 
 
 @properties

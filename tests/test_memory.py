@@ -331,6 +331,31 @@ def test_the_last_quarter_of_a_budget_is_for_small_requests() -> None:
             second.grow(1)
 
 
+def test_a_response_outlives_its_request() -> None:
+    """What a request keeps is held beyond its end until it is given back, and that only once."""
+    budget = RequestBudget(100)
+    with budget.open() as first:
+        first.grow(60)
+        release = first.keep(40)
+    assert budget.held_bytes == 40
+    with pytest.raises(QueueFull), budget.open() as second:
+        second.grow(61)
+    release()
+    release()
+    assert budget.held_bytes == 0
+
+
+def test_a_request_keeps_no_more_than_it_held() -> None:
+    """An answer larger than foreseen does not take from the budget what was never reserved."""
+    budget = RequestBudget(100)
+    with budget.open() as held:
+        held.grow(10)
+        release = held.keep(1000)
+    assert budget.held_bytes == 10
+    release()
+    assert budget.held_bytes == 0
+
+
 def test_a_request_above_the_budget_passes_alone() -> None:
     """The largest request is never locked out: alone it passes, and then it stays alone."""
     budget = RequestBudget(100)

@@ -16,6 +16,7 @@ DEFAULTS = {
     "force_cpu": False,
     "host": "127.0.0.1",
     "port": 5001,
+    "keys_file": None,
     "cpus": None,
     "memory": None,
     "workers": None,

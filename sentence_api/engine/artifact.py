@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,9 @@ TOKENIZER = "tokenizer.json"
 GRAPH = "model.xml"
 WEIGHTS = "model.bin"
 SOURCE = "source"
+
+# Least agreement with the source model that is served without being asked for.
+MIN_COSINE = 0.999
 
 # Formats whose loading runs code: never read, not even when the manifest lists them.
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
@@ -39,6 +43,12 @@ class Accuracy(BaseModel):
 
     texts: int
     min_cosine: float
+    worst_text: str = ""
+
+    def finite(self) -> Accuracy:
+        """Return it as JSON can hold it: a cosine that is not a number is as bad as any."""
+        worst = self.min_cosine if math.isfinite(self.min_cosine) else -1.0
+        return self.model_copy(update={"min_cosine": worst})
 
 
 class Manifest(BaseModel):
@@ -81,6 +91,11 @@ class Manifest(BaseModel):
         if len(self.canary.vector) != self.dimensions:
             raise ValueError("the canary's vector has another number of dimensions than the model")
         return self
+
+    def is_faithful(self, precision: str) -> bool:
+        """Return whether `precision` came close enough at export, or was not tried there."""
+        measured = self.accuracy.get(precision)
+        return measured is None or measured.min_cosine >= MIN_COSINE
 
     def footprint(self, precision: str) -> Footprint | None:
         """Return the footprint in `precision`; float32 is the upper bound of any other."""

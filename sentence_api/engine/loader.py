@@ -30,10 +30,21 @@ def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int
         raise ArtifactInvalid(f"OpenVINO cannot compile {artifact / GRAPH}: {reason}") from exc
 
 
-def resolve_precision(engine: EngineName, precision: Precision) -> str:
-    """Return the precision that will be served on this machine."""
+def resolve_precision(
+    engine: EngineName, precision: Precision, manifest: Manifest | None = None
+) -> str:
+    """Return the precision that will be served on this machine.
+
+    Args:
+        engine: What computes.
+        precision: `auto` is the fastest in which the machine computes and the model is faithful.
+        manifest: What is known of the model's accuracy.
+    """
     if engine == "torch":
         return "float32" if precision == "auto" else precision
     from sentence_api.engine import openvino  # noqa: PLC0415
 
-    return openvino.resolve_precision(precision)
+    found = openvino.resolve_precision(precision)
+    if precision == "auto" and manifest is not None and not manifest.is_faithful(found):
+        return "float32"
+    return found

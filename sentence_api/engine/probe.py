@@ -80,7 +80,7 @@ def main(artifact: Path, precision: str, batch_tokens: int) -> None:
         warm_up(engine)
     gc.collect()
     gc.freeze()
-    base = process_memory().rss
+    loaded = process_memory()
     reader, writer = os.pipe()
     if os.fork() == 0:
         figures = _measure_worker(engine, manifest.max_tokens, batch_tokens)
@@ -90,7 +90,10 @@ def main(artifact: Path, precision: str, batch_tokens: int) -> None:
     with os.fdopen(reader, "rb") as pipe:
         figures = json.loads(pipe.read() or b"{}")
     os.wait()
-    sys.stdout.write(Footprint(base_bytes=base, **figures).model_dump_json())
+    footprint = Footprint(
+        base_bytes=loaded.anonymous, file_bytes=loaded.rss - loaded.anonymous, **figures
+    )
+    sys.stdout.write(footprint.model_dump_json())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import uuid
 
 from flask import Flask, Response, g, request
 
-from sentence_api.http import errors, health, page, plan, query, status
+from sentence_api.http import auth, errors, health, page, plan, query, status
 from sentence_api.http.service import Service
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -31,6 +31,10 @@ def build_app(service: Service) -> Flask:
         g.started = time.perf_counter()
         g.error_code = None
         g.timing = (0.0, 0.0, 0.0)
+
+    # After the one above: a refusal carries an id too.
+    if service.keys is not None:
+        auth.register(app, service.keys)
 
     @app.after_request
     def end(response: Response) -> Response:

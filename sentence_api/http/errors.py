@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 STATUS: dict[type[ServiceError], int] = {
     errors.MalformedJson: 400,
+    errors.Unauthorized: 401,
     errors.SlowBody: 408,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
@@ -50,6 +51,8 @@ def register(app: Flask) -> None:
 
 def _service_error(error: ServiceError) -> Response:
     response = _body(STATUS[type(error)], error.code, error.message, error.param)
+    if isinstance(error, errors.Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     return response

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import gevent
 from flask import Flask, Response, g, request
 from gevent.monkey import get_original
 
@@ -29,14 +32,16 @@ def register(app: Flask, service: Service) -> None:
         with service.budget.open() as held:
             asked = parse_query(_body(service, held))
             encoded = _encode(service, held, [asked.question], asked, lambda _: "question")
-            return json_response(
+            return _sending(
+                service,
+                held,
                 {
                     "embedding": rendered(encoded.vectors[0], asked.encoding_format),
                     "dimensions": encoded.vectors.shape[1],
                     "model": service.model.manifest.model,
                     "tokens": encoded.tokens,
                     "truncated": bool(encoded.truncated),
-                }
+                },
             )
 
     @app.post("/query/batch")
@@ -45,7 +50,9 @@ def register(app: Flask, service: Service) -> None:
         with service.budget.open() as held:
             asked = parse_batch(_body(service, held), service.plan.max_request_items)
             encoded = _encode(service, held, asked.questions, asked, "questions.{}".format)
-            return json_response(
+            return _sending(
+                service,
+                held,
                 {
                     "embeddings": [rendered(v, asked.encoding_format) for v in encoded.vectors],
                     "count": len(encoded.vectors),
@@ -53,7 +60,7 @@ def register(app: Flask, service: Service) -> None:
                     "model": service.model.manifest.model,
                     "tokens": encoded.tokens,
                     "truncated": encoded.truncated,
-                }
+                },
             )
 
 
@@ -91,6 +98,27 @@ def _encode(
     g.timing = (encoded.tokenize_seconds, encoded.queue_seconds, encoded.inference_seconds)
     service.on_encoded(encoded)
     return encoded
+
+
+def _sending(service: Service, held: Reservation, answer: dict[str, Any]) -> Response:
+    """Return the response, which holds its memory until the client has taken it.
+
+    A client that does not read would otherwise keep a megabyte for as long as it likes, outside of
+    the budget; it has the time for its answer that it has for its body.
+    """
+    response = json_response(answer)
+    body = response.get_data()
+    response.call_on_close(held.keep(len(body)))
+    response.response = _within(service.settings.body_timeout, body)
+    response.content_length = len(body)
+    return response
+
+
+def _within(seconds: float, body: bytes) -> Iterator[bytes]:
+    """Yield `body`, and break off whoever sends it if that takes longer than `seconds`."""
+    late = ConnectionResetError(errno.ECONNRESET, "the client does not take its answer")
+    with gevent.Timeout(seconds, late):
+        yield body
 
 
 def _connection_watch(connection: socket.socket | None) -> Callable[[], bool] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentence_api.engine.artifact import Manifest
+from sentence_api.http.auth import Keys
 from sentence_api.resources.formula import Plan
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
@@ -71,3 +72,4 @@ class Service:
     read_status: Callable[[], dict[str, Any]]
     on_response: Callable[[str, int, str | None, float], None]
     on_encoded: Callable[[Encoded], None]
+    keys: Keys | None = None

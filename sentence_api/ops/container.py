@@ -10,13 +10,21 @@ import os
 import shlex
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops import image as images
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.preflight import check_engine, check_memory, check_room
-from sentence_api.ops.release import PROJECT, Options, Release, State, environment_text
+from sentence_api.ops.release import (
+    PROJECT,
+    Options,
+    Release,
+    State,
+    environment_text,
+    read_keys,
+)
 from sentence_api.ops.runners import (
     SMOKE_INSIDE,
     Canary,
@@ -30,6 +38,8 @@ from sentence_api.ops.sounding import requests_per_second
 
 CANDIDATE = f"{PROJECT}-candidate"
 LOG_LINES = 20
+# Where both Compose and a swarm put the secret.
+KEYS_INSIDE = "/run/secrets/keys"
 
 Say = Callable[[str], None]
 
@@ -45,6 +55,7 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     check_engine(options, docker)
     current = state.read("current")
     check_room(options, current, docker)
+    keys = read_keys(options.keys)
     image = build(options, docker, say)
     release, plan = _release(image, options, docker, state)
     say(_plan_line(plan))
@@ -53,8 +64,8 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
         say(f"nothing has changed: this version is running and ready at {release.url}")
         return
     check_memory(plan)
+    state.keep_keys(keys)
     canary = prove(release, plan, docker, say)
-    state.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     try:
         run.start(release)
@@ -162,10 +173,14 @@ def logs(docker: Docker, state: State, *, follow: bool) -> None:
     docker.show(*command, *(["--follow"] if follow else []))
 
 
-def variables(plan: dict[str, Any], options: Options, state: State) -> dict[str, str]:
-    """Return the Compose file's variables for a plan."""
+def variables(plan: dict[str, Any], options: Options, state: State, keys: Path) -> dict[str, str]:
+    """Return the Compose file's variables for a plan and a file of API keys."""
     return {
         "SENTENCE_API_SETTINGS_FILE": str(state.settings),
+        "SENTENCE_API_KEYS": str(keys),
+        # A swarm's secret cannot be changed, only replaced by one of another name.
+        "SENTENCE_API_KEYS_NAME": f"{PROJECT}-{keys.name}",
+        "SENTENCE_API_HISTORY_SOURCE": "history" if options.swarm else str(state.history),
         "SENTENCE_API_REPLICAS": str(options.replicas),
         "SENTENCE_API_STOP_GRACE": f"{plan['stop_grace_seconds']}s",
         # A connection is a file, and a worker has a few dozen others.
@@ -207,8 +222,11 @@ def _release(
 ) -> tuple[Release, dict[str, Any]]:
     """Return the release that these options make of an image, and its plan."""
     settings = images.chosen_settings(os.environ)
+    if options.keys is not None:
+        settings["SENTENCE_API_KEYS_FILE"] = KEYS_INSIDE
     plan = images.plan_of(image, options, settings, docker)
-    return Release(image, variables(plan, options, state), settings, options.swarm), plan
+    given = variables(plan, options, state, state.keys_file(read_keys(options.keys)))
+    return Release(image, given, settings, options.swarm), plan
 
 
 def _candidate_command(release: Release, plan: dict[str, Any]) -> tuple[str, ...]:
@@ -217,6 +235,7 @@ def _candidate_command(release: Release, plan: dict[str, Any]) -> tuple[str, ...
         *("run", "--detach", "--name", CANDIDATE, "--network", "none", "--read-only"),
         *("--tmpfs", "/tmp:noexec", "--cap-drop", "ALL", "--init"),  # noqa: S108
         *("--memory", str(plan["memory_limit_bytes"]), "--cpus", f"{plan['cpu_limit']:g}"),
+        *("--volume", f"{release.variables['SENTENCE_API_KEYS']}:{KEYS_INSIDE}:ro"),
         *(f"--env={name}={value}" for name, value in sorted(release.settings.items())),
         release.image,
     )
@@ -253,7 +272,7 @@ def _summary(release: Release, seconds: float, run: Runner, docker: Docker) -> s
             " answers nobody on this machine"
         )
     else:
-        rate = requests_per_second(release.url)
+        rate = requests_per_second(release.url, release.key)
         lines.append(f"{rate:.0f} requests/s in a probe of a few seconds")
     return "\n".join(lines)
 

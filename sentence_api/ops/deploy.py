@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from sentence_api.errors import StartupError
 from sentence_api.ops import container
@@ -33,6 +34,7 @@ def main() -> int:
         base_image=parsed.base_image,
         swarm=parsed.swarm,
         replicas=parsed.replicas,
+        keys=parsed.keys,
     )
     try:
         return _run(parsed, options)
@@ -91,6 +93,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--base-image")
     parser.add_argument("--swarm", action="store_true")
     parser.add_argument("--replicas", type=_replicas, default=Options.replicas)
+    keys = environ.get("SENTENCE_API_KEYS_FILE") or None
+    parser.add_argument("--keys", type=Path, default=keys)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--build-only", action="store_true")
     parser.add_argument("--follow", action="store_true")

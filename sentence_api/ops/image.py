@@ -31,6 +31,7 @@ _BAKED = {
 # Where the server listens and what it may use is the deployment's matter, not the container's.
 _OF_THE_DEPLOYMENT = {
     *(f"SENTENCE_API_{name}" for name in ("PORT", "HOST", "ARTIFACT", "CPUS", "MEMORY")),
+    *(f"SENTENCE_API_{name}" for name in ("KEYS_FILE", "HISTORY")),
     *(name for names in _BAKED.values() for name in names),
 }
 # Names without our prefix that people already know; a test compares them with `Settings`.

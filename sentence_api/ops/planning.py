@@ -87,7 +87,7 @@ def find_subject(settings: Settings) -> Subject:
     }
     manifest = _manifest(settings)
     if manifest is not None:
-        precision = resolve_precision(settings.engine, settings.precision)
+        precision = resolve_precision(settings.engine, settings.precision, manifest)
         sources["footprint"] = f"measured at export, {precision}"
         return Subject(machine, manifest.footprint(precision), manifest.max_tokens, sources)
     if settings.model == DEFAULT_MODEL and settings.engine == "openvino":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from sentence_api.errors import DeploymentFailed
+
 PROJECT = "sentence-api"
+# A secret may not be empty.
+_NO_KEYS = "# no keys: everyone may ask\n"
 # What a server that listens everywhere is reached by from the same machine.
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 
@@ -15,6 +20,29 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: 
 def environment_text(values: dict[str, str]) -> str:
     """Return variables as the lines of an environment file."""
     return "".join(f"{name}={value}\n" for name, value in sorted(values.items()))
+
+
+def keys_in(lines: list[str]) -> list[str]:
+    """Return the API keys among the lines of a file; see `http/auth.py`."""
+    stripped = (line.strip() for line in lines)
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def read_keys(source: Path | None) -> str:
+    """Return the text of a person's file of API keys, or one that holds none.
+
+    Raises:
+        DeploymentFailed: The file cannot be read or lists no key.
+    """
+    if source is None:
+        return _NO_KEYS
+    try:
+        text = source.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DeploymentFailed(f"cannot read the API keys in {source}: {exc}") from exc
+    if not keys_in(text.splitlines()):
+        raise DeploymentFailed(f"{source} lists no API key; write one per line")
+    return text
 
 
 @dataclass(frozen=True)
@@ -28,6 +56,7 @@ class Options:
     base_image: str | None = None
     swarm: bool = False
     replicas: int = 1
+    keys: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +80,13 @@ class Release:
         """Where the published port is reached from this host."""
         bind, _, port = self.variables["SENTENCE_API_PUBLISH"].rpartition(":")
         return f"http://{_LOOPBACK.get(bind, bind)}:{port}"
+
+    @property
+    def key(self) -> str | None:
+        """An API key that this release accepts, or None when it asks for none."""
+        kept = Path(self.variables.get("SENTENCE_API_KEYS", ""))
+        text = kept.read_text("utf-8") if kept.is_file() else _NO_KEYS
+        return next(iter(keys_in(text.splitlines())), None)
 
     @property
     def replicas(self) -> int:
@@ -77,6 +113,33 @@ class State:
     def environment(self) -> Path:
         """The file that Compose reads the variables from."""
         return self.folder / "compose.env"
+
+    @property
+    def history(self) -> Path:
+        """The folder in which a container of Compose keeps its history; it outlives containers."""
+        return self.folder.resolve() / "history"
+
+    def open(self) -> None:
+        """Make the folder: for its owner alone, as it may hold keys."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        self.history.mkdir(exist_ok=True)
+        # The container's user has a number of its own; others do not get past the folder above.
+        self.history.chmod(0o777)
+
+    def keys_file(self, keys: str) -> Path:
+        """Return where these API keys are kept; a release before this one has a file of its own."""
+        digest = hashlib.sha256(keys.encode()).hexdigest()[:12]
+        return self.folder.resolve() / f"keys-{digest}"
+
+    def keep_keys(self, keys: str) -> None:
+        """Write the API keys where the Compose file takes them from."""
+        self.open()
+        kept = self.keys_file(keys)
+        if not kept.exists():
+            kept.write_text(keys, "utf-8")
+            # For the container's user; others do not get past the folder.
+            kept.chmod(0o444)
 
     def prepare(self, release: Release) -> None:
         """Write the files that Compose or a swarm reads for `release`."""

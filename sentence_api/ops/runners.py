@@ -82,7 +82,7 @@ class Compose:
         return is_ready(release.url)
 
     def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
-        smoke(release.url, canary)
+        smoke(release.url, canary, release.key)
 
     def stop(self) -> None:  # noqa: D102
         self._docker.ask(*self._compose("down", "--remove-orphans"))
@@ -135,7 +135,7 @@ class Swarm:
 
     def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
         if has_routing_mesh():
-            smoke(release.url, canary)
+            smoke(release.url, canary, release.key)
         else:
             # None when all replicas are on other machines, which proved themselves healthy.
             healthy = ("--filter", "health=healthy")

@@ -11,7 +11,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-from sentence_api.ops.smoke import QUESTIONS
+from sentence_api.ops.smoke import QUESTIONS, headers
 
 CONNECTIONS = 8
 SECONDS = 5.0
@@ -19,11 +19,12 @@ _BODY = json.dumps({"question": QUESTIONS[0]})
 _OK = 200
 
 
-def requests_per_second(url: str, seconds: float = SECONDS) -> float:
+def requests_per_second(url: str, key: str | None = None, seconds: float = SECONDS) -> float:
     """Return how many single questions a second the server answered over a few connections.
 
     Args:
         url: Where our own server answers on this machine.
+        key: One of its API keys, if it asks for one.
         seconds: How long to ask.
     """
     answered = [0] * CONNECTIONS
@@ -34,7 +35,7 @@ def requests_per_second(url: str, seconds: float = SECONDS) -> float:
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10)
         try:
             while time.monotonic() < until:
-                connection.request("POST", "/query", _BODY, {"Content-Type": "application/json"})
+                connection.request("POST", "/query", _BODY, headers(key))
                 response = connection.getresponse()
                 response.read()
                 answered[slot] += response.status == _OK

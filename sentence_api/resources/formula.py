@@ -5,12 +5,13 @@ With a measured footprint (the case of every exported model):
     memory_limit = 75 % of RAM                  inside a container: the container's own limit
     cpu_limit    = cpus - 0.5 above one CPU     inside a container: the container's own quota
     usable       = 85 % of memory_limit         full load must stay under the critical threshold
-    workers      = min(ceil(cpu_limit), floor((usable - base) / per_worker))
+    workers      = min(ceil(cpu_limit), floor((usable - shared) / per_worker))
     threads      = max(1, floor(ceil(cpu_limit) / workers))
 
-where `per_worker` is a worker's private memory at its largest forward pass plus what its requests
-may hold, at the smallest load that makes sense; caps are then as large as still fits. Without a
-footprint a machine keeps a reserve of 2 GiB and each worker counts 1.5 GiB.
+where `shared` is the loaded model and the program files it maps, and `per_worker` is a worker's
+private memory at its largest forward pass plus what its connections and requests may hold, at the
+smallest load that makes sense; caps are then as large as still fits. Without a footprint a machine
+keeps a reserve of 2 GiB and each worker counts 1.5 GiB.
 `ceil(cpu_limit)` equals `ceil(cpus)` for whole CPUs, and makes the plan on the host and the plan
 inside the container that it starts agree.
 """
@@ -41,10 +42,16 @@ UNMEASURED_WORKER = 3 * GIB // 2
 BATCH_TOKENS = 1024
 BATCH_ITEMS = 64
 REQUEST_ITEMS = 256
-# A greenlet with its stack, parser and buffers took 41 KiB each at 512 open connections.
-CONNECTION_BYTES = 64 * KIB
+# A greenlet with its stack, parser and buffers took 41 KiB each at 512 open connections, and 168
+# when each had sent all but the end of a head of this size: gunicorn holds it twice until then.
+HEADER_FIELDS = 32
+HEADER_FIELD_BYTES = 2 * KIB
+CONNECTION_BYTES = 44 * KIB + 2 * HEADER_FIELDS * HEADER_FIELD_BYTES
 CONNECTIONS = 512
 MIN_CONNECTIONS = 64
+# What the kernel holds of an answer that its client does not take, twice with its bookkeeping. Left
+# to itself it takes a megabyte and more from each connection, which a control group is charged for.
+SEND_BUFFER_BYTES = 64 * KIB
 # Bodies, parsed texts and rendered vectors that the requests of one worker may hold together.
 REQUEST_BYTES = 24 * MIB
 MIN_REQUEST_BYTES = 8 * MIB
@@ -112,7 +119,7 @@ class Plan:
         memory_limit_bytes: Limit for the whole service.
         cpu_limit: CPUs for the whole service.
         recycle_watermark_bytes: Private memory at which a worker retires.
-        predicted_peak_bytes: The worst case of the whole service.
+        predicted_peak_bytes: The largest working set of the whole service.
         bound_by: What set the number of workers: `cpus`, `memory` or `setting`.
         steps: The sum, line by line.
     """
@@ -185,13 +192,14 @@ def make_plan(
         fit = _fit_measured(machine, memory_limit, footprint, loads[-1].cost(footprint), chosen)
     workers, bound_by = _workers(math.ceil(cpu_limit), fit.workers, chosen)
     if footprint is None:
-        load, base, cost = loads[0], 0, memory_limit // workers
+        load, base, shared, cost = loads[0], 0, 0, memory_limit // workers
     else:
-        base, room = footprint.base_bytes, int(memory_limit * USABLE_SHARE) - footprint.base_bytes
+        base, shared = footprint.base_bytes, footprint.shared_bytes
+        room = int(memory_limit * USABLE_SHARE) - shared
         load = next(load for load in loads if workers * load.cost(footprint) <= room)
         cost = load.cost(footprint)
     request_items = chosen.max_request_items or REQUEST_ITEMS
-    share = (int(memory_limit * WATERMARK_SHARE) - base) // workers
+    share = (int(memory_limit * WATERMARK_SHARE) - shared) // workers
     plan = Plan(
         workers=workers,
         threads=chosen.threads or max(1, math.ceil(cpu_limit) // workers),
@@ -207,7 +215,7 @@ def make_plan(
         predicted_peak_bytes=base + workers * cost,
         bound_by=bound_by,
     )
-    return replace(plan, steps=_steps(machine, plan, fit, base, cost, chosen))
+    return replace(plan, steps=_steps(machine, plan, fit, (base, shared, cost), chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +245,8 @@ def _fit_measured(
 ) -> _Fit:
     """Fit workers of known footprint, each at the smallest load."""
     usable = int(memory_limit * USABLE_SHARE)
-    base = footprint.base_bytes
-    needed = base + (chosen.workers or 1) * least_cost
+    shared = footprint.shared_bytes
+    needed = shared + (chosen.workers or 1) * least_cost
     if usable < needed:
         share = USABLE_SHARE if machine.contained else USABLE_SHARE * MEMORY_SHARE
         # A byte more than the exact quotient, for the rounding of both shares.
@@ -246,10 +254,10 @@ def _fit_measured(
             _missing(chosen.workers, math.ceil(needed / share) + 1, machine.memory_bytes)
         )
     reason = (
-        f"({format_size(usable)} usable - {format_size(base)} base)"
+        f"({format_size(usable)} usable - {format_size(shared)} shared)"
         f" / {format_size(least_cost)} a worker at least"
     )
-    return _Fit((usable - base) // least_cost, reason)
+    return _Fit((usable - shared) // least_cost, reason)
 
 
 def _missing(workers: int | None, needed: int, available: int) -> str:
@@ -262,7 +270,7 @@ def _missing(workers: int | None, needed: int, available: int) -> str:
 
 
 def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
-    """Return the loads to try, the largest first; passes shrink before connections do."""
+    """Return the loads to try, the largest first: passes shrink, then connections, then all."""
     tokens = chosen.max_batch_tokens or max(BATCH_TOKENS, max_tokens)
     least = chosen.max_batch_tokens or min(tokens, max_tokens)
     connections = chosen.max_concurrent_requests or CONNECTIONS
@@ -274,6 +282,9 @@ def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
         tokens = max(least, tokens // 2)
         loads.append(_Load(tokens, max_tokens, connections, requests))
     fewest = chosen.max_concurrent_requests or MIN_CONNECTIONS
+    while connections > fewest:
+        connections //= 2
+        loads.append(_Load(least, max_tokens, connections, requests))
     loads.append(_Load(least, max_tokens, fewest, max(MIN_REQUEST_BYTES, body)))
     return loads
 
@@ -288,10 +299,11 @@ def _workers(by_cpus: int, by_memory: int, chosen: Overrides) -> tuple[int, str]
     return workers, bound_by
 
 
-def _steps(  # noqa: PLR0917 - the inputs of the sum
-    machine: Machine, plan: Plan, fit: _Fit, base: int, cost: int, chosen: Overrides
+def _steps(
+    machine: Machine, plan: Plan, fit: _Fit, sizes: tuple[int, int, int], chosen: Overrides
 ) -> tuple[Step, ...]:
     """Return the sum behind `plan`, line by line, with its inputs."""
+    base, shared, cost = sizes
     by_cpus = math.ceil(plan.cpu_limit)
     threads = "as set" if chosen.threads else f"floor({by_cpus} / {plan.workers} workers)"
     return (
@@ -308,7 +320,7 @@ def _steps(  # noqa: PLR0917 - the inputs of the sum
         ),
         Step(
             "recycle watermark",
-            f"({WATERMARK_SHARE:.0%} of the limit - {format_size(base)}) / {plan.workers},"
+            f"({WATERMARK_SHARE:.0%} of the limit - {format_size(shared)}) / {plan.workers},"
             f" at most {WATERMARK_FACTOR} x {format_size(cost)}",
             format_size(plan.recycle_watermark_bytes),
         ),

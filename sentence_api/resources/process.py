@@ -15,11 +15,13 @@ class ProcessMemory:
 
     Attributes:
         rss: Resident, shared pages counted in full.
+        anonymous: What of it belongs to no file, so that the kernel cannot drop it.
         pss: Resident, each shared page divided by the processes that share it.
         private: Held by this process alone: what its end would free.
     """
 
     rss: int
+    anonymous: int
     pss: int
     private: int
 
@@ -34,6 +36,7 @@ def process_memory(pid: int | str = "self") -> ProcessMemory:
     sizes = {name: int(kib) * 1024 for name, kib in _LINE.findall(text)}
     return ProcessMemory(
         rss=sizes["Rss"],
+        anonymous=sizes["Anonymous"],
         pss=sizes["Pss"],
         private=sizes["Private_Clean"] + sizes["Private_Dirty"],
     )

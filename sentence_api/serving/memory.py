@@ -166,6 +166,17 @@ class Reservation:
         self._budget = budget
         self.held_bytes = 0
 
+    def keep(self, size: int) -> Callable[[], None]:
+        """Go on holding `size` bytes of this beyond its end; return what gives them back, once."""
+        kept = [min(size, self.held_bytes)]
+        self._budget.held_bytes += kept[0]
+
+        def release() -> None:
+            while kept:
+                self._budget.held_bytes -= kept.pop()
+
+        return release
+
     def grow(self, size: int) -> None:
         """Hold `size` more bytes; a request larger than the whole budget passes when alone.
 

@@ -117,6 +117,8 @@ def test_hardening(project: Project) -> None:
     answers = docker("exec", container, "python", "-c", attempts).split()
     read_only, denied = "30", "13"
     assert answers == [read_only] * 6 + [denied] * 2
+    core = {"Name": "core", "Hard": 0, "Soft": 0}
+    assert core in state_of(container)["HostConfig"]["Ulimits"]
     published = state_of(container)["NetworkSettings"]["Ports"]["5001/tcp"]
     assert {port["HostIp"] for port in published} == {"127.0.0.1"}
 
@@ -208,6 +210,36 @@ def test_rollback_to_the_version_before(project: Project) -> None:
     assert project.state("current") == first
     environment = state_of(project.container())["Config"]["Env"]
     assert not any(line.startswith("SENTENCE_API_LOG_LEVEL") for line in environment)
+
+
+def test_keys_and_history_outlive_a_container(project: Project) -> None:
+    """Keys come as a file of their own, and the history is there after a new version."""
+    keys = project.folder / "my-keys"
+    keys.write_text("# mine\nsecret-1\n", encoding="utf-8")
+    up = project.up("--keys", str(keys))
+    assert up.returncode == 0, up.stdout + up.stderr
+    question = {"question": "Is it open?"}
+    assert httpx2.post(f"{project.url}/query", json=question).status_code == 401
+    key = {"Authorization": "Bearer secret-1"}
+    assert httpx2.post(f"{project.url}/query", json=question, headers=key).status_code == 200
+    container = project.container()
+    assert "secret-1" not in json.dumps(state_of(container)["Config"])
+    assert (project.folder / "var" / "container").stat().st_mode & 0o777 == 0o700
+    first = httpx2.get(f"{project.url}/status").json()["events"]
+    assert [event["kind"] for event in first if event["kind"] == "start"] == ["start"]
+
+    keys.write_text("secret-2\n", encoding="utf-8")
+    assert project.up("--keys", str(keys)).returncode == 0
+    assert httpx2.post(f"{project.url}/query", json=question, headers=key).status_code == 401
+    events = httpx2.get(f"{project.url}/status").json()["events"]
+    assert [event["kind"] for event in events if event["kind"] == "start"] == ["start", "start"]
+    assert project.run("rollback").returncode == 0
+    assert httpx2.post(f"{project.url}/query", json=question, headers=key).status_code == 200
+
+    keys.write_text("# none\n", encoding="utf-8")
+    refused = project.up("--keys", str(keys))
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "lists no API key" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -12,9 +13,11 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from wire import TIMEOUT_SECONDS, Connection, message, metrics
+from wire import TIMEOUT_SECONDS, Connection, eventually, head, message, metrics
 
 pytestmark = pytest.mark.system
+
+LARGEST_BODY = 2 * 1024 * 1024
 
 # More tokens than the tight server's queue holds, and than it can compute before its deadline.
 HUGE = ["one two three four five six seven eight nine ten " * 40] * 256
@@ -124,3 +127,57 @@ def test_client_that_leaves_frees_the_server(tight: Any) -> None:
     assert time.monotonic() - started < 1.4
     gone = 'sentence_api_errors_total{code="client_gone"}'
     assert metrics(tight.url)[gone] == before.get(gone, 0) + 1
+
+
+def test_refused_bodies_do_not_hold_up_others(tight: Any) -> None:
+    """Bodies that are refused unread are taken off their connections without stopping the rest."""
+    body = message("/query", b" " * LARGEST_BODY)
+    waiting = Connection(tight.url)
+    # It is given most of what there is for large bodies, so that the next ones are refused.
+    waiting.send(head("/query", Content_Length=str(LARGEST_BODY)))
+    refused = [Connection(tight.url) for _ in range(8)]
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            sending = [pool.submit(connection.send, body) for connection in refused]
+            started = time.monotonic()
+            answer = post(tight.url, "/query", {"question": "fox"})
+            took = time.monotonic() - started
+            statuses = {connection.read().status for connection in refused}
+        assert [each.result() for each in sending] == [None] * 8
+        assert statuses == {429}
+        assert answer.status_code == 200
+        assert took < 1
+    finally:
+        for connection in (waiting, *refused):
+            connection.close()
+
+
+def test_unread_answers_are_given_up(start: Callable[..., Any]) -> None:
+    """A client that does not take its answer holds the memory for its time and no longer."""
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, SENTENCE_API_BODY_TIMEOUT=5)
+    asked = {"questions": ["fox"] * 256}
+    connections = []
+    try:
+        statuses = []
+        # Until so many unread answers are held that there is no room for one more.
+        while 429 not in statuses and len(statuses) < 40:
+            connections.append(Connection(server.url, receive_bytes=4096))
+            connections[-1].send(message("/query/batch", json.dumps(asked).encode()))
+            statuses.append(connections[-1].status())
+        assert statuses == [200] * (len(statuses) - 1) + [429]
+        assert eventually(lambda: post(server.url, "/query/batch", asked).is_success)
+        assert len(connections[0].rest()) < 500_000
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_long_heads_are_refused(tight: Any) -> None:
+    """A head is bounded, so that hundreds that never end do not fill the memory."""
+    fields = {f"X-{number}": "x" * 1900 for number in range(25)}
+    with Connection(tight.url) as connection:
+        connection.send(message("/query", QUERY, **fields))
+        assert connection.read().status == 200
+    with Connection(tight.url) as connection:
+        connection.send(b"POST /query HTTP/1.1\r\nHost: test\r\n" + b"X-Long: x\r\n" * 6000)
+        assert connection.status() == 431

@@ -159,7 +159,7 @@ def greedy(artifact: Path, tmp_path: Path) -> Path:
     """Return an artifact whose manifest claims far less memory than its workers will take."""
     manifest = json.loads((artifact / "manifest.json").read_text())
     for footprint in manifest["footprints"].values():
-        footprint.update(base_bytes=1, worker_bytes=1, token_bytes=1)
+        footprint.update(base_bytes=1, file_bytes=0, worker_bytes=1, token_bytes=1)
     return copied(artifact, tmp_path / "greedy", manifest)
 
 
@@ -174,7 +174,7 @@ def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> Non
     """Workers above the watermark are replaced one after the other without a failed request."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
-        SENTENCE_API_MEMORY="30M",
+        SENTENCE_API_MEMORY="34M",
         MAX_BODY_BYTES=65536,
         SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
         SENTENCE_API_RECYCLE_MIN_AGE=0,

@@ -33,11 +33,15 @@ class Answer:
 class Connection:
     """A connection that sends bytes as they are and reads one response at a time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, receive_bytes: int | None = None) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
-        self._socket = socket.create_connection((parts.hostname, parts.port or 80))
+        self._socket = socket.socket()
+        if receive_bytes:
+            # Before it connects: afterwards more has been offered already.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self._socket.settimeout(TIMEOUT_SECONDS)
+        self._socket.connect((parts.hostname, parts.port or 80))
         self._reader = self._socket.makefile("rb")
 
     def __enter__(self) -> Self:
@@ -71,6 +75,10 @@ class Connection:
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
         return Answer(status, headers, self._reader.read(int(headers.get("content-length", 0))))
+
+    def status(self) -> int:
+        """Return the status of a response and leave the rest of it unread."""
+        return int(self._socket.recv(32).split()[1])
 
     def rest(self) -> bytes:
         """Read until the server closes the connection."""

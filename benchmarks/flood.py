@@ -1,0 +1,323 @@
+"""The worst load that a plan allows; `benchmarks.memory` runs it in a process of its own.
+
+Most connections do what costs memory: the largest batches of the longest texts, bodies at the
+bound, texts of megabytes, bodies and heads that stop half-way, and answers that nobody reads. A few
+send small queries all the while, and those count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.server import ROOT
+from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
+
+# Of twenty connections so many are of each kind, in three parts of the time. A few that want much
+# fill the queue, then the budget, then both against bodies and answers that block them; the rest
+# of the plan is the connections themselves, each with as long a head as it may send.
+_PHASES = (
+    {"batch": 1, "half_head": 19},
+    {"bound_body": 1, "half_head": 19},
+    {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16},
+)
+_SMALL = 8
+_WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
+    "time year people way day man thing woman life child world school state family student group"
+    " country problem hand part place case week company system program question work government"
+    " number night point home water room mother area money story fact month lot right study book"
+).split()
+# More words than any text may have tokens, so that each is as long as it gets.
+_LONG_WORDS = 300
+_PATIENCE_SECONDS = 60
+_LARGE_BODIES = 4
+# Longer than the server waits for a client to take its answer.
+_UNREAD_SECONDS = 15
+_PIECE = 64 * 1024
+
+
+@dataclass(slots=True)
+class Report:
+    """What the load saw.
+
+    Attributes:
+        outcomes: By kind of connection, how often each status or `closed` came.
+        failures: What small queries met other than an answer or an honest refusal.
+        seconds: Time of each answered small query.
+    """
+
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def count(self, kind: str, outcome: str) -> None:
+        """Note one outcome."""
+        seen = self.outcomes.setdefault(kind, {})
+        seen[outcome] = seen.get(outcome, 0) + 1
+
+    @property
+    def refused(self) -> int:
+        """Small queries that were asked to come back later."""
+        small = Counter(self.outcomes.get("small", {}))
+        return small["429"] + small["503"]
+
+    def percentile(self, share: int) -> float:
+        """Return the time in seconds that `share` percent of the small queries took at most."""
+        if len(self.seconds) < 2:  # noqa: PLR2004 - quantiles need two
+            return self.seconds[0] if self.seconds else float("nan")
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[share - 1]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is worth recording."""
+        return {
+            "outcomes": self.outcomes,
+            "failures": self.failures,
+            "answered": len(self.seconds),
+            "refused": self.refused,
+            "median_seconds": round(self.percentile(50), 3),
+            "p95_seconds": round(self.percentile(95), 3),
+        }
+
+
+def flood(url: str, *, connections: int, items: int, body_bytes: int, seconds: float) -> Report:
+    """Load a server in a process of its own and return what came of it.
+
+    Args:
+        url: Where the server listens.
+        connections: As many as it accepts at a time.
+        items: Texts in the largest request.
+        body_bytes: The largest body.
+        seconds: How long.
+    """
+    arguments = (url, connections, items, body_bytes, seconds)
+    command = [sys.executable, "-m", "benchmarks.flood", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return Report(**json.loads(done.stdout))
+
+
+def _text(words: int) -> str:
+    return " ".join(random.choices(_WORDS, k=words))
+
+
+def _request(path: str, body: bytes) -> bytes:
+    return _head(path, len(body)) + body
+
+
+def _head(path: str, length: int) -> bytes:
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: flood\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode("ascii")
+
+
+def _at_bound(items: int, body_bytes: int, end: str) -> bytes:
+    """Return a body of just under `body_bytes`: so many texts, each of which ends with `end`."""
+    # Around all of them `{"questions": []}`, around each two quotes, a comma and a space.
+    size = (body_bytes - 17) // items - len(end.encode()) - 4
+    text = _text(size)
+    texts = [f"{random.randrange(10**6)} {text}"[:size] + end for _ in range(items)]
+    body = json.dumps({"questions": texts}, ensure_ascii=False).encode()
+    assert len(body) <= body_bytes  # noqa: S101 - arithmetic above
+    return body
+
+
+class _Flood:
+    """The connections of one load."""
+
+    def __init__(self, url: str, connections: int, items: int, body_bytes: int) -> None:
+        self._host, port = url.removeprefix("http://").split(":")
+        self._port = int(port)
+        self._connections = connections
+        self._body_bytes = body_bytes
+        self.report = Report()
+        self._batches = [
+            _request(
+                "/query/batch",
+                json.dumps({"questions": [_text(_LONG_WORDS) for _ in range(items)]}).encode(),
+            )
+            for _ in range(_LARGE_BODIES)
+        ]
+        # One character outside of the basic plane makes Python hold four bytes for each.
+        self._bound = [
+            _request("/query/batch", _at_bound(texts, body_bytes, end))
+            for texts in (1, 2, items)
+            for end in ("", "\N{PILE OF POO}")
+        ]
+        questions = [f"{_WORDS[index % len(_WORDS)]} {index}" for index in range(items)]
+        self._short = _request("/query/batch", json.dumps({"questions": questions}).encode())
+
+    async def run(self, seconds: float) -> None:
+        """Keep every connection busy for so long."""
+        started = time.monotonic()
+        until = started + seconds
+        small = min(_SMALL, self._connections // 2)
+        tasks = [asyncio.create_task(self._small(until, keep=i % 2 == 0)) for i in range(small)]
+        tasks += [
+            asyncio.create_task(self._repeat(slot, started, seconds))
+            for slot in range(self._connections - small)
+        ]
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        # Whoever waits for an answer is still owed one; the rest can go.
+        for task in late - set(tasks[:small]):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for task in tasks:
+            if not task.cancelled() and task.exception():
+                raise task.exception()  # type: ignore[misc]
+
+    async def _repeat(self, slot: int, started: float, seconds: float) -> None:
+        """Do what is this connection's part, again and again; after a refusal a little later."""
+        while (passed := time.monotonic() - started) < seconds:
+            kinds = _PHASES[int(passed / seconds * len(_PHASES))]
+            kind = [kind for kind, share in kinds.items() for _ in range(share)][slot % 20]
+            act: Callable[[], Awaitable[str]] = getattr(self, f"_{kind}")
+            try:
+                outcome = await act()
+            except (OSError, asyncio.IncompleteReadError, TimeoutError):
+                outcome = "closed"
+            self.report.count(kind, outcome)
+            if outcome != "200":
+                await asyncio.sleep(random.uniform(0.2, 1))
+
+    async def _small(self, until: float, *, keep: bool) -> None:
+        """Ask small questions, on one connection or on a new one each."""
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        while time.monotonic() < until:
+            body = json.dumps({"question": _text(4)}).encode()
+            started = time.monotonic()
+            try:
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    reader, writer = connection = connection or await self._connect()
+                    writer.write(_request("/query", body))
+                    status, headers = await _answer(reader)
+            except (OSError, EOFError, TimeoutError) as exc:
+                self.report.count("small", "failed")
+                self.report.failures.append(f"{type(exc).__name__} {exc}")
+                connection = None
+                continue
+            self._judge(status, headers, time.monotonic() - started)
+            if not keep or headers.get("connection") == "close":
+                writer.close()
+                connection = None
+            await asyncio.sleep(0.05)
+
+    def _judge(self, status: str, headers: dict[str, str], seconds: float) -> None:
+        """Note what became of a small query."""
+        self.report.count("small", status)
+        if status == "200":
+            self.report.seconds.append(seconds)
+        elif status not in {"429", "503"} or not headers.get("retry-after", "").isdigit():
+            self.report.failures.append(f"status {status} {headers}")
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._host, self._port)
+
+    async def _exchange(self, request: bytes) -> str:
+        """Send one request on a connection of its own and return the status of its answer."""
+        reader, writer = await self._connect()
+        try:
+            writer.write(request)
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                # Not drained first: a refusal comes before the body has been taken.
+                return (await _answer(reader))[0]
+        finally:
+            writer.close()
+
+    async def _batch(self) -> str:
+        """The largest batch of the longest texts."""
+        return await self._exchange(random.choice(self._batches))
+
+    async def _bound_body(self) -> str:
+        """A body of the largest size: one text, two or as many as are allowed."""
+        return await self._exchange(random.choice(self._bound))
+
+    async def _half_body(self) -> str:
+        """A body that stops half-way and then trickles; most are small, so that many get in."""
+        length = random.choice((40_000, 40_000, 40_000, 40_000, self._body_bytes))
+        reader, writer = await self._connect()
+        answer = asyncio.create_task(_answer(reader))
+        try:
+            writer.write(_head("/query/batch", length) + b" " * (length // 2))
+            while not answer.done():
+                writer.write(b" ")
+                await asyncio.wait([answer], timeout=1)
+            return (await answer)[0]
+        finally:
+            answer.cancel()
+            writer.close()
+
+    async def _half_head(self) -> str:
+        """A head that never ends, as long as the server takes it."""
+        reader, writer = await self._connect()
+        try:
+            writer.write(b"POST /query HTTP/1.1\r\nHost: flood\r\n")
+            # One field less than is allowed, so that it is taken and waited for.
+            for number in range(HEADER_FIELDS - 2):
+                writer.write(b"X-%02d: %s\r\n" % (number, b"x" * (HEADER_FIELD_BYTES - 10)))
+            return (await _answer(reader))[0]
+        finally:
+            writer.close()
+
+    async def _unread(self) -> str:
+        """The largest answer, of which a little is read each second."""
+        loop = asyncio.get_running_loop()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            await loop.sock_connect(connection, (self._host, self._port))
+            await loop.sock_sendall(connection, self._short)
+            status = (await loop.sock_recv(connection, 512)).split(b" ")[1:2]
+            with contextlib.suppress(OSError):
+                for _ in range(_UNREAD_SECONDS if status == [b"200"] else 0):
+                    await asyncio.sleep(1)
+                    await loop.sock_recv(connection, 512)
+        return status[0].decode("ascii") if status else "closed"
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
+    """Read one response to its end and return its status and headers."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {}
+    for line in head[1:-2]:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    left = int(headers.get("content-length", 0))
+    while left:
+        piece = await reader.read(min(left, _PIECE))
+        if not piece:
+            raise ConnectionResetError("the answer broke off")
+        left -= len(piece)
+    return head[0].split(" ")[1], headers
+
+
+def main() -> None:
+    """Run the load and print its report as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.flood", description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("connections", type=int)
+    parser.add_argument("items", type=int)
+    parser.add_argument("body_bytes", type=int)
+    parser.add_argument("seconds", type=float)
+    given = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    load = _Flood(given.url, given.connections, given.items, given.body_bytes)
+    asyncio.run(load.run(given.seconds))
+    print(json.dumps(asdict(load.report)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""What a result was measured on."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from benchmarks.server import ROOT
+
+
+def commit() -> str:
+    """Name the version of the code."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def processor() -> str:
+    """Name the processor and what it computes in."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    name = re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    family = re.findall(r"^cpu family\s*: (.*)$", text, re.MULTILINE)
+    flags = set(re.findall(r"^flags\s*: (.*)$", text, re.MULTILINE)[0].split())
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{len(name)} cores of {name[0]} (family {family[0]}), {' '.join(known)}"

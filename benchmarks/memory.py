@@ -1,0 +1,274 @@
+"""The memory contract: the worst load in containers of several sizes, and what must hold there.
+
+No process is killed for memory and none ends by a fault; the working set stays within 85 % of the
+limit under load and within 70 % when idle; the plan's predicted peak is within 20 % of the measured
+one; and small queries are answered, or asked to come back later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.container import Container, Tier, Watch, docker, planned, running, variables
+from benchmarks.flood import Report, flood
+from benchmarks.machine import commit, processor
+from benchmarks.server import ROOT
+from sentence_api.resources.formula import USABLE_SHARE
+from sentence_api.settings import Settings
+
+RESULTS = Path(__file__).parent / "results"
+README = ROOT / "README.md"
+TIERS = "512M/1,1G/1,2G/2,6G/2"
+# Below this the working set is normal for whoever watches it.
+IDLE_SHARE = 0.70
+PREDICTION_SHARE = 0.20
+IDLE_SECONDS = 3
+# What served, asked of the image: the precision that `auto` is there, and the versions.
+_VERSIONS = """
+import importlib.metadata, json, os, platform
+from sentence_api.engine.loader import resolve_precision
+from sentence_api.settings import read_settings
+settings = read_settings(os.environ)
+packages = ("openvino", "gunicorn", "gevent", "flask", "numpy", "tokenizers", "orjson")
+print(json.dumps({
+    "precision": resolve_precision(settings.engine, settings.precision),
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+}))
+"""
+_BEGIN, _END = "<!-- memory contract: begin -->", "<!-- memory contract: end -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one tier did.
+
+    Attributes:
+        tier: The limits.
+        limit_bytes: The memory limit.
+        workers: How many the plan has.
+        predicted_bytes: The plan's predicted peak.
+        ready_seconds: From `docker start` to the first answer.
+        idle_bytes: Working set, ready and idle.
+        peak_bytes: Largest working set under load.
+        samples: How often it was read.
+        most_used_bytes: The kernel's largest usage, file cache included.
+        oom_kills: Processes killed for memory.
+        restarts: Ends of the container.
+        exits: Workers that ended, by cause.
+        load: What the clients saw.
+    """
+
+    tier: str
+    limit_bytes: int
+    workers: int
+    predicted_bytes: int
+    ready_seconds: float
+    idle_bytes: int
+    peak_bytes: int
+    samples: int
+    most_used_bytes: int
+    oom_kills: int
+    restarts: int
+    exits: dict[str, int]
+    load: Report = field(repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {**asdict(self), "load": self.load.summary()}
+
+
+def run_tier(image: str, tier: Tier, seconds: float, settings: dict[str, str]) -> Result:
+    """Put the worst load on `image` in a container of that size."""
+    plan = planned(image, tier, settings)
+    with running(image, tier, settings) as container:
+        time.sleep(IDLE_SECONDS)
+        idle = container.working_set()
+        with Watch(container) as watch:
+            load = flood(
+                container.url,
+                connections=plan["workers"] * plan["max_concurrent_requests"],
+                items=plan["max_request_items"],
+                body_bytes=int(settings.get("MAX_BODY_BYTES", Settings().max_body_bytes)),
+                seconds=seconds,
+            )
+        return Result(
+            tier=str(tier),
+            limit_bytes=tier.memory_bytes,
+            workers=plan["workers"],
+            predicted_bytes=plan["predicted_peak_bytes"],
+            ready_seconds=container.ready_seconds,
+            idle_bytes=idle,
+            peak_bytes=watch.peak_bytes,
+            samples=watch.samples,
+            load=load,
+            **fate(container),
+        )
+
+
+def fate(container: Container) -> dict[str, Any]:
+    """Return what became of a container and its workers; its group is gone when it has ended."""
+    if restarts := container.restarts():
+        killed = docker("inspect", "--format", "{{.State.OOMKilled}}", container.id) == "true"
+        return {"oom_kills": int(killed), "restarts": restarts, "exits": {}, "most_used_bytes": 0}
+    return {
+        "oom_kills": container.oom_kills(),
+        "restarts": 0,
+        "exits": container.worker_exits(),
+        "most_used_bytes": container.most_used(),
+    }
+
+
+def broken(result: Result) -> list[str]:
+    """Return what of the contract does not hold."""
+    limit, peak, load = result.limit_bytes, result.peak_bytes, result.load
+    crashes = result.exits.get("crash", 0)
+    off = peak / result.predicted_bytes - 1
+    clauses = {
+        f"{result.oom_kills} processes were killed for memory": result.oom_kills == 0,
+        f"the container ended {result.restarts} times": result.restarts == 0,
+        f"{crashes} workers ended by a fault": crashes == 0,
+        f"the working set reached {peak / limit:.0%} of the limit": peak <= USABLE_SHARE * limit,
+        f"idle it was {result.idle_bytes / limit:.0%} of the limit": (
+            result.idle_bytes < IDLE_SHARE * limit
+        ),
+        f"the peak was {off:+.0%} off its prediction": abs(off) <= PREDICTION_SHARE,
+        f"{len(load.failures)} small queries failed, as {load.failures[:1]}": not load.failures,
+        "no small query was answered": bool(load.seconds),
+    }
+    return [text for text, holds in clauses.items() if not holds]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Render the README's table from the recorded results."""
+    lines = [
+        "| container | workers | predicted peak | measured peak | idle | OOM kills, crashes |"
+        " small queries answered, refused | median, 95 % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        limit, load = each["limit_bytes"], each["load"]
+        cells = (
+            each["tier"],
+            str(each["workers"]),
+            _of(each["predicted_bytes"], limit),
+            f"{_of(each['peak_bytes'], limit)}, {_off(each):+.0%}",
+            f"{each['idle_bytes'] / limit:.0%}",
+            f"{each['oom_kills']}, {each['exits'].get('crash', 0)}",
+            f"{load['answered']}, {load['refused']}",
+            f"{load['median_seconds']:.2f} s, {load['p95_seconds']:.2f} s",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def newest() -> dict[str, Any]:
+    """Return the newest recorded run."""
+    path = max(RESULTS.glob("*-memory.json"), key=lambda each: each.name)
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return record
+
+
+def section(text: str) -> str:
+    """Return what stands between the README's two markers."""
+    return text.partition(f"{_BEGIN}\n")[2].partition(f"\n{_END}")[0]
+
+
+def _of(size: int, limit: int) -> str:
+    return f"{size >> 20} MiB ({size / limit:.0%})"
+
+
+def _off(result: dict[str, Any]) -> float:
+    return float(result["peak_bytes"] / result["predicted_bytes"] - 1)
+
+
+def _write(image: str, results: list[Result], faults: list[str], settings: dict[str, str]) -> None:
+    """Record a run, and show its table in the README."""
+    now = datetime.now(UTC)
+    record = {
+        "about": {
+            "date": now.strftime("%Y-%m-%d %H:%M UTC"),
+            "command": " ".join(["python -m benchmarks.memory", *sys.argv[1:]]),
+            "commit": commit(),
+            "processor": processor(),
+            "kernel": platform.release(),
+            "docker": docker("version", "--format", "{{.Server.Version}}"),
+            "image": docker("image", "inspect", "--format", "{{.Id}}", image)[:19],
+            **settings,
+            **_versions(image, settings),
+        },
+        "broken": faults,
+        "tiers": [result.record() for result in results],
+    }
+    stem = RESULTS / f"{now:%Y-%m-%d-%H%M}-memory"
+    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    stem.with_suffix(".md").write_text(_page(record), "utf-8")
+    print(f"wrote {stem.relative_to(ROOT)}.md and .json")
+    text = README.read_text("utf-8")
+    README.write_text(text.replace(section(text), table(record["tiers"])), "utf-8")
+
+
+def _versions(image: str, settings: dict[str, str]) -> dict[str, str]:
+    """Return what serves in an image."""
+    command = ("run", "--rm", "--network", "none", *variables(settings), image)
+    found: dict[str, str] = json.loads(docker(*command, "python", "-c", _VERSIONS))
+    return found
+
+
+def _page(record: dict[str, Any]) -> str:
+    """Render a run."""
+    lines = [f"# Memory contract, {record['about']['date']}", ""]
+    lines += [f"- {name}: {value}" for name, value in record["about"].items()]
+    lines += ["", "\n".join(record["broken"]) or "The contract holds.", "", table(record["tiers"])]
+    lines += ["", "What came of the connections, by kind and status:", ""]
+    lines += ["| container | kind | outcomes |", "|---|---|---|"]
+    for tier in record["tiers"]:
+        for kind, outcomes in sorted(tier["load"]["outcomes"].items()):
+            shown = ", ".join(f"{count} x {name}" for name, count in sorted(outcomes.items()))
+            lines.append(f"| {tier['tier']} | {kind} | {shown} |")
+    lines += [
+        "",
+        "| container | ready after | largest usage, file cache included | samples |",
+        "|---|---|---|---|",
+    ]
+    for tier in record["tiers"]:
+        most = _of(tier["most_used_bytes"], tier["limit_bytes"])
+        ready = f"{tier['ready_seconds']:.1f} s"
+        lines.append(f"| {tier['tier']} | {ready} | {most} | {tier['samples']} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the tiers and record them; return 1 if the contract does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("--image", required=True, help="what to run, as docker run takes it")
+    parser.add_argument("--seconds", type=float, default=60, help="of load in each tier (60)")
+    parser.add_argument("--tiers", default=TIERS, help=f"memory/CPUs, with commas ({TIERS})")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    given = parser.parse_args()
+    settings = dict(each.split("=", 1) for each in given.settings)
+    results, faults = [], []
+    for tier in map(Tier.parse, given.tiers.split(",")):
+        print(f"{tier}: {given.seconds:g} s of load", flush=True)
+        result = run_tier(given.image, tier, given.seconds, settings)
+        results.append(result)
+        faults += [f"{tier}: {each}" for each in broken(result)]
+        print(json.dumps(result.record()), flush=True)
+    print(table([each.record() for each in results]))
+    print("\n".join(faults) or "the contract holds")
+    if not given.dry:
+        _write(given.image, results, faults, settings)
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What the Compose file promises, read by Compose itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sentence_api.ops import container
+from sentence_api.ops.release import Options, Release, State, read_keys
+from sentence_api.ops.runners import COMPOSE_FILE
+from tests.conftest import ROOT
+from tests.test_container import PLAN
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def rendered(engine: None, tmp_path: Path) -> dict[str, Any]:
+    """Return the file with a plan's variables in it, as Compose understands it."""
+    del engine
+    state = State(tmp_path)
+    keys = read_keys(None)
+    state.keep_keys(keys)
+    given = container.variables(PLAN, Options(), state, state.keys_file(keys))
+    state.prepare(Release("sha256:0", given))
+    done = subprocess.run(
+        [
+            *("docker", "compose", "--file", COMPOSE_FILE, "--env-file", str(state.environment)),
+            *("config", "--format", "json"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_policy(rendered: dict[str, Any]) -> None:
+    """One service, locked down, inside limits, published on this machine only."""
+    assert list(rendered["services"]) == ["api"]
+    api = rendered["services"]["api"]
+    assert api["read_only"] is True
+    assert api["init"] is True
+    assert api["cap_drop"] == ["ALL"]
+    assert "cap_add" not in api
+    assert "privileged" not in api
+    assert api["security_opt"] == ["no-new-privileges:true"]
+    assert [(port["host_ip"], port["published"]) for port in api["ports"]] == [
+        ("127.0.0.1", "5001")
+    ]
+    assert api["logging"]["options"] == {"max-size": "10m", "max-file": "5"}
+    assert {secret["source"] for secret in api["secrets"]} == {"keys"}
+    assert "SENTENCE_API_KEYS_FILE" not in api.get("environment", {})
+
+
+def test_limits(rendered: dict[str, Any]) -> None:
+    """Memory, CPUs and processes are bounded, and less is reserved than may be used."""
+    deploy = rendered["services"]["api"]["deploy"]
+    limits = deploy["resources"]["limits"]
+    reserved = deploy["resources"]["reservations"]
+    assert int(limits["memory"]) == PLAN["memory_limit_bytes"]
+    assert float(limits["cpus"]) == PLAN["cpu_limit"]
+    assert limits["pids"] == 1024
+    assert int(reserved["memory"]) == PLAN["predicted_peak_bytes"] < int(limits["memory"])
+    assert float(reserved["cpus"]) < float(limits["cpus"])
+    assert deploy["restart_policy"]["condition"] == "on-failure"
+    assert deploy["restart_policy"]["max_attempts"] == 5
+    assert deploy["update_config"]["order"] == "start-first"
+    assert deploy["update_config"]["failure_action"] == "rollback"
+
+
+def test_what_can_be_written(rendered: dict[str, Any]) -> None:
+    """Two bounded folders in memory, and the history."""
+    volumes = {v["target"]: v for v in rendered["services"]["api"]["volumes"]}
+    assert set(volumes) == {"/tmp", "/dev/shm", "/var/lib/sentence-api"}  # noqa: S108
+    assert volumes["/tmp"]["type"] == volumes["/dev/shm"]["type"] == "tmpfs"  # noqa: S108
+    assert int(volumes["/tmp"]["tmpfs"]["size"]) == 16 * MIB  # noqa: S108
+    assert int(volumes["/dev/shm"]["tmpfs"]["size"]) == 64 * MIB  # noqa: S108
+    assert volumes["/var/lib/sentence-api"]["type"] == "bind"
+
+
+def test_the_drain_fits_into_the_grace_period(rendered: dict[str, Any]) -> None:
+    """Docker kills after the grace period, which is longer than workers have for their requests."""
+    assert rendered["services"]["api"]["stop_grace_period"] == f"{PLAN['stop_grace_seconds']}s"
