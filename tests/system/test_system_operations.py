@@ -174,7 +174,7 @@ def test_twenty_retirements_are_no_restarts(start: Callable[..., Any], greedy: P
     """Workers that retire above their watermark are counted apart and are nobody's trouble."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
-        SENTENCE_API_MEMORY="30M",
+        SENTENCE_API_MEMORY="34M",
         MAX_BODY_BYTES=65536,
         SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
         SENTENCE_API_RECYCLE_MIN_AGE=0,
