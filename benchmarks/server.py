@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "gunicorn-production.conf.py"
+GUNICORN = "gunicorn"
 START_SECONDS = 60
 
 
@@ -35,7 +36,7 @@ class Running:
 
 
 @contextmanager
-def serving(cores: str, **settings: str | int) -> Iterator[Running]:
+def serving(cores: str, module: str = GUNICORN, **settings: str | int) -> Iterator[Running]:
     """Run a server on `cores` (as taskset takes them) and stop it afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,7 +46,7 @@ def serving(cores: str, **settings: str | int) -> Iterator[Running]:
     environment |= {name: str(value) for name, value in settings.items()}
     started = time.monotonic()
     process = subprocess.Popen(
-        ["taskset", "-c", cores, sys.executable, "-m", "gunicorn", "-c", CONFIG],  # noqa: S607
+        ["taskset", "-c", cores, sys.executable, "-m", module, "-c", CONFIG],  # noqa: S607
         cwd=ROOT,
         env={**environment, "PORT": str(port)},
         stdout=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ counters outlive a worker and no files pile up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -115,6 +116,10 @@ class Metrics:
             multiprocess_mode="max",
         )
 
+        # The library's look-up takes a lock and a microsecond; there are few routes and statuses.
+        self._requests_of = cache(self.requests.labels)
+        self._seconds_of = cache(self.request_seconds.labels)
+
     def use_slot(self, slot: int) -> None:
         """Write to the files of `slot` from now on."""
         self.slot = str(slot)
@@ -126,8 +131,8 @@ class Metrics:
 
     def on_response(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """Count one response."""
-        self.requests.labels(route, str(status)).inc()
-        self.request_seconds.labels(route).observe(seconds)
+        self._requests_of(route, str(status)).inc()
+        self._seconds_of(route).observe(seconds)
         if code is not None:
             self.errors.labels(code).inc()
             if route in ROUTES and code in REJECTIONS:

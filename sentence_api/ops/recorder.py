@@ -46,12 +46,12 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
-            gevent.sleep(self._every)
             try:
                 self.record()
             except Exception:
                 # The next sample may succeed, and serving does not depend on it.
                 log.exception("a sample could not be taken")
+            gevent.sleep(self._every)
 
     def record(self) -> None:
         """Take and keep one sample, if it is this worker that does so."""

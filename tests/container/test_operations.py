@@ -132,14 +132,17 @@ def test_memory_near_the_limit(container: Container) -> None:
 
 def test_cpu_at_the_quota(container: Container) -> None:
     """A container that uses up its quota is critical, throttled, and agrees with Docker."""
+    # Half a CPU is to be had on a machine that is busy with other things too.
+    docker("update", "--cpus", "0.5", container.id)
     container.start(COMPUTE)
     assert eventually(lambda: container.rows()["cpu"]["verdict"] == "critical")
     time.sleep(3)
     code, shown = container.check()
     assert code == 2
-    assert "raise the limit to 1.5 CPUs" in shown
+    assert "raise the limit to 1 CPU " in shown
     row, stats = container.rows()["cpu"], container.stats()
-    assert row["value"] == pytest.approx(stats[1], rel=0.05)
+    # Docker shows percent of one CPU, not of the quota.
+    assert row["value"] == pytest.approx(stats[1] / 0.5, rel=0.05)
 
 
 def test_a_worker_killed_for_memory(container: Container) -> None:
@@ -192,11 +195,9 @@ def test_monitor_resources_finds_the_deployment(project: Project) -> None:
     assert up.returncode == 0, up.stdout + up.stderr
     assert eventually(lambda: check()[0] == 0)
     assert json.loads(check("--json")[1])["verdict"] == "normal"
-    docker("kill", "--signal", "KILL", project.container())
-    assert eventually(lambda: check()[0] in {0, 2})
-    docker("stop", *docker("ps", "--quiet", "--filter", "name=sentence-api").split(), check=False)
+    docker("stop", project.container())
     code, shown = check()
     assert code == 2
-    assert "Readiness  critical: container" in shown
+    assert re.search("Readiness  critical: container .* is exited since .*, exit code ", shown)
     project.run("down")
     assert check()[0] == 3

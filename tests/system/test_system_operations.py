@@ -174,7 +174,7 @@ def test_twenty_retirements_are_no_restarts(start: Callable[..., Any], greedy: P
     """Workers that retire above their watermark are counted apart and are nobody's trouble."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
-        SENTENCE_API_MEMORY="30M",
+        SENTENCE_API_MEMORY="34M",
         MAX_BODY_BYTES=65536,
         SENTENCE_API_MAX_CONCURRENT_REQUESTS=16,
         SENTENCE_API_RECYCLE_MIN_AGE=0,
@@ -203,8 +203,14 @@ def shared_folders(server: Any) -> set[Path]:
 
 
 def test_a_saturated_cpu_is_critical(start: Callable[..., Any]) -> None:
-    """A server that computes all the time on the one CPU it has is critical, with advice."""
-    server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **QUICK)
+    """A server that computes all the time on the one CPU it has is critical, with advice.
+
+    Whatever else runs on that CPU takes its part, so the bounds are low; the test in a container
+    has a quota to itself and keeps the real ones.
+    """
+    low = {"SENTENCE_API_CPU_WARNING": 20, "SENTENCE_API_CPU_CRITICAL": 30}
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **QUICK, **low)
+    assert rows(server)["cpu"]["verdict"] != "critical"
     core = {min(os.sched_getaffinity(0))}
     for pid in [server.process.pid, *server.workers()]:
         for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -1,0 +1,67 @@
+"""`python -m benchmarks.overhead [--rounds N] [--seconds N]`: what metrics and history cost.
+
+Pairs of runs at 64 connections, as it is served and with counters and history cut off, in turn and
+in changing order. One worker saturates its core then, so throughput goes with the CPU time of a
+request; that is compared too, because other work on a shared machine takes wall time and hardly
+changes it. Needs what `python -m benchmarks` needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+
+import psutil
+
+from benchmarks.load import drive
+from benchmarks.server import GUNICORN, Running, serving
+
+QUESTION = {"question": "What is machine learning?"}
+CONNECTIONS = 64
+UNMETERED = "benchmarks.unmetered"
+
+
+def main() -> None:
+    """Measure and print each pair and the median of the ratios."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=int, default=12, help="of each load")
+    parsed = parser.parse_args()
+    ratios: dict[str, list[float]] = {"requests/s": [], "requests/CPU second": []}
+    for number in range(parsed.rounds):
+        order = [True, False] if number % 2 else [False, True]
+        found = {metered: _rates(parsed.seconds, metered=metered) for metered in order}
+        for index, (name, known) in enumerate(ratios.items()):
+            on, off = found[True][index], found[False][index]
+            known.append(on / off)
+            print(f"{name}: {on:.1f} with, {off:.1f} without: {on / off:.4f}", flush=True)
+    for name, known in ratios.items():
+        least, most = min(known), max(known)
+        print(f"{name}: median {statistics.median(known):.4f}, {least:.4f} to {most:.4f}")
+
+
+def _rates(seconds: int, *, metered: bool) -> tuple[float, float]:
+    """Return the requests of one worker on one core per second, and per second of its CPU time."""
+    every = {} if metered else {"SENTENCE_API_HISTORY_SECONDS": 0}
+    module = GUNICORN if metered else UNMETERED
+    with serving("0", module, WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **every) as server:
+        _drive(server.url, 2)
+        before = _cpu_seconds(server)
+        rate = _drive(server.url, seconds)
+        return rate, rate * seconds / (_cpu_seconds(server) - before)
+
+
+def _cpu_seconds(server: Running) -> float:
+    times = [psutil.Process(pid).cpu_times() for pid in server.processes()]
+    return sum(each.user + each.system for each in times)
+
+
+def _drive(url: str, seconds: int) -> float:
+    load = drive(url, "/query", QUESTION, connections=CONNECTIONS, seconds=seconds, cores="1")
+    if load.failures:
+        raise SystemExit(f"{load.failures} requests failed")
+    return load.rate
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""`python -m benchmarks.unmetered`: the server with its counters cut off, to be compared with."""
+
+from __future__ import annotations
+
+import sys
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from gunicorn.app.wsgiapp import run  # noqa: E402 - gevent comes first
+
+from sentence_api.ops.metrics import Metrics  # noqa: E402
+
+
+def _nothing(*_: object) -> None:
+    """Count nothing."""
+
+
+def main() -> None:
+    """Run gunicorn with the arguments of the command line."""
+    for name in ("on_response", "on_encoded", "on_pass", "on_collect"):
+        setattr(Metrics, name, _nothing)
+    sys.argv[0] = "gunicorn"
+    run()
+
+
+if __name__ == "__main__":
+    main()
