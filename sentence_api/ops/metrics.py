@@ -22,6 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from sentence_api.http.service import ROUTES, Encoded
+from sentence_api.ops.sample import UNPLANNED
 from sentence_api.serving.batcher import Pass
 
 Key = tuple[str, frozenset[tuple[str, str]]]
@@ -30,6 +31,7 @@ MASTER = "master"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 # Refusals by load or state; what is wrong with a request itself is no rejection.
 REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
+_JUDGED_STATUSES = ("200", "429", "500", "503")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -51,6 +53,7 @@ class Metrics:
         self.describe: Callable[[], Iterable[Metric]] = lambda: ()
         self._registry = CollectorRegistry()
         self._define()
+        self._begin_at_zero()
 
     def _define(self) -> None:
         """Create the metrics; names and units follow Prometheus' conventions."""
@@ -114,6 +117,20 @@ class Metrics:
             registry=own,
             multiprocess_mode="max",
         )
+
+    def _begin_at_zero(self) -> None:
+        """Show what alerts look at before it happens.
+
+        A counter that first appears as 1 has not increased, for Prometheus: the first crash, or
+        the first burst of failures, would be missed.
+        """
+        for cause in UNPLANNED:
+            self.worker_exits.labels(cause)
+        for reason in sorted(REJECTIONS):
+            self.rejected.labels(reason)
+        for route in ROUTES:
+            for status in _JUDGED_STATUSES:
+                self.requests.labels(route, status)
 
     def use_slot(self, slot: int) -> None:
         """Write to the files of `slot` from now on."""
