@@ -50,6 +50,12 @@ ensure_browser() {
   tests/browser/install.sh || printf 'the tests in a browser will be skipped\n' >&2
 }
 
+# Likewise.
+ensure_prometheus() {
+  step 'Prometheus'
+  tests/observability/install.sh || printf 'the tests of the alert rules will be skipped\n' >&2
+}
+
 # Only CI installs an engine: elsewhere that is for whoever owns the machine to decide.
 ensure_engine() {
   step 'Docker engine'
@@ -87,10 +93,11 @@ _main() {
   requirements/install.sh dev
   run_checks
   if [[ "${quick}" == yes ]]; then
-    pytest_options+=(-m 'not model and not system and not browser and not container')
+    pytest_options+=(-m 'not model and not system and not browser and not container and not promtool')
   else
     ensure_model
     ensure_browser
+    ensure_prometheus
     ensure_engine
   fi
   step 'pytest'

@@ -13,8 +13,10 @@ from typing import TextIO
 from sentence_api import __version__
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import check, local, rendering
+from sentence_api.ops import check, dashboard, local, rendering
+from sentence_api.ops.alerts import rules
 from sentence_api.ops.planning import find_subject, plan_figures, plan_subject
+from sentence_api.ops.thresholds import thresholds_of
 from sentence_api.settings import Settings, read_settings
 
 FAILURE = 1
@@ -82,6 +84,20 @@ def _settings(parsed: argparse.Namespace, _settings: Settings) -> int:
     return 0
 
 
+def _alerts(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Print the alert rules for Prometheus."""
+    del parsed
+    print(rules(thresholds_of(settings)), end="")
+    return 0
+
+
+def _dashboard(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Print the dashboard for Grafana."""
+    del parsed
+    print(dashboard.render(thresholds_of(settings)), end="")
+    return 0
+
+
 def _local(parsed: argparse.Namespace, settings: Settings) -> int:
     """Run one step of a deployment without containers."""
     files = local.Files()
@@ -143,4 +159,10 @@ def _parser() -> argparse.ArgumentParser:
 
     settings = commands.add_parser("settings", help="print every setting as Markdown")
     settings.set_defaults(run=_settings)
+
+    alerts = commands.add_parser("alerts", help="print alert rules for Prometheus")
+    alerts.set_defaults(run=_alerts)
+
+    board = commands.add_parser("dashboard", help="print a dashboard for Grafana")
+    board.set_defaults(run=_dashboard)
     return parser

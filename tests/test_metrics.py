@@ -105,6 +105,24 @@ def test_nothing_is_counted_at_first(alone: Metrics) -> None:
     assert samples(alone) == {}
 
 
+def test_what_alerts_look_at_is_there_before_it_happens(alone: Metrics) -> None:
+    """The first crash, refusal or failure is an increase from a zero that was seen before."""
+    zeros = {
+        (sample.name, *(value for _, value in sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(alone.render().decode())
+        for sample in family.samples
+        if sample.labels and "le" not in sample.labels and not sample.name.endswith("_created")
+    }
+    statuses = ("200", "429", "500", "503")
+    routes = ("/query", "/query/batch")
+    reasons = ("queue_full", "deadline_exceeded", "not_ready", "draining")
+    assert zeros == {
+        *(("sentence_api_worker_exits_total", cause) for cause in ("crash", "oom")),
+        *(("sentence_api_rejected_requests_total", reason) for reason in reasons),
+        *(("sentence_api_requests_total", r, s) for r in routes for s in statuses),
+    }
+
+
 def test_responses(alone: Metrics) -> None:
     """Responses are counted by route and status, errors by code, and timed by route."""
     alone.on_response("/query", 200, None, 0.125)

@@ -28,6 +28,9 @@ def families(sample: Sample, service: Mapping[str, Any], plan: Plan) -> Iterator
         "plan_drift", "Differences from the plan that the formula gives now.", len(sample.drift)
     )
     yield _gauge(
+        "queue_fullness_ratio", "How full the fullest worker's queue is.", sample.queue_share
+    )
+    yield _gauge(
         "workers_ready", "Workers that take requests.", sum(each.ready for each in sample.workers)
     )
     yield _gauge("workers_alive", "Workers that exist.", len(sample.workers))

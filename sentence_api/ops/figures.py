@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sentence_api.ops.sample import SECONDS, UNPLANNED, Sample, WorkerSample
 
 PERCENTILE = 0.95
-_REFUSED_BY_LOAD = ("queue_full", "deadline_exceeded")
+REFUSED_BY_LOAD = ("queue_full", "deadline_exceeded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def window(older: Sample, newer: Sample) -> Figures:
         throttled_share=throttled / periods if periods else (0.0 if newer.periods else None),
         throttled_seconds=max(0.0, newer.throttled_seconds - older.throttled_seconds),
         queue_share=newer.queue_share,
-        rejected={reason: rejected[reason] for reason in _REFUSED_BY_LOAD if rejected.get(reason)},
+        rejected={reason: rejected[reason] for reason in REFUSED_BY_LOAD if rejected.get(reason)},
         failed=sum(count for status, count in requests.items() if status >= "500"),
         tokens=newer.tokens - (base.tokens if base else 0),
         padding_share=padding / padded if padded > 0 else None,

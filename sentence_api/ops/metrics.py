@@ -23,7 +23,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from sentence_api.http.service import ROUTES, Encoded
-from sentence_api.ops.sample import SECONDS
+from sentence_api.ops.sample import SECONDS, UNPLANNED
 from sentence_api.serving.batcher import Pass
 
 Key = tuple[str, frozenset[tuple[str, str]]]
@@ -31,6 +31,7 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 MASTER = "master"
 # Refusals by load or state; what is wrong with a request itself is no rejection.
 REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
+_JUDGED_STATUSES = ("200", "429", "500", "503")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -52,6 +53,7 @@ class Metrics:
         self.describe: Callable[[], Iterable[Metric]] = lambda: ()
         self._registry = CollectorRegistry()
         self._define()
+        self._begin_at_zero()
 
     def _define(self) -> None:
         """Create the metrics; names and units follow Prometheus' conventions."""
@@ -119,6 +121,20 @@ class Metrics:
         # The library's look-up takes a lock and a microsecond; there are few routes and statuses.
         self._requests_of = cache(self.requests.labels)
         self._seconds_of = cache(self.request_seconds.labels)
+
+    def _begin_at_zero(self) -> None:
+        """Show what alerts look at before it happens.
+
+        A counter that first appears as 1 has not increased, for Prometheus: the first crash, or
+        the first burst of failures, would be missed.
+        """
+        for cause in UNPLANNED:
+            self.worker_exits.labels(cause)
+        for reason in sorted(REJECTIONS):
+            self.rejected.labels(reason)
+        for route in ROUTES:
+            for status in _JUDGED_STATUSES:
+                self.requests.labels(route, status)
 
     def use_slot(self, slot: int) -> None:
         """Write to the files of `slot` from now on."""

@@ -380,7 +380,7 @@ def test_metrics_is_prometheus_text(client: httpx2.Client) -> None:
     """Metrics come in Prometheus' text format, and each line is a comment or a sample."""
     response = client.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    sample = re.compile(r'[a-z_]+(\{([a-z]+="[^"\n]*",?)+\})? [0-9.e+-]+|# (HELP|TYPE) .+')
+    sample = re.compile(r'[a-z_]+(\{([a-z_]+="[^"\n]*",?)+\})? [0-9.e+-]+|# (HELP|TYPE) .+')
     assert [line for line in response.text.splitlines() if not sample.fullmatch(line)] == []
     assert "sentence_api_requests_total" in response.text
 

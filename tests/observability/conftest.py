@@ -1,0 +1,63 @@
+"""Debian's Prometheus, run as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+HERE = Path(__file__).parent
+# Where install.sh unpacks it.
+UNPACKED = ROOT / "var" / "prometheus" / "usr" / "bin"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is in this folder."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.promtool)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], str(UNPACKED)]))
+    if found is None:
+        pytest.skip(f"there is no {name}; tests/observability/install.sh fetches it")
+    return found
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Callable[..., str]:
+    """Return a function that runs promtool, which must succeed, and returns what it says."""
+    program = _program("promtool")
+
+    def run(*arguments: str | Path, given: str | None = None) -> str:
+        done = subprocess.run(
+            [program, *map(str, arguments)],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prometheus() -> str:
+    """Return the program."""
+    return _program("prometheus")
+
+
+@pytest.fixture(scope="module")
+def server(serve: Callable[..., Any]) -> Any:
+    """Return a server of two workers."""
+    return serve(SENTENCE_API_CPUS=2, SENTENCE_API_MEMORY="1G")
