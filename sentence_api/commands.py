@@ -15,6 +15,7 @@ from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
 from sentence_api.ops import check, local, monitor, rendering
 from sentence_api.ops.planning import find_subject, plan_figures, plan_subject
+from sentence_api.ops.report import command as report
 from sentence_api.settings import Settings, read_settings
 
 FAILURE = 1
@@ -141,6 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     # Run before this parser is made; here for --help.
     commands.add_parser(check.COMMAND, help="say how the running service is, and what to change")
     commands.add_parser(monitor.COMMAND, help="show it live")
+
+    report_ = commands.add_parser(report.COMMAND, help="write what happened as a page")
+    report.add_arguments(report_)
+    report_.set_defaults(run=report.run)
 
     settings = commands.add_parser("settings", help="print every setting as Markdown")
     settings.set_defaults(run=_settings)
