@@ -119,9 +119,10 @@ def follow(
     for sample in samples:
         life = lives.setdefault(sample.started, deque())
         before = life[-1] if life else None
-        if before is None and last is not None:
-            before = _at_start(last, sample)
-            if sample.time >= since and before.time > last.time:
+        first_known = since - INCIDENT_SECONDS <= sample.started < sample.time
+        if before is None and (last is not None or first_known):
+            before = _at_start(last or sample, sample)
+            if last is not None and sample.time >= since and before.time > last.time:
                 away = Absence(max(last.time, since), before.time, is_over=True)
                 course.absences.append(away)
         if before is not None:
@@ -147,9 +148,16 @@ def follow(
     return course
 
 
-def _at_start(last: Sample, first: Sample) -> Sample:
-    """Return what there was to count from when a life of the server began."""
-    return last.model_copy(update={"time": max(last.time, min(first.started, first.time - 1e-3))})
+def _at_start(known: Sample, first: Sample) -> Sample:
+    """Return what the first sample of a life is counted from: nothing of its own.
+
+    Args:
+        known: The sample before it, or itself: the kernel counts on from life to life.
+        first: The first sample.
+    """
+    begun = min(first.started, first.time - 1e-3)
+    earlier = begun if known is first else max(known.time, begun)
+    return known.model_copy(update={"time": earlier, "started": first.started - 1})
 
 
 def _keep(course: Course, sample: Sample, figures: Figures, rows: Sequence[Row]) -> None:
