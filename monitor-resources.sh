@@ -9,6 +9,10 @@ readonly EXIT_CRITICAL=2
 readonly EXIT_CANNOT_TELL=3
 readonly PROJECT=sentence-api
 readonly DOCKER_SECONDS=20
+# Where the image listens; and what a report of two weeks takes, drawn beside the service.
+readonly INNER_PORT=5001
+readonly BESIDE_MEMORY=256m
+readonly FILES=(report.html report.md report.json)
 
 usage() {
   cat <<'EOF'
@@ -20,9 +24,14 @@ Commands:
   report   write what happened as a page
 
 Options:
-  --local     look at the deployment in this folder, not at a container
-  --json      check: print the figures for a program
-  -h, --help  this text; after a command, the options of that command
+  --local          look at the deployment in this folder, not at a container
+  --json           check: print the figures for a program
+  --interval N     monitor: seconds between two looks (2)
+  --count N        monitor: end after so many
+  --since TIME     report: look back, as 90m, 24h or 7d (24h)
+  --duration TIME  report: or watch for so long first, as 60s
+  --output FOLDER  report: where report.html, .md and .json go (this folder)
+  -h, --help       this text; after a command, the options of that command
 
 Finds what ./deploy-production.sh started: a container, a swarm service of the
 stack sentence-api, or a server in this folder.
@@ -70,6 +79,46 @@ run_inside() {
   docker exec "${terminal[@]}" "${container}" python -m sentence_api "$@"
 }
 
+# In a container of its own, with the history of the service: what it takes is not taken from the
+# service's limits, and it can look at one that has ended.
+run_beside() {
+  local container="$1" network="$2" image terminal=()
+  shift 2
+  image="$(run_docker inspect --format '{{.Image}}' "${container}")" || die "container ${container:0:12} is gone; try again"
+  if [[ -t 0 && -t 1 ]]; then terminal=(--interactive --tty); fi
+  docker run --rm --init "${terminal[@]}" --network "${network}" --volumes-from "${container}" \
+    --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+    --memory "${BESIDE_MEMORY}" --oom-score-adj 1000 \
+    "${image}" python -m sentence_api "$@"
+}
+
+# By the published address, where there is one: it is still there after the container was replaced.
+monitor_beside() {
+  local container="$1" address
+  shift
+  address="$(run_docker port "${container}" "${INNER_PORT}/tcp" | head -n 1 || true)"
+  if [[ -z "${address}" ]]; then
+    run_beside "${container}" "container:${container}" monitor "$@"
+    return
+  fi
+  address="${address/#0.0.0.0:/127.0.0.1:}"
+  address="${address/#\[::\]:/[::1]:}"
+  run_beside "${container}" host monitor --url "http://${address}" "$@"
+}
+
+report_beside() {
+  local container="$1" folder="$2" archive name
+  shift 2
+  mkdir -p "${folder}" || die "cannot make ${folder}; choose another folder with --output"
+  [[ -w "${folder}" ]] || die "cannot write into ${folder}; choose another folder with --output"
+  archive="$(mktemp)"
+  # shellcheck disable=SC2064 # the name of now
+  trap "rm -f '${archive}'" EXIT
+  run_beside "${container}" none report "$@" --output - >"${archive}" || return
+  tar --extract --no-same-owner --file "${archive}" --directory "${folder}" "${FILES[@]}"
+  for name in "${FILES[@]}"; do printf '%s\n' "${folder}/${name}"; done
+}
+
 # Each replica of this machine, and the worst verdict: critical, warning, cannot tell, normal.
 check_containers() {
   local containers="$1" container status worst=0
@@ -115,8 +164,12 @@ describe_ended() {
   printf 'verdict: critical\n'
 }
 
+absolute() {
+  if [[ "$1" == /* ]]; then printf '%s\n' "$1"; else printf '%s/%s\n' "${PWD}" "$1"; fi
+}
+
 _main() {
-  local command=check as_json=no local_only=no options=()
+  local command=check as_json=no local_only=no wants_help=no folder="${PWD}" options=()
   case "${1:-}" in
     check | monitor | report)
       command="$1"
@@ -136,6 +189,16 @@ _main() {
         as_json=yes
         options+=("$1")
         ;;
+      --output)
+        [[ -n "${2:-}" ]] || die '--output needs a folder'
+        folder="$(absolute "$2")"
+        shift
+        ;;
+      --output=*) folder="$(absolute "${1#*=}")" ;;
+      -h | --help)
+        wants_help=yes
+        options+=("$1")
+        ;;
       *) options+=("$1") ;;
     esac
     shift
@@ -147,12 +210,19 @@ _main() {
     containers="$(list_containers)"
     running="$(in_state_running <<<"${containers}")"
   fi
-  if [[ -n "${running}" && "${command}" == check ]]; then
+  if [[ -n "${containers}" && "${wants_help}" == yes ]]; then
+    run_beside "${containers%% *}" none "${command}" --help
+  elif [[ -n "${running}" && "${command}" == check ]]; then
     check_containers "${running}" "${options[@]}"
+  elif [[ -n "${running}" && "${command}" == monitor ]]; then
+    monitor_beside "${running%%$'\n'*}" "${options[@]}"
   elif [[ -n "${running}" ]]; then
-    run_inside "${running%%$'\n'*}" "${command}" "${options[@]}"
+    report_beside "${running%%$'\n'*}" "${folder}" "${options[@]}"
   elif is_local; then
+    if [[ "${command}" == report ]]; then options+=(--output "${folder}"); fi
     run_local "${command}" "${options[@]}"
+  elif [[ -n "${containers}" && "${command}" == report ]]; then
+    report_beside "${containers%% *}" "${folder}" "${options[@]}"
   elif [[ -n "${containers}" ]]; then
     describe_ended "${containers%% *}" "${as_json}"
     return "${EXIT_CRITICAL}"

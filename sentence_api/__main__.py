@@ -1,7 +1,8 @@
 """`python -m sentence_api COMMAND`.
 
 `check` starts alone and asks before it imports anything: it runs inside the limits that it
-measures, where the imports of the other commands would cost 25 MiB and half a second.
+measures, where the imports of the other commands would cost 25 MiB and half a second. `monitor`
+starts alone for the same reason.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from sentence_api.ops import check  # noqa: PLC0415
 
         return check.main(given[1:], early)
+    if given[:1] == ["monitor"]:
+        from sentence_api.ops import monitor  # noqa: PLC0415
+
+        return monitor.main(given[1:])
     from sentence_api import commands  # noqa: PLC0415
 
     return commands.main(given)

@@ -1,4 +1,4 @@
-"""The commands of `python -m sentence_api` but `check`."""
+"""The commands of `python -m sentence_api` but `check` and `monitor`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import TextIO
 from sentence_api import __version__
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import check, dashboard, local, rendering
+from sentence_api.ops import check, dashboard, local, monitor, rendering
 from sentence_api.ops.alerts import rules
 from sentence_api.ops.planning import find_subject, plan_figures, plan_subject
+from sentence_api.ops.report import command as report
 from sentence_api.ops.thresholds import thresholds_of
 from sentence_api.settings import Settings, read_settings
 
@@ -156,6 +157,11 @@ def _parser() -> argparse.ArgumentParser:
 
     # Run before this parser is made; here for --help.
     commands.add_parser(check.COMMAND, help="say how the running service is, and what to change")
+    commands.add_parser(monitor.COMMAND, help="show it live")
+
+    report_ = commands.add_parser(report.COMMAND, help="write what happened as a page")
+    report.add_arguments(report_)
+    report_.set_defaults(run=report.run)
 
     settings = commands.add_parser("settings", help="print every setting as Markdown")
     settings.set_defaults(run=_settings)

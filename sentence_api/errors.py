@@ -151,5 +151,9 @@ class DeploymentFailed(StartupError):
     """The server could not be started, or does not work as it should."""
 
 
+class NoHistory(StartupError):
+    """There is nothing kept that a report could be made of."""
+
+
 class CanaryFailed(StartupError):
     """The loaded model does not reproduce its reference vector."""

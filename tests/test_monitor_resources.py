@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,11 @@ printf '%s\\n' "$*" >>"${LOG}"
 case "$*" in
   "ps "*compose.project=sentence-api*) printf '%s' "${COMPOSE:-}" ;;
   "ps "*stack.namespace=sentence-api*) printf '%s' "${SWARM:-}" ;;
+  "inspect --format {{.Image}} "*) printf 'sha256:1234\\n' ;;
   "inspect "*) printf '%s\\n' "${STATE:-}" ;;
+  "port "*) printf '%s' "${PUBLISHED:-}" ;;
+  "run "*" report "*"--output -") cat "${ARCHIVE:-/dev/null}"; exit "${CODE:-0}" ;;
+  "run "*) printf 'beside: %s\\n' "$*" ;;
   "exec "*) printf 'check of %s\\n' "$*"; exit "${!2}" ;;
   *) exit 1 ;;
 esac
@@ -145,6 +150,81 @@ def test_a_local_server_beside_an_ended_container(run: Run, folder: Path) -> Non
     """What is left of an old container does not hide the server that replaced it."""
     deploy_locally(folder, 0)
     assert run(COMPOSE="abc exited\n").stdout.startswith("local")
+
+
+@pytest.mark.parametrize(
+    ("published", "network", "arguments"),
+    [
+        ("127.0.0.1:5001\n", "host", " --url http://127.0.0.1:5001"),
+        ("0.0.0.0:80\n[::]:80\n", "host", " --url http://127.0.0.1:80"),
+        ("[::]:80\n", "host", " --url http://[::1]:80"),
+        ("", "container:abc", ""),
+    ],
+)
+def test_monitor_runs_beside(
+    published: str, network: str, arguments: str, run: Run, folder: Path
+) -> None:
+    """It asks the published address, or joins the network of a container without one."""
+    done = run("monitor", "--count", "1", COMPOSE="abc running\n", PUBLISHED=published)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"beside: run --rm --init --network {network} --volumes-from abc --read-only --tmpfs /tmp"
+        " --cap-drop ALL --security-opt no-new-privileges --memory 256m --oom-score-adj 1000"
+        f" sha256:1234 python -m sentence_api monitor{arguments} --count 1\n"
+    )
+    assert "exec" not in (folder / "asked").read_text()
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_a_report_comes_to_the_current_folder(
+    state: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is drawn beside the container, alive or not, and unpacked where one is, or as told."""
+    archive, here = folder / "archive.tar", folder / "here"
+    here.mkdir()
+    with tarfile.open(archive, "w") as made:
+        for name in ("report.html", "report.md", "report.json"):
+            (folder / name).write_text(name)
+            made.add(folder / name, name)
+            (folder / name).unlink()
+    monkeypatch.chdir(here)
+    scripted = {"COMPOSE": f"abc {state}\n", "ARCHIVE": str(archive)}
+    done = run("report", "--since", "2h", **scripted)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        str(here / name) for name in ("report.html", "report.md", "report.json")
+    ]
+    assert (here / "report.md").read_text() == "report.md"
+    asked = (folder / "asked").read_text()
+    assert "report --since 2h --output -" in asked
+    assert "--network none --volumes-from abc" in asked
+    assert run("report", "--output", "else where", **scripted).returncode == 0
+    assert (here / "else where" / "report.html").exists()
+
+
+def test_a_report_that_fails(run: Run, tmp_path: Path) -> None:
+    """The reason was said by the one who could not write it; its status is passed on."""
+    done = run("report", "--output", str(tmp_path / "out"), COMPOSE="abc running\n", CODE="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert list((tmp_path / "out").iterdir()) == []
+    done = run("report", "--output", "/proc/nowhere", COMPOSE="abc running\n")
+    assert done.returncode == 3
+    assert "choose another folder with --output" in done.stderr
+
+
+def test_a_local_report_comes_to_the_current_folder(
+    run: Run,
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server's own folder is not where the report goes."""
+    deploy_locally(folder, 0)
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    done = run("report", "--duration", "5")
+    assert done.stdout == f"local -m sentence_api report --duration 5 --output {here}\n"
+    assert run("monitor").stdout == "local -m sentence_api monitor\n"
 
 
 def test_without_docker(run: Run, folder: Path) -> None:

@@ -8,11 +8,13 @@ damaged file is begun anew, so nothing ever waits for the disk.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import math
 import os
 import sqlite3
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,7 @@ CREATE TABLE IF NOT EXISTS samples
     (time REAL PRIMARY KEY, started REAL NOT NULL, sample TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS events (time REAL NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_by_time ON events (time);
+CREATE TABLE IF NOT EXISTS server (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
@@ -65,7 +68,6 @@ class History:
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self.path = folder / FILE
         self._max_bytes = max_bytes
-
         self._life: int | None = None
 
     def lives_alone(self) -> bool:
@@ -98,21 +100,37 @@ class History:
         moment = time.time() if when is None else when
         self._rows("INSERT INTO events VALUES (?, ?, ?)", moment, kind, text)
 
+    def describe(self, server: Mapping[str, Any]) -> None:
+        """Keep what the server is and follows; of the one before, nothing is left."""
+        self._rows("DELETE FROM server")
+        for name, value in server.items():
+            self._rows("INSERT OR REPLACE INTO server VALUES (?, ?)", name, json.dumps(value))
+
+    def description(self) -> dict[str, Any]:
+        """Return what the last server said of itself; empty without one."""
+        rows = self._rows("SELECT name, value FROM server")
+        return {name: json.loads(value) for name, value in rows}
+
     def samples(self, since: float, until: float = math.inf) -> list[Sample]:
         """Return the samples of a time, oldest first."""
-        return self._samples(
-            "SELECT sample FROM samples WHERE time BETWEEN ? AND ? ORDER BY time", since, until
-        )
+        return list(self.each_sample(since, until))
+
+    def each_sample(self, since: float, until: float = math.inf) -> Iterator[Sample]:
+        """Yield the samples of a time, oldest first; two weeks of them need not be held at once."""
+        query = "SELECT sample FROM samples WHERE time BETWEEN ? AND ? ORDER BY time"
+        for (text,) in self._rows(query, since, until):
+            if (sample := _sample(text)) is not None:
+                yield sample
 
     def sample_at(self, moment: float, started: float | None = None) -> Sample | None:
         """Return the last sample at or before a time, of one life of the server or of any."""
-        found = self._samples(
+        rows = self._rows(
             "SELECT sample FROM samples WHERE time <= ?1 AND (?2 IS NULL OR started = ?2)"
             " ORDER BY time DESC LIMIT 1",
             moment,
             started,
         )
-        return found[0] if found else None
+        return _sample(rows[0][0]) if rows else None
 
     def events(self, since: float = 0.0, most: int = _MAX_EVENTS) -> list[Event]:
         """Return the newest events, newest first."""
@@ -151,10 +169,6 @@ class History:
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
         )
         return int(rows[0][0]) if rows else 0
-
-    def _samples(self, query: str, *values: float | None) -> list[Sample]:
-        found = (_sample(text) for (text,) in self._rows(query, *values))
-        return [sample for sample in found if sample is not None]
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         """Run one statement on a connection of its own; trouble is logged and gives no rows."""

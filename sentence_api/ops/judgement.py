@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sentence_api.ops import advice
+from sentence_api.ops import advice, words
 from sentence_api.ops.figures import Figures
 from sentence_api.ops.thresholds import OOM_KILLS, Threshold, Thresholds, Verdict
 from sentence_api.resources.formula import Plan
@@ -147,7 +147,9 @@ def _latency(figures: Figures, plan: Plan, thresholds: Thresholds) -> Row:
         title="Latency p95",
         value=None if p95 is None else round(p95, 4),
         unit="s",
-        text="no requests" if p95 is None else f"{_seconds(p95)} of {figures.requests} requests",
+        text="no requests"
+        if p95 is None
+        else f"{words.seconds(p95)} of {figures.requests} requests",
         warning=bounds.warning,
         critical=bounds.critical,
         verdict=verdict,
@@ -286,7 +288,3 @@ def _percent(share: float | None) -> float | None:
 def _few(percent: float | None) -> str:
     """Return a percentage that is often near zero, without hiding that it is not."""
     return f"{percent:.2g}" if percent and percent < 10 else f"{percent:.0f}"  # noqa: PLR2004
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.0f} ms"

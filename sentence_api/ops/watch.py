@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,14 @@ class Watch:
                 "the server ended without being stopped: it was killed, or the machine went down",
                 when=self._observer.first.started - 1e-3,
             )
+        self._history.describe(
+            {
+                "service": self._model.as_dict(),
+                "plan": self._plan.as_dict(),
+                "thresholds": asdict(self._thresholds),
+                "window_seconds": self._settings.status_window,
+            }
+        )
         self.note("start", f"version {__version__} starts with {self._plan.workers} workers")
 
     def start_recording(self) -> None:

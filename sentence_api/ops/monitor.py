@@ -1,0 +1,177 @@
+"""`python -m sentence_api monitor`: how the service is, live.
+
+What is drawn on a terminal is `screen.py`; elsewhere each look is one line. Imports little, because
+this may run inside the limits that it shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from sentence_api.errors import StartupError
+from sentence_api.ops import words
+from sentence_api.ops.ask import NoAnswer, NoStatus
+from sentence_api.ops.check import CANNOT_TELL, known_url, read_status
+
+COMMAND = "monitor"
+INTERVAL_SECONDS = 2.0
+# More often tells nothing new: a status is up to a second old.
+_LEAST_SECONDS = 0.5
+_MOST_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at the server.
+
+    Attributes:
+        status: The last status there was; None before the first answer.
+        trouble: Why it is not the status of now, or None.
+    """
+
+    status: Mapping[str, Any] | None
+    trouble: str | None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Show the status until told to stop, and return the exit status."""
+    parsed = parser().parse_args(arguments)
+    # A terminal is left as it was found, whoever ends this.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        url = parsed.url or known_url(os.environ)
+        looks = _looks(url, parsed.interval, parsed.count)
+        if sys.stdout.isatty():
+            _draw(looks, url)
+        else:
+            _print(looks)
+    except (NoStatus, StartupError) as exc:
+        sys.stderr.write(f"sentence-api: {exc}\n")
+        return CANNOT_TELL
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:
+        # Whoever read has gone; what is left in the buffer has nowhere to go either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m sentence_api {COMMAND}",
+        description="Show live how the service is; Ctrl-C ends it.",
+    )
+    made.add_argument(
+        "--interval",
+        type=_interval,
+        default=INTERVAL_SECONDS,
+        metavar="SECONDS",
+        help=f"between two looks ({INTERVAL_SECONDS:g})",
+    )
+    made.add_argument("--count", type=_count, metavar="N", help="end after so many looks")
+    made.add_argument("--url", help="address of the server, by default the one deployed here")
+    return made
+
+
+def line(look: Look) -> str:
+    """Return one look as a line."""
+    if look.trouble is not None or look.status is None:
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017
+        return f"{now} no answer: {look.trouble}"
+    status = look.status
+    rows = {row["name"]: row for row in status["rows"]}
+    rates = status["recent"]["requests_per_second"]
+    figures = [
+        f"{status['time']} {status['state']} {status['verdict']}",
+        *(f"{name} {_percent(rows[name]['value'])}" for name in ("memory", "cpu")),
+        f"p95 {words.seconds(rows['latency']['value'])}",
+        f"{rates[-1] if rates and rates[-1] is not None else 0:.1f} requests/s",
+        *(f"{name} {_percent(rows[name]['value'])}" for name in ("queue", "rejected", "errors")),
+        f"restarts {rows['restarts']['value']}",
+        f"oom_kills {words.UNKNOWN if (kills := rows['oom_kills']['value']) is None else kills}",
+        f"ready {rows['readiness']['value']}/{status['plan']['workers']}",
+    ]
+    return "  ".join(figures)
+
+
+def _percent(value: float | None) -> str:
+    return words.UNKNOWN if value is None else f"{value:.3g} %"
+
+
+def _looks(url: str, interval: float, count: int | None) -> Iterator[Look]:
+    """Look again and again.
+
+    Raises:
+        NoStatus: From the start, something else answers there.
+    """
+    status: Mapping[str, Any] | None = None
+    done = 0
+    until = time.monotonic()
+    while count is None or done < count:
+        time.sleep(max(0.0, until - time.monotonic()))
+        until = time.monotonic() + interval
+        done += 1
+        try:
+            status = read_status(url)
+        except NoAnswer as exc:
+            yield Look(status, str(exc))
+        except NoStatus as exc:
+            if status is None:
+                raise
+            yield Look(status, str(exc))
+        else:
+            yield Look(status, None)
+
+
+def _print(looks: Iterator[Look]) -> None:
+    for look in looks:
+        sys.stdout.write(f"{line(look)}\n")
+        sys.stdout.flush()
+
+
+def _draw(looks: Iterator[Look], url: str) -> None:
+    from rich.console import Console  # noqa: PLC0415 - lines do not need it
+    from rich.live import Live  # noqa: PLC0415
+
+    from sentence_api.ops import screen  # noqa: PLC0415
+
+    console = Console()
+    picture = screen.waiting(url, "asking")
+    with Live(picture, console=console, screen=True, auto_refresh=False) as live:
+        for look in looks:
+            picture = (
+                screen.waiting(url, str(look.trouble))
+                if look.status is None
+                else screen.frame(look.status, url, *console.size, look.trouble)
+            )
+            live.update(picture, refresh=True)
+    # What was asked for was shown on a screen of its own, which is gone.
+    console.print(picture)
+
+
+def _interval(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not _LEAST_SECONDS <= value <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not between {_LEAST_SECONDS:g} and {_MOST_SECONDS:g} seconds"
+        )
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of looks; write for example 10")
+    return int(text)

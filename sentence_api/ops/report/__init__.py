@@ -1,0 +1,1 @@
+"""What happened, as a page: from the history to HTML, Markdown and JSON."""

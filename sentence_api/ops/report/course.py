@@ -1,0 +1,208 @@
+"""The course of a server: its samples as figures, judged as `check` would have judged them. Pure.
+
+A moment has two windows. What it shows is over the time since the sample before, so that a peak is
+where it was. What it is judged by is over the window of `GET /status`, so that both agree.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sentence_api.ops.figures import Figures, window
+from sentence_api.ops.history import Event
+from sentence_api.ops.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.ops.sample import UNPLANNED, Sample
+from sentence_api.ops.thresholds import Thresholds, Verdict
+from sentence_api.resources.formula import Plan
+
+# Without a sample for so long, and for so many times the usual distance, nobody was there.
+_AWAY_SECONDS = 60.0
+_AWAY_DISTANCES = 6
+_RANK = (Verdict.UNKNOWN, Verdict.NORMAL, Verdict.WARNING, Verdict.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the figures are held against.
+
+    Attributes:
+        service: What a status says of what is served.
+        plan: The plan it follows.
+        thresholds: The bounds.
+        window_seconds: What the rates of a status are over.
+    """
+
+    service: Mapping[str, object]
+    plan: Plan
+    thresholds: Thresholds
+    window_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One sample in the course.
+
+    Attributes:
+        time: When it was taken.
+        figures: Of the time since the sample before.
+        values: Of each row that a check would have shown then.
+        verdicts: Of each row.
+    """
+
+    time: float
+    figures: Figures
+    values: Mapping[str, float | None]
+    verdicts: Mapping[str, Verdict]
+
+    @property
+    def begun(self) -> float:
+        """When the sample before was taken."""
+        return self.time - self.figures.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A time without a server; `is_over` tells whether one came back."""
+
+    since: float
+    until: float
+    is_over: bool
+
+
+@dataclass(slots=True)
+class Course:
+    """What happened in a time.
+
+    Attributes:
+        moments: Oldest first.
+        absences: Oldest first.
+        worst: The worst row of each name, and when it was.
+        peak_private_bytes: What the largest worker had for itself.
+    """
+
+    moments: list[Moment] = field(default_factory=list)
+    absences: list[Absence] = field(default_factory=list)
+    worst: dict[str, tuple[float, Row]] = field(default_factory=dict)
+    peak_private_bytes: int | None = None
+
+    def seconds(self, name: str, verdict: Verdict) -> float:
+        """Return for how long a row had a verdict."""
+        found = sum(each.figures.seconds for each in self.moments if each.verdicts[name] is verdict)
+        if name == "readiness" and verdict is Verdict.CRITICAL:
+            found += sum(absence.until - absence.since for absence in self.absences)
+        return found
+
+
+def follow(
+    samples: Iterable[Sample],
+    events: Sequence[Event],
+    server: Server,
+    since: float,
+    until: float,
+) -> Course:
+    """Return the course of a time.
+
+    Args:
+        samples: Oldest first; those of an hour before, too, as restarts are counted over an hour.
+        events: In any order, likewise.
+        server: What to hold them against.
+        since: Begin of the time.
+        until: Its end.
+    """
+    course = Course()
+    hour = _Hour(events)
+    lives: dict[float, deque[Sample]] = {}
+    last: Sample | None = None
+    for sample in samples:
+        life = lives.setdefault(sample.started, deque())
+        before = life[-1] if life else None
+        first_known = since - INCIDENT_SECONDS <= sample.started < sample.time
+        if before is None and (last is not None or first_known):
+            before = _at_start(last or sample, sample)
+            if last is not None and sample.time >= since and before.time > last.time:
+                away = Absence(max(last.time, since), before.time, is_over=True)
+                course.absences.append(away)
+        if before is not None:
+            hour.count(before, sample)
+            while len(life) > 1 and life[1].time <= sample.time - server.window_seconds:
+                life.popleft()
+            if sample.time >= since:
+                judged = window(life[0] if life else before, sample)
+                rows = judge(
+                    judged,
+                    hour.incidents(sample),
+                    server.plan,
+                    server.thresholds,
+                    "ready" if judged.ready else "unhealthy",
+                )
+                _keep(course, sample, window(before, sample), rows)
+        life.append(sample)
+        last = sample
+    if last is not None:
+        usual = course.moments[-1].figures.seconds if course.moments else 0.0
+        if until - last.time > max(_AWAY_SECONDS, _AWAY_DISTANCES * usual):
+            course.absences.append(Absence(max(last.time, since), until, is_over=False))
+    return course
+
+
+def _at_start(known: Sample, first: Sample) -> Sample:
+    """Return what the first sample of a life is counted from: nothing of its own.
+
+    Args:
+        known: The sample before it, or itself: the kernel counts on from life to life.
+        first: The first sample.
+    """
+    begun = min(first.started, first.time - 1e-3)
+    earlier = begun if known is first else max(known.time, begun)
+    return known.model_copy(update={"time": earlier, "started": first.started - 1})
+
+
+def _keep(course: Course, sample: Sample, figures: Figures, rows: Sequence[Row]) -> None:
+    course.moments.append(
+        Moment(
+            time=sample.time,
+            figures=figures,
+            values={row.name: row.value for row in rows},
+            verdicts={row.name: row.verdict for row in rows},
+        )
+    )
+    for row in rows:
+        if row.name not in course.worst or _badness(row) > _badness(course.worst[row.name][1]):
+            course.worst[row.name] = (sample.time, row)
+    private = [each.private_bytes for each in sample.workers if each.private_bytes is not None]
+    course.peak_private_bytes = max([*private, course.peak_private_bytes or 0]) or None
+
+
+def _badness(row: Row) -> tuple[int, float]:
+    value = row.value or 0.0
+    return _RANK.index(row.verdict), -value if row.name == "readiness" else value
+
+
+class _Hour:
+    """Unplanned restarts and kills of the last hour, at any time of the course."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        grave = sorted((each for each in events if each.kind in UNPLANNED), key=lambda e: e.time)
+        self._times = [event.time for event in grave]
+        self._kinds = [event.kind for event in grave]
+        self._kills: deque[tuple[float, int]] = deque()
+
+    def count(self, before: Sample, sample: Sample) -> None:
+        """Take in what the kernel has counted between two samples."""
+        killed = window(before, sample).oom_kills
+        if killed:
+            self._kills.append((sample.time, killed))
+
+    def incidents(self, sample: Sample) -> Incidents:
+        """Return those of the hour before a sample."""
+        since = sample.time - INCIDENT_SECONDS
+        first, end = bisect_left(self._times, since), bisect_right(self._times, sample.time)
+        restarts = Counter(self._kinds[first:end])
+        while self._kills and self._kills[0][0] < since:
+            self._kills.popleft()
+        # A worker's end is counted by the master too, whatever becomes of the kernel's counter.
+        kills = max(sum(count for _, count in self._kills), restarts["oom"])
+        return Incidents(dict(restarts), None if sample.oom_kills is None and not kills else kills)

@@ -1,0 +1,278 @@
+"""What a report says: the course summed up. Pure; `pages.py` writes it down."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sentence_api.ops import words
+from sentence_api.ops.history import Event
+from sentence_api.ops.judgement import Row
+from sentence_api.ops.report import episodes, sizing
+from sentence_api.ops.report.course import Course, Moment, Server, follow
+from sentence_api.ops.sample import UNPLANNED, Sample
+from sentence_api.ops.thresholds import Verdict, worst
+
+# Kinds of events that end a worker or the server.
+ENDS = (*UNPLANNED, "retirement", "stop")
+_MOST_EPISODES = 20
+_MOST_ENDS = 50
+_SLOWEST = 10
+_MOST_BARS = 40
+_SHORTER = "The history begins later than was asked for."
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row of a status over the whole time.
+
+    Attributes:
+        row: At its worst.
+        at: When that was.
+        warning_seconds: For how long it was a warning; None where it looks back for an hour.
+        critical_seconds: For how long it was critical; likewise.
+        bars: Its course in block characters.
+    """
+
+    row: Row
+    at: float
+    warning_seconds: float | None
+    critical_seconds: float | None
+    bars: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a report says.
+
+    Attributes:
+        since: Begin of the time, in seconds since 1970.
+        until: Its end.
+        server: What was looked at, and what it is held against.
+        course: What happened.
+        events: Of the time, oldest first.
+        verdict: The worst of the time.
+        now: The verdict at its end.
+        summary: Sentences.
+        metrics: Every row.
+        episodes: What was not normal, oldest first; of many, the longest.
+        episodes_left: How many more there were.
+        ends: How often workers and the server ended, by cause.
+        slowest: The moments with the longest response times, the worst first.
+        parts: The plan against its use.
+        advice: What to change, the worst first.
+    """
+
+    since: float
+    until: float
+    server: Server
+    course: Course
+    events: list[Event]
+    verdict: Verdict
+    now: Verdict
+    summary: list[str]
+    metrics: list[Metric]
+    episodes: list[episodes.Episode]
+    episodes_left: int
+    ends: dict[str, int]
+    slowest: list[Moment]
+    parts: list[sizing.Part]
+    advice: list[str]
+
+    @property
+    def endings(self) -> list[Event]:
+        """The ends of workers and server, newest first; of many, the newest."""
+        return [event for event in reversed(self.events) if event.kind in ENDS][:_MOST_ENDS]
+
+
+def report(
+    samples: Iterable[Sample],
+    events: Sequence[Event],
+    server: Server,
+    since: float,
+    until: float,
+) -> Report:
+    """Sum up a time; arguments as those of `follow`."""
+    course = follow(samples, events, server, since, until)
+    asked, since = since, _begin(course, events, since)
+    inside = sorted((e for e in events if since <= e.time <= until), key=lambda e: e.time)
+    found = episodes.find(course, inside)
+    longest = sorted(found, key=_weight, reverse=True)[:_MOST_EPISODES]
+    metrics = [_metric(course, name, at, row) for name, (at, row) in course.worst.items()]
+    away = bool(course.absences) and not course.absences[-1].is_over
+    verdicts = [metric.row.verdict for metric in metrics]
+    if course.absences:
+        verdicts.append(Verdict.CRITICAL)
+    last = list(course.moments[-1].verdicts.values()) if course.moments else []
+    parts = sizing.compare(course, server)
+    ends = Counter(event.kind for event in inside if event.kind in ENDS)
+    return Report(
+        since=since,
+        until=until,
+        server=server,
+        course=course,
+        events=inside,
+        verdict=worst(verdicts),
+        now=Verdict.CRITICAL if away else worst(last),
+        summary=[
+            *_summary(course, found, ends, away=away, end=worst(last)),
+            *([_SHORTER] if since > asked else []),
+        ],
+        metrics=metrics,
+        episodes=sorted(longest, key=lambda episode: episode.since),
+        episodes_left=len(found) - len(longest),
+        ends=dict(ends),
+        slowest=_slowest(course.moments),
+        parts=parts,
+        advice=_advice(metrics, parts),
+    )
+
+
+def _begin(course: Course, events: Sequence[Event], since: float) -> float:
+    """Return when what is known begins, if that is later."""
+    known = [moment.begun for moment in course.moments[:1]]
+    known += [absence.since for absence in course.absences[:1]]
+    known += [event.time for event in events if event.time >= since]
+    return max(since, min(known, default=since))
+
+
+def _weight(episode: episodes.Episode) -> tuple[bool, float]:
+    return episode.verdict is Verdict.CRITICAL, episode.until - episode.since
+
+
+def _metric(course: Course, name: str, at: float, row: Row) -> Metric:
+    looks_back = name in {"restarts", "oom_kills"}
+    return Metric(
+        row=row,
+        at=at,
+        warning_seconds=None if looks_back else course.seconds(name, Verdict.WARNING),
+        critical_seconds=None if looks_back else course.seconds(name, Verdict.CRITICAL),
+        bars=words.bars([each.values[name] for each in course.moments], _MOST_BARS)[0],
+    )
+
+
+def _slowest(moments: Sequence[Moment]) -> list[Moment]:
+    asked = [each for each in moments if each.figures.p95_seconds is not None]
+    return sorted(asked, key=lambda each: each.figures.p95_seconds or 0, reverse=True)[:_SLOWEST]
+
+
+def _summary(
+    course: Course,
+    found: Sequence[episodes.Episode],
+    ends: Counter[str],
+    *,
+    away: bool,
+    end: Verdict,
+) -> list[str]:
+    requests = sum(each.figures.requests for each in course.moments)
+    refused = sum(sum(each.figures.rejected.values()) for each in course.moments)
+    failed = sum(each.figures.failed for each in course.moments)
+    said = [
+        f"{requests} requests for vectors; {refused} refused for load, {failed} answered with a"
+        " status from 500 up.",
+    ]
+    lost = sum(ends[kind] for kind in UNPLANNED)
+    if lost:
+        causes = ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind])
+        said.append(f"{lost} unplanned ends of a worker or the server: {causes}.")
+    if absent := sum(absence.until - absence.since for absence in course.absences):
+        said.append(f"No server for {words.span(absent)} in all.")
+    if not found:
+        said.append("Nothing was out of the normal.")
+    elif away:
+        said.append("At the end there is no server.")
+    elif found[-1].is_over:
+        calm = (course.moments[-1].time if course.moments else found[-1].until) - found[-1].until
+        said.append(f"The last incident is over for {words.span(calm)}.")
+    else:
+        said.append(f"At the end it is still {end}.")
+    return said
+
+
+def _advice(metrics: Sequence[Metric], parts: Sequence[sizing.Part]) -> list[str]:
+    order = (Verdict.CRITICAL, Verdict.WARNING)
+    rows = [metric.row for metric in metrics if metric.row.verdict in order and metric.row.advice]
+    said = {row.advice: row.title for row in sorted(rows, key=lambda r: order.index(r.verdict))}
+    found = [f"{title}: {advice}." for advice, title in said.items()]
+    return found + [f"Plan, {part.name}: {part.advice}." for part in parts if part.advice]
+
+
+def as_dict(found: Report) -> dict[str, Any]:
+    """Return a report ready for JSON: seconds since 1970, bytes and percent, as in a status."""
+    return {
+        "since": found.since,
+        "until": found.until,
+        "service": dict(found.server.service),
+        "plan": found.server.plan.as_dict(),
+        "window_seconds": found.server.window_seconds,
+        "verdict": found.verdict,
+        "verdict_at_end": found.now,
+        "summary": found.summary,
+        "metrics": [
+            {
+                **metric.row.as_dict(),
+                "time": metric.at,
+                "warning_seconds": metric.warning_seconds,
+                "critical_seconds": metric.critical_seconds,
+            }
+            for metric in found.metrics
+        ],
+        "episodes": [
+            {
+                "title": each.title,
+                "verdict": each.verdict,
+                "since": each.since,
+                "until": each.until,
+                "is_over": each.is_over,
+                "details": each.details,
+                "events": [_event(event) for event in each.events],
+            }
+            for each in found.episodes
+        ],
+        "absences": [
+            {"since": each.since, "until": each.until, "is_over": each.is_over}
+            for each in found.course.absences
+        ],
+        "ends": found.ends,
+        "events": [_event(event) for event in found.events],
+        "slowest": [_moment(each) for each in found.slowest],
+        "plan_against_use": [
+            {
+                "name": part.name,
+                "planned": part.planned,
+                "usual": part.usual,
+                "peak": part.peak,
+                "fit": part.fit,
+                "advice": part.advice,
+            }
+            for part in found.parts
+        ],
+        "advice": found.advice,
+        "course": [_moment(each) for each in found.course.moments],
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {"time": event.time, "kind": event.kind, "text": event.text}
+
+
+def _moment(moment: Moment) -> dict[str, Any]:
+    figures = moment.figures
+    return {
+        "time": round(moment.time, 1),
+        "seconds": round(figures.seconds, 1),
+        "requests": figures.requests,
+        "rejected": figures.rejected,
+        "failed": figures.failed,
+        "p95_seconds": figures.p95_seconds,
+        "memory_bytes": figures.memory_bytes,
+        "memory_limit_bytes": figures.memory_limit_bytes,
+        "cpus_used": figures.cpus_used,
+        "cpu_limit": figures.cpu_limit,
+        "throttled_share": figures.throttled_share,
+        "queue_share": figures.queue_share,
+        "ready": figures.ready,
+        "exits": figures.exits,
+    }
