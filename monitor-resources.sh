@@ -9,8 +9,10 @@ readonly EXIT_CRITICAL=2
 readonly EXIT_CANNOT_TELL=3
 readonly PROJECT=sentence-api
 readonly DOCKER_SECONDS=20
-# Where the image listens; and what a report of two weeks takes, drawn beside the service.
+# Where the image listens, and where it keeps its history; a test compares them with the Dockerfile.
 readonly INNER_PORT=5001
+readonly INNER_HISTORY=/var/lib/sentence-api
+# A report of two weeks and 8 workers takes 150 MiB.
 readonly BESIDE_MEMORY=256m
 readonly FILES=(report.html report.md report.json)
 
@@ -79,17 +81,27 @@ run_inside() {
   docker exec "${terminal[@]}" "${container}" python -m sentence_api "$@"
 }
 
-# In a container of its own, with the history of the service: what it takes is not taken from the
-# service's limits, and it can look at one that has ended.
+# In a container of its own: what it takes is not taken from the service's limits.
 run_beside() {
-  local container="$1" network="$2" image terminal=()
+  local container="$1" network="$2" image options=()
   shift 2
+  while [[ "$1" != -- ]]; do
+    options+=("$1")
+    shift
+  done
+  shift
   image="$(run_docker inspect --format '{{.Image}}' "${container}")" || die "container ${container:0:12} is gone; try again"
-  if [[ -t 0 && -t 1 ]]; then terminal=(--interactive --tty); fi
-  docker run --rm --init "${terminal[@]}" --network "${network}" --volumes-from "${container}" \
+  if [[ -t 0 && -t 1 ]]; then options+=(--interactive --tty); fi
+  docker run --rm --init --network "${network}" "${options[@]}" \
     --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
     --memory "${BESIDE_MEMORY}" --oom-score-adj 1000 \
     "${image}" python -m sentence_api "$@"
+}
+
+# The volume or folder that a container keeps its history in. Not --volumes-from: Docker 20.10
+# fails on a container that has a tmpfs.
+history_of() {
+  run_docker inspect --format "{{range .Mounts}}{{if eq .Destination \"${INNER_HISTORY}\"}}{{if .Name}}{{.Name}}{{else}}{{.Source}}{{end}}{{end}}{{end}}" "$1"
 }
 
 # By the published address, where there is one: it is still there after the container was replaced.
@@ -98,23 +110,25 @@ monitor_beside() {
   shift
   address="$(run_docker port "${container}" "${INNER_PORT}/tcp" | head -n 1 || true)"
   if [[ -z "${address}" ]]; then
-    run_beside "${container}" "container:${container}" monitor "$@"
+    run_beside "${container}" "container:${container}" -- monitor "$@"
     return
   fi
   address="${address/#0.0.0.0:/127.0.0.1:}"
   address="${address/#\[::\]:/[::1]:}"
-  run_beside "${container}" host monitor --url "http://${address}" "$@"
+  run_beside "${container}" host -- monitor --url "http://${address}" "$@"
 }
 
 report_beside() {
-  local container="$1" folder="$2" archive name
+  local container="$1" folder="$2" archive name history
   shift 2
+  history="$(history_of "${container}" || true)"
+  [[ -n "${history}" ]] || die "container ${container:0:12} has no folder for its history; deploy it with ./deploy-production.sh"
   mkdir -p "${folder}" || die "cannot make ${folder}; choose another folder with --output"
   [[ -w "${folder}" ]] || die "cannot write into ${folder}; choose another folder with --output"
   archive="$(mktemp)"
   # shellcheck disable=SC2064 # the name of now
   trap "rm -f '${archive}'" EXIT
-  run_beside "${container}" none report "$@" --output - >"${archive}" || return
+  run_beside "${container}" none --volume "${history}:${INNER_HISTORY}" -- report "$@" --output - >"${archive}" || return
   tar --extract --no-same-owner --file "${archive}" --directory "${folder}" "${FILES[@]}"
   for name in "${FILES[@]}"; do printf '%s\n' "${folder}/${name}"; done
 }
@@ -211,7 +225,7 @@ _main() {
     running="$(in_state_running <<<"${containers}")"
   fi
   if [[ -n "${containers}" && "${wants_help}" == yes ]]; then
-    run_beside "${containers%% *}" none "${command}" --help
+    run_beside "${containers%% *}" none -- "${command}" --help
   elif [[ -n "${running}" && "${command}" == check ]]; then
     check_containers "${running}" "${options[@]}"
   elif [[ -n "${running}" && "${command}" == monitor ]]; then

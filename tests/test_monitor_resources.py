@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -21,6 +22,7 @@ case "$*" in
   "ps "*compose.project=sentence-api*) printf '%s' "${COMPOSE:-}" ;;
   "ps "*stack.namespace=sentence-api*) printf '%s' "${SWARM:-}" ;;
   "inspect --format {{.Image}} "*) printf 'sha256:1234\\n' ;;
+  "inspect --format {{range .Mounts}}"*) printf '%s' "${HISTORY:-}" ;;
   "inspect "*) printf '%s\\n' "${STATE:-}" ;;
   "port "*) printf '%s' "${PUBLISHED:-}" ;;
   "run "*" report "*"--output -") cat "${ARCHIVE:-/dev/null}"; exit "${CODE:-0}" ;;
@@ -168,7 +170,7 @@ def test_monitor_runs_beside(
     done = run("monitor", "--count", "1", COMPOSE="abc running\n", PUBLISHED=published)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        f"beside: run --rm --init --network {network} --volumes-from abc --read-only --tmpfs /tmp"
+        f"beside: run --rm --init --network {network} --read-only --tmpfs /tmp"
         " --cap-drop ALL --security-opt no-new-privileges --memory 256m --oom-score-adj 1000"
         f" sha256:1234 python -m sentence_api monitor{arguments} --count 1\n"
     )
@@ -188,7 +190,7 @@ def test_a_report_comes_to_the_current_folder(
             made.add(folder / name, name)
             (folder / name).unlink()
     monkeypatch.chdir(here)
-    scripted = {"COMPOSE": f"abc {state}\n", "ARCHIVE": str(archive)}
+    scripted = {"COMPOSE": f"abc {state}\n", "ARCHIVE": str(archive), "HISTORY": "/kept"}
     done = run("report", "--since", "2h", **scripted)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
@@ -197,19 +199,33 @@ def test_a_report_comes_to_the_current_folder(
     assert (here / "report.md").read_text() == "report.md"
     asked = (folder / "asked").read_text()
     assert "report --since 2h --output -" in asked
-    assert "--network none --volumes-from abc" in asked
+    assert "--network none --volume /kept:/var/lib/sentence-api --read-only" in asked
     assert run("report", "--output", "else where", **scripted).returncode == 0
     assert (here / "else where" / "report.html").exists()
 
 
 def test_a_report_that_fails(run: Run, tmp_path: Path) -> None:
     """The reason was said by the one who could not write it; its status is passed on."""
-    done = run("report", "--output", str(tmp_path / "out"), COMPOSE="abc running\n", CODE="1")
+    scripted = {"COMPOSE": "abc running\n", "HISTORY": "volume"}
+    done = run("report", "--output", str(tmp_path / "out"), CODE="1", **scripted)
     assert (done.returncode, done.stdout) == (1, "")
     assert list((tmp_path / "out").iterdir()) == []
-    done = run("report", "--output", "/proc/nowhere", COMPOSE="abc running\n")
+    done = run("report", "--output", "/proc/nowhere", **scripted)
     assert done.returncode == 3
     assert "choose another folder with --output" in done.stderr
+    done = run("report", COMPOSE="abc running\n")
+    assert done.returncode == 3
+    assert "has no folder for its history" in done.stderr
+
+
+def test_the_image_is_as_the_script_says() -> None:
+    """Port and history are where the Dockerfile has them."""
+    script = (ROOT / "monitor-resources.sh").read_text(encoding="utf-8")
+    image = (ROOT / "Dockerfile.production-optimized").read_text(encoding="utf-8")
+    for name, pattern in (("INNER_PORT", r" PORT=(\d+)\n"), ("INNER_HISTORY", r"_HISTORY=(\S+) ")):
+        there = re.search(pattern, image)
+        assert there is not None
+        assert f"readonly {name}={there[1]}\n" in script
 
 
 def test_a_local_report_comes_to_the_current_folder(
