@@ -142,13 +142,15 @@ def test_an_incident_is_seen(incident: Scene) -> None:
         "2400 of 6250 requests refused",
     )
     assert (kill.title, kill.verdict) == ("1 worker killed for memory", "critical")
+    assert (overload.calm_seconds, kill.calm_seconds) == (1025 - 770, 295)
     assert (kill.since, kill.until, kill.is_over) == (BEGIN + 1025, BEGIN + 1025, True)
     assert [event.kind for event in kill.events] == ["oom"]
     assert found.ends == {"oom": 1}
     assert found.summary == [
         "12000 requests for vectors; 2400 refused for load, 0 answered with a status from 500 up.",
-        "1 unplanned ends of a worker or the server: 1 oom.",
-        "The last incident is over for 4 min 55 s.",
+        "Unplanned ends of a worker or the server: 1 oom.",
+        "The last incident is over: nothing new for 4 min 55 s before the end. Still not normal, as"
+        " counted over an hour: OOM kills.",
     ]
 
 
@@ -185,6 +187,18 @@ def test_advice_names_the_numbers_of_the_worst_moment(incident: Scene) -> None:
         "CPU", "Latency p95", "OOM kills", "Queue", "Rejected",
     ]  # fmt: skip
     assert "raise the limit to" in advice[0]
+
+
+def test_memory_and_its_kills_are_advised_once() -> None:
+    """A kill names no other limit than the use that led to it."""
+    scene = Scene()
+    scene.run(60)
+    scene.run(20, memory=1000 * MIB)
+    scene.events.append(Event(scene.now + 1, "oom", "worker 1 was killed for memory"))
+    scene.run(60)
+    found = scene.report()
+    assert [each.partition(":")[0] for each in found.advice] == ["Memory"]
+    assert found.episodes[0].title == "memory high, 1 worker killed for memory"
 
 
 def test_a_calm_day_is_normal() -> None:
@@ -344,8 +358,10 @@ def test_charts_keep_peaks_and_bounds(incident: Scene) -> None:
     assert max(value for _, value in squeezed if value is not None) == pytest.approx(9.75)
     assert len(squeezed) < 5
     drawn = charts.draw(found.course, found.events, SERVER, BEGIN, incident.now)
-    latency = drawn[3]
-    assert [name for _, name in latency.keys] == ["p95", "warning", "critical", "crash or kill"]
+    assert [name for _, name in drawn[2].keys] == ["all", "refused"]
+    assert drawn[3].note == ""
+    for color in ("accent", "warning", "critical", "mark"):
+        assert f"stroke:var(--{color})" in drawn[3].svg
     calm = Scene()
     calm.run(600)
     course = calm.report().course

@@ -46,13 +46,13 @@ def cpu(figures: Figures, bounds: Threshold) -> str:
     )
 
 
-def latency(figures: Figures, plan: Plan, *, cpu_is_busy: bool) -> str:
+def latency(figures: Figures, plan: Plan, *, cpu_is_busy: bool, is_throttled: bool) -> str:
     """Name what the requests wait for."""
     slow = f"95 % of the requests take up to {figures.p95_seconds:.1f} s"
     if cpu_is_busy:
         more = cpus(figures.cpu_limit + max(_CPU_STEP, figures.cpu_limit / 2))
         return f"{slow} and the CPU is busy: raise its limit to {more}, or send smaller batches"
-    if (figures.throttled_share or 0) > 0:
+    if is_throttled:
         return f"{slow} while the CPU is throttled: see that row"
     return (
         f"{slow} and the CPU is not the reason: look for large batches (up to"

@@ -142,6 +142,7 @@ def _latency(figures: Figures, plan: Plan, thresholds: Thresholds) -> Row:
     bounds, p95 = thresholds.latency, figures.p95_seconds
     verdict = Verdict.NORMAL if p95 is None else bounds.judge(p95)
     busy = _is_high(thresholds.cpu.judge(_percent(figures.cpu_share)))
+    throttled = _is_high(thresholds.throttled.judge(_percent(figures.throttled_share)))
     return Row(
         name="latency",
         title="Latency p95",
@@ -153,7 +154,9 @@ def _latency(figures: Figures, plan: Plan, thresholds: Thresholds) -> Row:
         warning=bounds.warning,
         critical=bounds.critical,
         verdict=verdict,
-        advice=advice.latency(figures, plan, cpu_is_busy=busy) if _is_high(verdict) else None,
+        advice=advice.latency(figures, plan, cpu_is_busy=busy, is_throttled=throttled)
+        if _is_high(verdict)
+        else None,
     )
 
 

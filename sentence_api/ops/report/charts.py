@@ -54,7 +54,7 @@ class Chart:
     Attributes:
         title: What it shows, with its unit.
         note: What else there is to know, or empty.
-        keys: Its lines: a colour of the page and a name each.
+        keys: Its lines, where there are several: a colour of the page and a name each.
         svg: The picture.
     """
 
@@ -175,6 +175,7 @@ def _chart(
     lines = [line for line in lines if any(value for _, value in line.points)] or list(lines[:1])
     peak = max((value or 0.0 for line in lines for _, value in line.points), default=0.0)
     note = ""
+    keys = tuple((line.color, line.name) for line in lines) if len(lines) > 1 else ()
     shown = list(lines)
     if bounds is not None and (top or peak * _NEAR >= bounds.warning):
         pairs = (("warning", bounds.warning), ("critical", bounds.critical))
@@ -206,8 +207,7 @@ def _chart(
         chart.add(line.name, line.points, fill=line.fill, stroke_style=line.style or {"width": 2})
     # Nothing in a report runs, and what pygal says of itself is not of the service.
     svg = _SCRIPT.sub("", chart.render(is_unicode=True))
-    keys = tuple((line.color, line.name) for line in shown)
-    return Chart(title, note, keys if len(keys) > 1 else (), svg)
+    return Chart(title, note, keys, svg)
 
 
 def _levels(full: float) -> list[float]:

@@ -12,10 +12,10 @@ from sentence_api.ops.sample import UNPLANNED
 from sentence_api.ops.thresholds import Verdict, worst
 
 # These look back for an hour, or at what is planned: they have no end of their own.
-_WITHOUT_END = {"restarts", "oom_kills", "drift"}
-_HIGH = {Verdict.WARNING, Verdict.CRITICAL}
-# What is calm for no longer than this between two of them is one.
-_CALM_SECONDS = 60.0
+WITHOUT_END = {"restarts", "oom_kills", "drift"}
+HIGH = {Verdict.WARNING, Verdict.CRITICAL}
+# Rates are over a minute already: two that are calm for longer than this in between are two.
+_CALM_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Episode:
         since: When it began.
         until: When it ended.
         is_over: Whether it has ended.
+        calm_seconds: For how long nothing was out of the normal after it.
         details: What was high, and how high, a phrase each.
         events: What happened meanwhile, oldest first.
     """
@@ -37,6 +38,7 @@ class Episode:
     since: float
     until: float
     is_over: bool
+    calm_seconds: float
     details: tuple[str, ...]
     events: tuple[Event, ...]
 
@@ -52,18 +54,26 @@ def find(course: Course, events: Sequence[Event]) -> list[Episode]:
             spans[-1][1] = max(spans[-1][1], end)
         else:
             spans.append([begin, end])
-    return [_episode(course, events, begin, end) for begin, end in spans]
+    last = course.moments[-1].time if course.moments else 0.0
+    # The next one begins, or the course ends.
+    ends = [*(begin for begin, _ in spans[1:]), last]
+    return [
+        _episode(course, events, begin, end, max(0.0, calm - end))
+        for (begin, end), calm in zip(spans, ends, strict=False)
+    ]
 
 
 def _high(moment: Moment) -> list[str]:
     return [
         name
         for name, verdict in moment.verdicts.items()
-        if verdict in _HIGH and name not in _WITHOUT_END
+        if verdict in HIGH and name not in WITHOUT_END
     ]
 
 
-def _episode(course: Course, events: Sequence[Event], begin: float, end: float) -> Episode:
+def _episode(
+    course: Course, events: Sequence[Event], begin: float, end: float, calm: float
+) -> Episode:
     moments = [each for each in course.moments if begin < each.time <= end]
     high = {name for each in moments for name in _high(each)}
     inside = sorted((e for e in events if begin <= e.time <= end), key=lambda e: e.time)
@@ -77,10 +87,11 @@ def _episode(course: Course, events: Sequence[Event], begin: float, end: float) 
     goes_on = bool(moments) and moments[-1] is course.moments[-1] and bool(_high(moments[-1]))
     return Episode(
         title=_title(high, kinds, bool(away)),
-        verdict=worst([each for each in verdicts if each in _HIGH]),
+        verdict=worst([each for each in verdicts if each in HIGH]),
         since=begin,
         until=end,
         is_over=all(each.is_over for each in away) and not goes_on,
+        calm_seconds=calm,
         details=tuple(_details(moments, high, sum(a.until - a.since for a in away))),
         events=tuple(inside),
     )

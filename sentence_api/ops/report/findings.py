@@ -173,10 +173,8 @@ def _summary(
         f"{requests} requests for vectors; {refused} refused for load, {failed} answered with a"
         " status from 500 up.",
     ]
-    lost = sum(ends[kind] for kind in UNPLANNED)
-    if lost:
-        causes = ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind])
-        said.append(f"{lost} unplanned ends of a worker or the server: {causes}.")
+    if causes := ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind]):
+        said.append(f"Unplanned ends of a worker or the server: {causes}.")
     if absent := sum(absence.until - absence.since for absence in course.absences):
         said.append(f"No server for {words.span(absent)} in all.")
     if not found:
@@ -184,16 +182,32 @@ def _summary(
     elif away:
         said.append("At the end there is no server.")
     elif found[-1].is_over:
-        calm = (course.moments[-1].time if course.moments else found[-1].until) - found[-1].until
-        said.append(f"The last incident is over for {words.span(calm)}.")
+        said.append(
+            f"The last incident is over: nothing new for {words.span(found[-1].calm_seconds)}"
+            f" before the end.{_still_counts(course)}"
+        )
     else:
         said.append(f"At the end it is still {end}.")
     return said
 
 
+def _still_counts(course: Course) -> str:
+    """Say what makes the end look worse than it is."""
+    last = course.moments[-1].verdicts if course.moments else {}
+    titles = [
+        course.worst[name][1].title
+        for name, verdict in last.items()
+        if verdict in episodes.HIGH and name in episodes.WITHOUT_END
+    ]
+    return f" Still not normal, as counted over an hour: {', '.join(titles)}." if titles else ""
+
+
 def _advice(metrics: Sequence[Metric], parts: Sequence[sizing.Part]) -> list[str]:
     order = (Verdict.CRITICAL, Verdict.WARNING)
     rows = [metric.row for metric in metrics if metric.row.verdict in order and metric.row.advice]
+    if "memory" in {row.name for row in rows}:
+        # Both name a limit; the one for the highest use is the one that is needed.
+        rows = [row for row in rows if row.name != "oom_kills"]
     said = {row.advice: row.title for row in sorted(rows, key=lambda r: order.index(r.verdict))}
     found = [f"{title}: {advice}." for advice, title in said.items()]
     return found + [f"Plan, {part.name}: {part.advice}." for part in parts if part.advice]
@@ -226,6 +240,7 @@ def as_dict(found: Report) -> dict[str, Any]:
                 "since": each.since,
                 "until": each.until,
                 "is_over": each.is_over,
+                "calm_seconds": each.calm_seconds,
                 "details": each.details,
                 "events": [_event(event) for event in each.events],
             }
