@@ -25,6 +25,7 @@ from sentence_api.resources.formula import (
     HEADER_FIELDS,
     SEND_BUFFER_BYTES,
 )
+from sentence_api.resources.process import offer_to_oom_killer
 from sentence_api.settings import read_settings
 
 with one_line_exit():
@@ -91,6 +92,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Warm up and verify the model before the first connection is accepted."""
+    offer_to_oom_killer()
 
     def retire() -> None:
         worker.alive = False

@@ -211,6 +211,20 @@ def test_only_ready_is_ready(state: str) -> None:
             " send fewer at a time, or raise SENTENCE_API_REQUEST_TIMEOUT",
         ),
         (
+            "rejected",
+            PEACE,
+            {"rejected": {"queue_full": 15}, "queue_share": 0.6},
+            "15 requests refused (15 queue_full): add CPUs (now 1.5 CPUs), send fewer at a time, or"
+            " raise SENTENCE_API_MAX_QUEUE_TOKENS above 196608",
+        ),
+        (
+            "rejected",
+            PEACE,
+            {"rejected": {"queue_full": 15}, "queue_share": 0.2},
+            "15 requests refused (15 queue_full): add CPUs (now 1.5 CPUs), send fewer at a time, or"
+            " send smaller ones",
+        ),
+        (
             "drift",
             PEACE,
             {"alive": 1},

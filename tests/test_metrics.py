@@ -87,6 +87,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 def test_the_metrics_that_there_are(alone: Metrics) -> None:
     """Names, types and labels are what dashboards are built on."""
+    alone.on_response("/query", 200, None, 0.1)
     alone.on_response("/query", 429, "queue_full", 0.1)
     alone.on_exit("crash")
     families = {
@@ -129,7 +130,13 @@ def test_responses(alone: Metrics) -> None:
     alone.on_response("/query", 200, None, 0.5)
     alone.on_response("/query", 422, "invalid_value", 0.25)
     alone.on_response("unknown", 404, "not_found", 0.25)
-    assert samples(alone) == {
+    found = samples(alone)
+    # Refused at once: it says nothing of how long answers take.
+    alone.on_response("/query", 429, "queue_full", 0.001)
+    after = samples(alone)
+    assert after["request_seconds_count{route=/query}"] == 3
+    assert after["requests_total{route=/query,status=429}"] == 1
+    assert found == {
         "requests_total{route=/query,status=200}": 2,
         "requests_total{route=/query,status=422}": 1,
         "requests_total{route=unknown,status=404}": 1,

@@ -61,6 +61,10 @@ def latency(figures: Figures, plan: Plan, *, cpu_is_busy: bool, is_throttled: bo
     )
 
 
+# Below this a queue has room, and refusals have another reason.
+_FULL_QUEUE = 0.5
+
+
 def restarts(causes: Mapping[str, int], figures: Figures, plan: Plan, bounds: Threshold) -> str:
     """Say what ended the workers."""
     if causes.get("oom", 0) >= causes.get("crash", 0):
@@ -103,8 +107,11 @@ def rejected(figures: Figures, plan: Plan) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in figures.rejected.items())
     if figures.rejected.get("deadline_exceeded", 0) > figures.rejected.get("queue_full", 0):
         bound = "raise SENTENCE_API_REQUEST_TIMEOUT"
-    else:
+    elif figures.queue_share >= _FULL_QUEUE:
         bound = f"raise SENTENCE_API_MAX_QUEUE_TOKENS above {plan.max_queue_tokens}"
+    else:
+        # What the requests under way hold in memory is the bound that was met.
+        bound = "send smaller ones"
     return (
         f"{sum(figures.rejected.values())} requests refused ({reasons}): add CPUs (now"
         f" {cpus(figures.cpu_limit)}), send fewer at a time, or {bound}"

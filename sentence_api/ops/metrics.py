@@ -31,6 +31,8 @@ Key = tuple[str, frozenset[tuple[str, str]]]
 MASTER = "master"
 # Refusals by load or state; what is wrong with a request itself is no rejection.
 REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
+# Refusals that take no time: among the answers they would hide how long those wait.
+_AT_ONCE = REJECTIONS - {"deadline_exceeded"}
 _JUDGED_STATUSES = ("200", "429", "500", "503")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -65,7 +67,7 @@ class Metrics:
         self.errors = Counter(f"{prefix}_errors", "Error responses.", ["code"], registry=own)
         self.request_seconds = Histogram(
             f"{prefix}_request_seconds",
-            "Time from request to response.",
+            "Time from request to response, refusals for load left out.",
             ["route"],
             buckets=SECONDS,
             registry=own,
@@ -148,7 +150,8 @@ class Metrics:
     def on_response(self, route: str, status: int, code: str | None, seconds: float) -> None:
         """Count one response."""
         self._requests_of(route, str(status)).inc()
-        self._seconds_of(route).observe(seconds)
+        if code not in _AT_ONCE:
+            self._seconds_of(route).observe(seconds)
         if code is not None:
             self.errors.labels(code).inc()
             if route in ROUTES and code in REJECTIONS:

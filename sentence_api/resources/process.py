@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# Half of all memory: more than the parent can have over a child.
+_CHILD_SCORE = 500
 _LINE = re.compile(r"^(\w+): +(\d+) kB", re.MULTILINE)
 
 
@@ -24,6 +27,17 @@ class ProcessMemory:
     anonymous: int
     pss: int
     private: int
+
+
+def offer_to_oom_killer() -> None:
+    """Let the kernel kill this process before its parent when memory runs out.
+
+    A parent that shares its memory with its children counts as the largest, and its end is the end
+    of all. Any process may raise its own score.
+    """
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        score.write_text(str(max(_CHILD_SCORE, int(score.read_text("ascii")))), "ascii")
 
 
 def process_memory(pid: int | str = "self") -> ProcessMemory:

@@ -124,6 +124,15 @@ def test_killed_worker(start: Callable[..., Any]) -> None:
     assert counter_files(server) == {"counter_0.db", "counter_1.db", "counter_master.db"}
 
 
+def test_a_worker_is_killed_for_memory_before_the_master(start: Callable[..., Any]) -> None:
+    """The kernel prefers a worker, which is replaced, to the master, whose end ends all."""
+    server = start(WEB_CONCURRENCY=1)
+    score = "/proc/{}/oom_score_adj"
+    master = int(Path(score.format(server.process.pid)).read_text())
+    [worker] = server.workers()
+    assert int(Path(score.format(worker)).read_text()) == max(500, master)
+
+
 def test_hung_worker_counts_as_crashed(start: Callable[..., Any]) -> None:
     """A worker that gunicorn aborts because its heartbeat stopped did not stop as asked."""
     server = start(WEB_CONCURRENCY=1)
