@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _PIECE_CHARACTERS = 20_000
 # Prose has three to five characters per token, Chinese about one.
 _CHARACTERS_PER_TOKEN = 8
+_TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,5 +246,5 @@ class SentenceModel:
 def _normalized(vectors: Vectors) -> Vectors:
     """Return the rows scaled to length 1; a row of zeros stays as it is."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    scaled: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)[:, np.newaxis]
+    scaled: Vectors = vectors / np.maximum(lengths, _TINY)[:, np.newaxis]
     return scaled

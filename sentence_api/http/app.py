@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response, g, request
 
@@ -14,9 +16,16 @@ from sentence_api.http.service import Service
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+class _Synchronous(Flask):
+    """Flask that does not ask, three times a request, whether a function is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
 def build_app(service: Service) -> Flask:
     """Return the WSGI application that serves `service`."""
-    app = Flask("sentence_api", static_folder=None)
+    app = _Synchronous("sentence_api", static_folder=None)
     errors.register(app)
     query.register(app, service)
     health.register(app, service)
@@ -26,7 +35,7 @@ def build_app(service: Service) -> Flask:
 
     @app.before_request
     def begin() -> None:
-        given = request.headers.get("X-Request-ID", "")
+        given = request.environ.get("HTTP_X_REQUEST_ID", "")
         g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         g.started = time.perf_counter()
         g.error_code = None
