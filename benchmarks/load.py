@@ -1,87 +1,87 @@
-"""Drives a server with wrk, and the raw engine without one."""
+"""Drives a server with wrk."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from benchmarks.server import ROOT
+from tempfile import NamedTemporaryFile
+from typing import Any
 
 _SCRIPT = Path(__file__).parent / "post.lua"
-_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
-
-# Prints texts per second of forward passes of (batch, tokens), nothing else around them.
-_RAW = """
-import sys, time
-import numpy as np
-from sentence_api.engine.artifact import GRAPH
-from sentence_api.engine.openvino import OpenVinoEngine, resolve_precision
-from pathlib import Path
-folder, batch, tokens, seconds = sys.argv[1], *map(int, sys.argv[2:])
-engine = OpenVinoEngine(Path(folder) / GRAPH, resolve_precision("auto"), 1)
-engine.start()
-ids = np.random.default_rng(0).integers(1000, 20000, (batch, tokens))
-mask = np.ones_like(ids)
-for _ in range(5):
-    engine.forward(ids, mask)
-times = []
-until = time.perf_counter() + seconds
-while time.perf_counter() < until:
-    started = time.perf_counter()
-    engine.forward(ids, mask)
-    times.append(time.perf_counter() - started)
-print(batch / sorted(times)[len(times) // 2])
-"""
+TIMEOUT_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk measured: requests per second, latencies in milliseconds, failures."""
+    """What a load measured.
+
+    Attributes:
+        rate: Requests a second that were answered well.
+        milliseconds: Latency by percentile.
+        requests: How many were answered well.
+        failures: Requests refused, broken or not answered in time.
+    """
 
     rate: float
-    p50: float
-    p99: float
+    milliseconds: dict[float, float]
+    requests: int
     failures: int
 
+    @property
+    def p50(self) -> float:
+        """Median latency in milliseconds."""
+        return self.milliseconds[50.0]
 
-def drive(url: str, path: str, body: object, *, connections: int, seconds: int, cores: str) -> Load:
-    """Post `body` from so many connections for so long, from `cores`."""
-    command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
-    command += ["--timeout", "30s", "--latency", "-s", str(_SCRIPT), url + path, "--"]
-    done = subprocess.run([*command, json.dumps(body)], capture_output=True, text=True, check=True)
+    @property
+    def p99(self) -> float:
+        """99th percentile in milliseconds."""
+        return self.milliseconds[99.0]
+
+    def record(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        curve = [[key, value] for key, value in self.milliseconds.items()]
+        return {**asdict(self), "milliseconds": curve}
+
+
+@contextmanager
+def bodies(path: str, asked: Sequence[object]) -> Iterator[Path]:
+    """Write requests to a file that `driver` reads."""
+    with NamedTemporaryFile("w", suffix=".requests", encoding="utf-8") as file:
+        file.write("\n".join([path, *map(json.dumps, asked)]) + "\n")
+        file.flush()
+        yield Path(file.name)
+
+
+def driver(url: str, file: Path, connections: int, seconds: float, cores: str) -> list[str]:
+    """Return the command that posts the requests of `file` from so many connections."""
+    command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s"]
+    return [*command, "--timeout", f"{TIMEOUT_SECONDS}s", "-s", str(_SCRIPT), url, "--", str(file)]
+
+
+def drive(
+    url: str, path: str, asked: Sequence[object], *, connections: int, seconds: float, cores: str
+) -> Load:
+    """Post each of `asked` in turn from so many connections for so long, from `cores`."""
+    with bodies(path, asked) as file:
+        command = driver(url, file, connections, seconds, cores)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     return parse(done.stdout)
 
 
 def parse(output: str) -> Load:
-    """Read wrk's report."""
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    if rate is None:
-        raise ValueError(f"not a report of wrk: {output}")
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
-    broken = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", output)
-    failures = sum(map(int, broken.groups())) if broken else 0
+    """Read the line that `post.lua` prints."""
+    _, found, line = output.partition("result ")
+    if not found:
+        raise ValueError(f"not a report of post.lua: {output}")
+    report = json.loads(line)
+    answered = report["requests"] - report["refused"]
     return Load(
-        rate=float(rate[1]),
-        p50=_milliseconds(output, "50%"),
-        p99=_milliseconds(output, "99%"),
-        failures=failures + (int(refused[1]) if refused else 0),
+        rate=answered / report["seconds"],
+        milliseconds={float(key): value for key, value in report["milliseconds"]},
+        requests=answered,
+        failures=report["refused"] + report["broken"] + report["late"],
     )
-
-
-def _milliseconds(output: str, percentile: str) -> float:
-    found = re.search(rf"^\s+{percentile}\s+([\d.]+)(us|ms|s|m)\s*$", output, re.MULTILINE)
-    if found is None:
-        raise ValueError(f"no {percentile} in wrk's report: {output}")
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def raw_texts_per_second(artifact: Path, batch: int, tokens: int, seconds: int, core: str) -> float:
-    """Return what the engine alone computes on one core: the ceiling of any server there."""
-    arguments = [str(artifact), str(batch), str(tokens), str(seconds)]
-    command = ["taskset", "-c", core, sys.executable, "-c", _RAW, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(done.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -24,3 +25,15 @@ def processor() -> str:
     flags = set(re.findall(r"^flags\s*: (.*)$", text, re.MULTILINE)[0].split())
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     return f"{len(name)} cores of {name[0]} (family {family[0]}), {' '.join(known)}"
+
+
+def memory() -> str:
+    """Return how much memory there is."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    kib = re.search(r"^MemTotal:\s+(\d+)", text)
+    return f"{int(kib[1]) / 2**20:.1f} GiB" if kib else "unknown"
+
+
+def kernel() -> str:
+    """Name the kernel."""
+    return f"{platform.system()} {platform.release()}"

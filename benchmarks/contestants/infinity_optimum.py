@@ -1,0 +1,47 @@
+"""Runs inside infinity's environment: its command line with its ONNX engine, or the conversion.
+
+python infinity_optimum.py v2 ...                  as infinity_emb
+python infinity_optimum.py --convert FROM TO       writes TO/model.onnx beside the tokenizer
+"""
+
+import os
+import shutil
+import sys
+
+import onnxruntime
+
+
+def use_own_cores() -> None:
+    """Let ONNX Runtime have a thread for each core that this process may use.
+
+    By itself it starts one for each core of the machine and pins them, which takes a server out of
+    the cores that taskset gave it.
+    """
+    session = onnxruntime.InferenceSession
+    original = session.__init__
+
+    def init(self, path, sess_options=None, *args, **kwargs):
+        options = sess_options or onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        original(self, path, options, *args, **kwargs)
+
+    session.__init__ = init
+
+
+def convert(source: str, target: str) -> None:
+    """Export the model."""
+    from optimum.onnxruntime import ORTModelForFeatureExtraction  # noqa: PLC0415
+
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    model = ORTModelForFeatureExtraction.from_pretrained(source, export=True, local_files_only=True)
+    model.save_pretrained(target)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--convert":
+        convert(*sys.argv[2:])
+    else:
+        from infinity_emb.cli import cli
+
+        use_own_cores()
+        cli()

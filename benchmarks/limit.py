@@ -1,0 +1,134 @@
+"""The limit: forward passes in a loop with the ideal batch, nothing around them.
+
+Run as a program it computes what is asked of it on its standard input, one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.server import ROOT
+from sentence_api.engine.artifact import GRAPH
+from sentence_api.engine.openvino import OpenVinoEngine
+
+# Padded tokens of a pass, and what lengths are rounded up to, among which the ideal is sought.
+_CAPS = (128, 256, 512, 1024, 2048)
+_STEPS = (1, 8)
+_LEAST_SECONDS = 0.15
+
+Shapes = list[tuple[int, int]]
+
+
+class Limit:
+    """The engine of one precision in a process of its own on one core.
+
+    Its answers are texts a second. It has as many processes as there are cores.
+    """
+
+    def __init__(self, artifact: Path, precision: str, cores: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.limit", str(artifact), precision]
+        self._processes = [
+            subprocess.Popen(
+                ["taskset", "-c", core, *command],  # noqa: S607
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for core in cores.split(",")
+        ]
+        for process in self._processes:
+            _read(process)
+
+    def ideal(self, lengths: Sequence[int]) -> Shapes:
+        """Return the passes over texts of these lengths that take the least time."""
+        shapes: Shapes = self._ask({"seek": list(lengths)})[0]
+        return shapes
+
+    def rate(self, shapes: Shapes, texts: int, seconds: float) -> float:
+        """Return texts a second of these passes, which hold so many texts."""
+        passes = self._ask({"shapes": shapes, "seconds": seconds})
+        return sum(texts / each for each in passes)
+
+    def stop(self) -> None:
+        """End it."""
+        for process in self._processes:
+            process.communicate()
+
+    def _ask(self, asked: dict[str, Any]) -> list[Any]:
+        for process in self._processes:
+            assert process.stdin is not None  # noqa: S101 - a pipe
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+        return [_read(process) for process in self._processes]
+
+
+def _read(process: subprocess.Popen[str]) -> Any:
+    assert process.stdout is not None  # noqa: S101 - a pipe
+    if not (line := process.stdout.readline()):
+        raise RuntimeError("the engine ended; its own words are above")
+    return json.loads(line)
+
+
+def packed(lengths: Sequence[int], cap: int, step: int) -> Shapes:
+    """Return passes over texts sorted by length: at most `cap` padded tokens, one text at least."""
+    shapes: Shapes = []
+    rows = 0
+    widths = sorted(-(-length // step) * step for length in lengths)
+    for index, width in enumerate(widths):
+        rows += 1
+        last = index + 1 == len(widths)
+        if last or (rows + 1) * widths[index + 1] > cap:
+            shapes.append((rows, width))
+            rows = 0
+    return shapes
+
+
+def fastest(candidates: Sequence[Shapes], seconds_of: Callable[[Shapes], float]) -> Shapes:
+    """Return the candidate that takes the least time."""
+    return min(candidates, key=seconds_of)
+
+
+def main(artifact: Path, precision: str) -> None:
+    """Answer until the input ends."""
+    engine = OpenVinoEngine(artifact / GRAPH, precision, 1)
+    engine.start()
+
+    def seconds_of(shapes: Shapes, seconds: float = _LEAST_SECONDS) -> float:
+        """Return the mean time of all these passes, repeated for so long at least."""
+        batches = [np.full(shape, 2000, dtype=np.int64) for shape in shapes]
+        masks = [np.ones(shape, dtype=np.int64) for shape in shapes]
+        for batch, mask in zip(batches, masks, strict=True):
+            engine.forward(batch, mask)
+        times, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < seconds or not times:
+            for batch, mask in zip(batches, masks, strict=True):
+                engine.forward(batch, mask)
+            times += 1
+        return passed / times
+
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "seek" in asked:
+            found = {
+                json.dumps(packed(asked["seek"], cap, step)): None
+                for cap in _CAPS
+                for step in _STEPS
+            }
+            answer: Any = fastest([json.loads(each) for each in found], seconds_of)
+        else:
+            answer = seconds_of([tuple(each) for each in asked["shapes"]], asked["seconds"])
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,133 @@
+"""A result as a page and as a few lines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks import reach
+from benchmarks.figures import Record, Row, median, percentile, rows, share, standing
+
+MIB = 1 << 20
+_NOTHING = "-"
+
+
+def summary(record: Record) -> str:
+    """Return what a person wants to see at the end of a run."""
+    return "\n" + reach.table(record)
+
+
+def page(record: Record, plots: Sequence[str]) -> str:
+    """Return the result as Markdown."""
+    about, contestants = record["about"], record["contestants"]
+    lines = [f"# Benchmark of {about['date']}", ""]
+    lines += [f"- {name}: {value}" for name, value in about.items()]
+    lines += ["", "## What was to be reached", "", reach.table(record), ""]
+    lines += [f"![{name}]({name})" for name in plots]
+    lines += ["", "## Contestants", "", *_contestants(record)]
+    for name, each in contestants.items():
+        if each["out"]:
+            lines.append(f"- **{name} is out**: {each['out']}")
+        if each["notes"]:
+            lines.append(f"- {name}: {each['notes']}.")
+    for cores in (1, 2):
+        for workload, described in record["workloads"].items():
+            table = _loads(record, workload, cores)
+            if table:
+                plural = "" if cores == 1 else "s"
+                lines += ["", f"## {described['title']}, {cores} core{plural}", "", *table]
+    lines += _others(record, "paced", "At 70 % of capacity, random arrivals")
+    lines += _others(
+        record, "beside", "7-token questions while two clients send the largest batches"
+    )
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _contestants(record: Record) -> list[str]:
+    lines = [
+        "| contestant | worst cosine | start to ready | memory idle | most | versions |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, each in record["contestants"].items():
+        checks = [row["cosine"] for row in rows(record, "checks", contestant=name)]
+        start = median(row["seconds"] for row in rows(record, "starts", contestant=name, cores=1))
+        weighed = rows(record, "memory", contestant=name, cores=1)
+        idle = median(row["idle_bytes"] for row in weighed if "idle_bytes" in row)
+        most = max((row.get("peak_bytes", 0) for row in weighed), default=0)
+        cells = (
+            f"{name}: {each['title']}",
+            f"{min(checks):.6f}" if checks else _NOTHING,
+            _NOTHING if start is None else f"{start:.1f} s",
+            _NOTHING if idle is None else f"{idle / MIB:.0f} MiB",
+            f"{most / MIB:.0f} MiB" if most else _NOTHING,
+            ", ".join(f"{package} {version}" for package, version in each["versions"].items()),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _loads(record: Record, workload: str, cores: int) -> list[str]:
+    """Return one workload's table, or nothing where it was not measured."""
+    measured = rows(record, "loads", workload=workload, cores=cores)
+    described = record["workloads"][workload]
+    lines = []
+    for connections in sorted({row["connections"] for row in measured}):
+        for name in standing(record):
+            found = [
+                row
+                for row in measured
+                if row["connections"] == connections and row["contestant"] == name
+            ]
+            if found:
+                cells = _cells(record, found, described)
+                lines.append(f"| {connections} | {name} | {' | '.join(cells)} |")
+    for precision in sorted({row["precision"] for row in rows(record, "limits")}):
+        found = rows(record, "limits", workload=workload, cores=cores, precision=precision)
+        rate = median(row["rate"] for row in found)
+        if rate is not None:
+            cells = [f"{rate:.1f}", f"{rate * described['tokens']:.0f}", *[_NOTHING] * 3]
+            cells += [f"{rate * described['flops'] / 1e9:.0f}", "100%", _NOTHING]
+            lines.append(f"| {_NOTHING} | limit, {precision} | {' | '.join(cells)} |")
+    if not measured:
+        return []
+    head = "connections | contestant | requests/s | tokens/s | p50 ms | p95 ms | p99 ms"
+    head += " | useful GFLOP/s | share of the limit | failed"
+    return [f"| {head} |", "|" + "---|" * 10, *lines]
+
+
+def _cells(record: Record, found: Sequence[Row], described: Row) -> list[str]:
+    rate = median(row["rate"] for row in found) or 0.0
+    shares = [part for row in found if (part := share(record, row)) is not None]
+    part = median(shares)
+    return [
+        f"{rate:.1f}",
+        f"{rate * described['tokens']:.0f}",
+        *(_latency(found, percent) for percent in (50, 95, 99)),
+        f"{rate * described['flops'] / 1e9:.0f}",
+        _NOTHING if part is None else f"{part:.0%}",
+        str(sum(row["failures"] for row in found)),
+    ]
+
+
+def _latency(found: Sequence[Row], percent: float) -> str:
+    value = median(percentile(row, percent) for row in found if row["requests"])
+    return "no answer" if value is None else f"{value:.1f}"
+
+
+def _others(record: Record, kind: str, title: str) -> list[str]:
+    """Return the table of loads that are not about throughput."""
+    lines = []
+    groups: dict[tuple[int, str, str], list[Row]] = {}
+    for row in rows(record, kind):
+        key = (row["cores"], row["contestant"], row.get("workload", "q7"))
+        groups.setdefault(key, []).append(row)
+    for (cores, name, workload), found in groups.items():
+        if record["contestants"][name]["out"]:
+            continue
+        rate = median(row["rate"] for row in found) or 0.0
+        cells = [str(cores), name, workload, f"{rate:.1f}"]
+        cells += [_latency(found, percent) for percent in (50, 95, 99)]
+        lines.append(f"| {' | '.join(cells)} | {sum(row['failures'] for row in found)} |")
+    if not lines:
+        return []
+    head = "cores | contestant | workload | answered/s | p50 ms | p95 ms | p99 ms | failed"
+    return ["", f"## {title}", "", f"| {head} |", "|" + "---|" * 8, *lines]

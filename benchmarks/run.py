@@ -1,0 +1,246 @@
+"""`python -m benchmarks run [--quick]`: this server beside what one would pick instead.
+
+Each contestant runs on one core and is driven with wrk from another; a full run then gives the main
+ones two cores. Writes a dated result as JSON and Markdown with plots. Needs Linux, two cores, wrk
+(Debian: apt-get install wrk) and an exported model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.answers import reference
+from benchmarks.contestants import Contestant, Unavailable
+from benchmarks.contestants.classic import classic
+from benchmarks.contestants.infinity import infinity, infinity_optimum
+from benchmarks.contestants.ours import model_folder, ours
+from benchmarks.contestants.tei import tei
+from benchmarks.limit import Limit
+from benchmarks.rounds import PACED_CONNECTIONS, Bench, Scope
+from benchmarks.server import ROOT
+from benchmarks.workloads import LOADS, QUICK_LOADS, Workload, make_workloads
+from sentence_api.engine.artifact import TOKENIZER
+from sentence_api.engine.openvino import supported_precisions
+
+RESULTS = Path(__file__).parent / "results"
+ARTIFACT = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
+MAKERS: dict[str, Callable[[], Contestant]] = {
+    "ours-bf16": lambda: ours("bfloat16"),
+    "ours-fp32": lambda: ours("float32"),
+    "ours-fp32-torch": lambda: ours("float32", engine="torch"),
+    "ours-nocollect": lambda: ours(supported_precisions()[0], collects=False),
+    "classic": classic,
+    "classic-nogc": lambda: classic(collects=False),
+    "infinity": infinity,
+    "infinity-optimum": infinity_optimum,
+}
+_BEST = {"bfloat16": "ours-bf16", "float32": "ours-fp32"}
+_OTHERS = ("classic", "infinity")
+_PACED = ("q7", "q30")
+_QUICK_ROUNDS, _QUICK_SECONDS = 2, 4
+_ROUNDS, _SECONDS = 3, 3
+# Texts that every contestant must embed rightly, besides one batch.
+_CHECKED = 24
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run, and write the result."""
+    parsed = _parser().parse_args(arguments)
+    _require_tools()
+    scope = _scope(parsed)
+    os.sched_setaffinity(0, {int(scope.load_core)})
+    began, load_before = time.monotonic(), os.getloadavg()[0]
+    contestants, missing = _gather(_names(parsed), parsed.tei)
+    workloads = make_workloads(ARTIFACT / TOKENIZER)
+    print("computing the reference answers …", flush=True)
+    singles = [texts[0] for texts in workloads["mixed"].requests[:_CHECKED]]
+    batch = workloads["batch32"].requests[0]
+    check = (singles, batch, reference(model_folder(), [*singles, *batch]))
+    precisions = sorted({each.precision for each in contestants if each.name.startswith("ours")})
+    limits = {each: lambda cores, own=each: Limit(ARTIFACT, own, cores) for each in precisions}
+    bench = Bench(
+        scope,
+        contestants,
+        limits=limits,
+        workloads=workloads,
+        check=check,
+        say=lambda line: print(line, flush=True),
+    )
+    bench.run()
+    record = {
+        "about": _about(arguments, load_before, time.monotonic() - began, scope),
+        "contestants": _described(contestants, missing, bench.struck),
+        "workloads": {name: _figures(each) for name, each in workloads.items()},
+        **bench.record,
+    }
+    write(record, parsed.results, "quick" if parsed.quick else "run")
+
+
+def write(record: dict[str, Any], folder: Path, kind: str) -> None:
+    """Write a result as JSON, Markdown and plots."""
+    from benchmarks import page, plots  # noqa: PLC0415 - a plotting library is not needed before
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{record['about']['date'][:16].replace(' ', '-').replace(':', '')}-{kind}"
+    (folder / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    shown = plots.draw(record, folder, stem)
+    (folder / f"{stem}.md").write_text(page.page(record, shown), encoding="utf-8")
+    print(page.summary(record))
+    print(f"wrote {folder / stem}.md, .json and {len(shown)} plots")
+
+
+def render(arguments: Sequence[str]) -> None:
+    """Write page and plots of a result again, from its JSON."""
+    for name in arguments:
+        path = Path(name)
+        write(json.loads(path.read_text("utf-8")), path.parent, path.stem.rsplit("-", 1)[-1])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks run", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under six minutes: questions only")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=int, help="of each load")
+    names = ", ".join(MAKERS)
+    parser.add_argument("--with", dest="wanted", metavar="NAMES", help=f"only these: {names}")
+    parser.add_argument("--without", default="", metavar="NAMES", help="all but these")
+    parser.add_argument("--loads", metavar="LOADS", help="only these, as q7/64,mixed/16")
+    parser.add_argument("--tei", type=Path, metavar="PATH", help="text-embeddings-router")
+    parser.add_argument("--one-core", action="store_true", help="leave out the part on two cores")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    return parser
+
+
+def _require_tools() -> None:
+    for tool in ("wrk", "taskset"):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"{tool} is missing; next: apt-get install wrk util-linux")
+    if not (ARTIFACT / TOKENIZER).exists():
+        raise SystemExit(f"no model at {ARTIFACT}; next: python -m sentence_api export")
+    if len(os.sched_getaffinity(0)) < 2:  # noqa: PLR2004 - one for the server, one for the load
+        raise SystemExit("one core is not enough: the load needs one of its own")
+
+
+def _names(parsed: argparse.Namespace) -> list[str]:
+    """Return whom to measure."""
+    best = _BEST[supported_precisions()[0]]
+    every = [name for name in MAKERS if name != "ours-bf16" or best == name]
+    chosen = [best, *_OTHERS, "classic-nogc"] if parsed.quick else every
+    if parsed.wanted:
+        chosen = parsed.wanted.split(",")
+    if unknown := {*chosen, *filter(None, parsed.without.split(","))} - set(MAKERS):
+        raise SystemExit(f"unknown: {', '.join(unknown)}; there are {', '.join(MAKERS)}")
+    return [name for name in chosen if name not in parsed.without.split(",")]
+
+
+def _gather(names: Sequence[str], tei_path: Path | None) -> tuple[list[Contestant], dict[str, str]]:
+    """Return the contestants that can be had, and why the others cannot."""
+    makers = {name: MAKERS[name] for name in names}
+    if tei_path is not None:
+        makers["tei"] = lambda: tei(tei_path)
+    found: list[Contestant] = []
+    missing: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            found.append(make())
+        except Unavailable as exc:
+            missing[name] = str(exc)
+            print(f"without {name}: {exc}", flush=True)
+    if not found:
+        raise SystemExit("nobody is left to measure")
+    return found, missing
+
+
+def _scope(parsed: argparse.Namespace) -> Scope:
+    """Return what a run of these arguments has."""
+    cores = sorted(os.sched_getaffinity(0))
+    quick = parsed.quick
+    given = [each.split("/") for each in parsed.loads.split(",")] if parsed.loads else []
+    asked_for = [(name, int(connections)) for name, connections in given]
+    loads = asked_for or (QUICK_LOADS if quick else LOADS)
+    main_ones = [_BEST[supported_precisions()[0]], *([] if quick else _OTHERS)]
+    both = ",".join(map(str, cores[:2]))
+    return Scope(
+        rounds=parsed.rounds or (_QUICK_ROUNDS if quick else _ROUNDS),
+        seconds=parsed.seconds or (_QUICK_SECONDS if quick else _SECONDS),
+        loads=loads,
+        paced=[
+            (name, workload)
+            for workload in _PACED
+            if (workload, PACED_CONNECTIONS) in loads
+            for name in main_ones
+        ],
+        beside=not (quick or parsed.loads),
+        two_cores=frozenset() if quick or parsed.one_core else frozenset(main_ones),
+        one_core=str(cores[0]),
+        load_core=str(cores[-1]),
+        both=both,
+        load_core_of_both=str(cores[2]) if len(cores) > 2 else both,  # noqa: PLR2004
+    )
+
+
+def _about(
+    arguments: Sequence[str], load_before: float, took: float, scope: Scope
+) -> dict[str, Any]:
+    wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False)  # noqa: S607
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": " ".join(["python -m benchmarks run", *arguments]),
+        "commit": machine.commit(),
+        "processor": machine.processor(),
+        "memory": machine.memory(),
+        "kernel": machine.kernel(),
+        "python": sys.version.split()[0],
+        "load generator": (wrk.stdout + wrk.stderr).split(" Copyright")[0].strip(),
+        "load average before": round(load_before, 2),
+        "minutes": round(took / 60, 1),
+        "rounds": scope.rounds,
+        "seconds of a load": scope.seconds,
+        "server on core": scope.one_core,
+        "load on core": scope.load_core,
+        "on two cores, load on": scope.load_core_of_both,
+    }
+
+
+def _described(
+    contestants: Sequence[Contestant], missing: dict[str, str], struck: dict[str, str]
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        each.name: {
+            "title": each.title,
+            "precision": each.precision,
+            "versions": dict(each.versions),
+            "notes": each.notes,
+            "out": struck.get(each.name),
+        }
+        for each in contestants
+    }
+    for name, reason in missing.items():
+        described[name] = {
+            "title": name,
+            "precision": "",
+            "versions": {},
+            "notes": "",
+            "out": reason,
+        }
+    return described
+
+
+def _figures(workload: Workload) -> dict[str, Any]:
+    return {
+        "title": workload.title,
+        "batch": workload.batch,
+        "tokens": workload.tokens,
+        "flops": workload.flops,
+    }
