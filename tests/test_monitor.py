@@ -221,6 +221,8 @@ def test_a_real_terminal(serve: Callable[..., Server]) -> None:
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
+    # Tests that run in the background were told to ignore Ctrl-C, and a child inherits that.
+    ours = signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         [*MONITOR, "--url", server.url, "--interval", "0.5"],
         cwd=ROOT,
@@ -229,6 +231,7 @@ def test_a_real_terminal(serve: Callable[..., Server]) -> None:
         stdout=inside,
         stderr=inside,
     )
+    signal.signal(signal.SIGINT, ours)
     os.close(inside)
     seen = ""
     while seen.count("Drift") < 2:

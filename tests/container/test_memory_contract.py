@@ -63,7 +63,7 @@ def test_a_crash_is_seen(image: str) -> None:
     """A worker that ends by a fault breaks the contract, though another takes its place."""
     with running(image, SMALLEST, {}) as container:
         docker("exec", container.id, "python", "-c", KILL)
-        assert eventually(lambda: fate(container)["exits"] == {"crash": 1})
+        assert eventually(lambda: fate(container)["exits"].get("crash") == 1)
         after = fate(container)
     assert broken(good(**after)) == ["1 workers ended by a fault"]
 
