@@ -49,7 +49,7 @@ _BEST = {"bfloat16": "ours-bf16", "float32": "ours-fp32"}
 _OTHERS = ("classic", "infinity")
 _PACED = ("q7", "q30")
 _QUICK_ROUNDS, _QUICK_SECONDS = 2, 4
-_ROUNDS, _SECONDS = 3, 3
+_ROUNDS, _SECONDS = 2, 3
 # Texts that every contestant must embed rightly, besides one batch.
 _CHECKED = 24
 
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(MAKERS)
     parser.add_argument("--with", dest="wanted", metavar="NAMES", help=f"only these: {names}")
     parser.add_argument("--without", default="", metavar="NAMES", help="all but these")
-    parser.add_argument("--loads", metavar="LOADS", help="only these, as q7/64,mixed/16")
+    parser.add_argument("--loads", metavar="LOADS", help="only these, as q7/64,mixed/16,beside")
     parser.add_argument("--tei", type=Path, metavar="PATH", help="text-embeddings-router")
     parser.add_argument("--one-core", action="store_true", help="leave out the part on two cores")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
@@ -166,7 +166,8 @@ def _scope(parsed: argparse.Namespace) -> Scope:
     """Return what a run of these arguments has."""
     cores = sorted(os.sched_getaffinity(0))
     quick = parsed.quick
-    given = [each.split("/") for each in parsed.loads.split(",")] if parsed.loads else []
+    words = parsed.loads.split(",") if parsed.loads else []
+    given = [word.split("/") for word in words if word != "beside"]
     asked_for = [(name, int(connections)) for name, connections in given]
     loads = asked_for or (QUICK_LOADS if quick else LOADS)
     main_ones = [_BEST[supported_precisions()[0]], *([] if quick else _OTHERS)]
@@ -181,7 +182,7 @@ def _scope(parsed: argparse.Namespace) -> Scope:
             if (workload, PACED_CONNECTIONS) in loads
             for name in main_ones
         ],
-        beside=not (quick or parsed.loads),
+        beside=frozenset(main_ones if "beside" in words or not (words or quick) else ()),
         two_cores=frozenset() if quick or parsed.one_core else frozenset(main_ones),
         one_core=str(cores[0]),
         load_core=str(cores[-1]),
