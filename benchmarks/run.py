@@ -57,17 +57,18 @@ _CHECKED = 24
 def main(arguments: Sequence[str]) -> None:
     """Run, and write the result."""
     parsed = _parser().parse_args(arguments)
+    names, scope = _names(parsed), _scope(parsed)
     _require_tools()
-    scope = _scope(parsed)
     os.sched_setaffinity(0, {int(scope.load_core)})
     began, load_before = time.monotonic(), os.getloadavg()[0]
-    contestants, missing = _gather(_names(parsed), parsed.tei)
+    contestants, missing = _gather(names, parsed.tei)
     workloads = make_workloads(ARTIFACT / TOKENIZER)
     print("computing the reference answers …", flush=True)
     singles = [texts[0] for texts in workloads["mixed"].requests[:_CHECKED]]
     batch = workloads["batch32"].requests[0]
     check = (singles, batch, reference(model_folder(), [*singles, *batch]))
-    precisions = sorted({each.precision for each in contestants if each.name.startswith("ours")})
+    mine = {each.precision for each in contestants if each.name.startswith("ours")}
+    precisions = sorted(mine or {"float32"})
     limits = {each: lambda cores, own=each: Limit(ARTIFACT, own, cores) for each in precisions}
     bench = Bench(
         scope,
@@ -167,9 +168,7 @@ def _scope(parsed: argparse.Namespace) -> Scope:
     cores = sorted(os.sched_getaffinity(0))
     quick = parsed.quick
     words = parsed.loads.split(",") if parsed.loads else []
-    given = [word.split("/") for word in words if word != "beside"]
-    asked_for = [(name, int(connections)) for name, connections in given]
-    loads = asked_for or (QUICK_LOADS if quick else LOADS)
+    loads = _chosen(words) or (QUICK_LOADS if quick else LOADS)
     main_ones = [_BEST[supported_precisions()[0]], *([] if quick else _OTHERS)]
     both = ",".join(map(str, cores[:2]))
     return Scope(
@@ -189,6 +188,19 @@ def _scope(parsed: argparse.Namespace) -> Scope:
         both=both,
         load_core_of_both=str(cores[2]) if len(cores) > 2 else both,  # noqa: PLR2004
     )
+
+
+def _chosen(words: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the loads that a person named."""
+    loads = []
+    for word in words:
+        name, _, connections = word.partition("/")
+        if word == "beside":
+            continue
+        if name not in dict(LOADS) or not connections.isdecimal():
+            raise SystemExit(f"{word!r} is no load; there are {', '.join(dict(LOADS))}, as q7/64")
+        loads.append((name, int(connections)))
+    return loads
 
 
 def _about(

@@ -25,10 +25,10 @@ def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> 
         given = "" if engine == "openvino" else f" --engine {engine}"
         raise Unavailable(f"no model at {artifact}; run: python -m sentence_api export{given}")
     short = _TITLES[precision]
-    suffix = ("" if engine == "openvino" else f"-{engine}") + ("" if collects else "-nocollect")
+    suffix = "" if engine == "openvino" else f"-{engine}"
     title = f"this server, {short}" + ("" if engine == "openvino" else f", {engine}")
     return Contestant(
-        name=f"ours-{short}{suffix}",
+        name=f"ours-{short}{suffix}" if collects else "ours-nocollect",
         title=title + ("" if collects else ", no forced collection"),
         precision=precision,
         command=_command,
