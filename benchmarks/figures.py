@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# What others may use of a core before a figure there is in doubt.
+MOST_OF_OTHERS = 0.05
+
 Record = Mapping[str, Any]
 Row = Mapping[str, Any]
 
@@ -65,6 +68,12 @@ def ratios(record: Record, kind: str, top: Row, bottom: Row, percent: float | No
             else:
                 found.append(percentile(other, percent) / percentile(one, percent))
     return found
+
+
+def disturbed(record: Record) -> tuple[int, int]:
+    """Return how many loads on one core others disturbed, and of how many."""
+    found = rows(record, "loads", cores=1)
+    return sum(row["others"] > MOST_OF_OTHERS for row in found), len(found)
 
 
 def best_of_ours(record: Record) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -37,3 +38,14 @@ def memory() -> str:
 def kernel() -> str:
     """Name the kernel."""
     return f"{platform.system()} {platform.release()}"
+
+
+def busy_seconds(cores: str) -> float:
+    """Return the CPU time used on these cores so far, by whoever, stolen by a hypervisor too."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+        name, *values = line.split()
+        if name in {f"cpu{core}" for core in cores.split(",")}:
+            user, nice, system, _, _, _, _, steal = map(int, values[:8])
+            ticks += user + nice + system + steal
+    return ticks / os.sysconf("SC_CLK_TCK")

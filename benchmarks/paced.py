@@ -69,8 +69,8 @@ class _Connection:
                 length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
                 self._wanted = len(head) + len(found) + int(length)
         complete = self._wanted is not None and len(self.received) >= self._wanted
-        kept = bool(piece) and b"connection: close" not in self.received[:500].lower()
-        return complete, kept
+        closing = complete and b"connection: close" in self.received[:500].lower()
+        return complete, bool(piece) and not closing
 
 
 class Pace:

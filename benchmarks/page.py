@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import reach
-from benchmarks.figures import Record, Row, median, percentile, rows, share, standing
+from benchmarks.figures import (
+    MOST_OF_OTHERS,
+    Record,
+    Row,
+    disturbed,
+    median,
+    percentile,
+    rows,
+    share,
+    standing,
+)
 
 MIB = 1 << 20
 _NOTHING = "-"
@@ -13,7 +23,18 @@ _NOTHING = "-"
 
 def summary(record: Record) -> str:
     """Return what a person wants to see at the end of a run."""
-    return "\n" + reach.table(record)
+    return f"\n{reach.table(record)}\n\n{quiet(record)}"
+
+
+def quiet(record: Record) -> str:
+    """Say whether others were at work on the machine."""
+    disturbed_ones, every = disturbed(record)
+    if not disturbed_ones:
+        return f"The machine was quiet during all {every} loads on one core."
+    return (
+        f"**{disturbed_ones} of {every} loads on one core were disturbed**: others used more than"
+        f" {MOST_OF_OTHERS:.0%} of the core. Run it again on a quiet machine before relying on it."
+    )
 
 
 def page(record: Record, plots: Sequence[str]) -> str:
@@ -21,7 +42,7 @@ def page(record: Record, plots: Sequence[str]) -> str:
     about, contestants = record["about"], record["contestants"]
     lines = [f"# Benchmark of {about['date']}", ""]
     lines += [f"- {name}: {value}" for name, value in about.items()]
-    lines += ["", "## What was to be reached", "", reach.table(record), ""]
+    lines += ["", "## What was to be reached", "", reach.table(record), "", quiet(record), ""]
     lines += [f"![{name}]({name})" for name in plots]
     lines += ["", "## Contestants", "", *_contestants(record)]
     for name, each in contestants.items():

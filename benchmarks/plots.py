@@ -41,14 +41,16 @@ def draw(record: Record, folder: Path, stem: str) -> list[str]:
 
 def _throughput(record: Record, panels: list[Axes]) -> None:
     for workload, panel in zip(_CURVES, panels, strict=True):
-        for name in standing(record):
+        for color, name in _colored(record):
             found = rows(record, "loads", cores=1, contestant=name, workload=workload)
             points = [
                 (each, median(row["rate"] for row in found if row["connections"] == each))
                 for each in sorted({row["connections"] for row in found})
             ]
             if points:
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+                panel.plot(
+                    *zip(*points, strict=True), marker="o", markersize=3, color=color, label=name
+                )
         for precision in sorted({row["precision"] for row in rows(record, "limits")}):
             limits = rows(record, "limits", cores=1, workload=workload, precision=precision)
             if limits:
@@ -63,14 +65,14 @@ def _throughput(record: Record, panels: list[Axes]) -> None:
 
 def _latency(record: Record, panels: list[Axes]) -> None:
     for (workload, connections), panel in zip(_LATENCY, panels, strict=True):
-        for name in standing(record):
+        for color, name in _colored(record):
             load = {"contestant": name, "workload": workload, "connections": connections}
             found = [row for row in rows(record, "loads", cores=1, **load) if row["requests"]]
             if found:
                 percents = [each for each, _ in found[0]["milliseconds"]]
                 curves = [[value for _, value in row["milliseconds"]] for row in found]
                 middle = [median(column) for column in zip(*curves, strict=True)]
-                panel.plot(middle, percents, marker=".", markersize=3, label=name)
+                panel.plot(middle, percents, marker=".", markersize=3, color=color, label=name)
         plural = "" if connections == 1 else "s"
         title = record["workloads"][workload]["title"]
         _finish(panel, f"{title}, {connections} connection{plural}")
@@ -91,6 +93,11 @@ def _memory(record: Record, panels: list[Axes]) -> None:
     panel.invert_yaxis()
     panel.set(xlabel="MiB (PSS, all processes)", title="Memory, one core")
     panel.legend(fontsize=7)
+
+
+def _colored(record: Record) -> list[tuple[str, str]]:
+    """Return each contestant with its colour, the same in every panel."""
+    return [(f"C{number}", name) for number, name in enumerate(standing(record))]
 
 
 def _finish(panel: Axes, title: str) -> None:

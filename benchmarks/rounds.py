@@ -16,14 +16,14 @@ from benchmarks.limit import Limit, Shapes
 from benchmarks.load import Load, bodies, drive, driver
 from benchmarks.outside import Counters
 from benchmarks.paced import drive_paced
-from benchmarks.running import DidNotStart, Running, Weighing
+from benchmarks.running import Alone, DidNotStart, Running, Weighing
 from benchmarks.workloads import Workload
 
 PACED_SHARE = 0.7
 PACED_CONNECTIONS = 64
 TWO_CORE_LOADS = (("q7", 64), ("q30", 64), ("mixed", 64))
 # Slow servers are driven for longer, up to so many times as long, until so many answers came.
-_LONGEST, _ENOUGH = 3, 50
+_LONGEST, _ENOUGH = 2, 40
 # What every contestant surely reaches, for guessing how long an answer takes.
 _SLOW_FLOPS = 60e9
 _WARM_SECONDS, _WARM_CONNECTIONS = 2, 8
@@ -46,7 +46,7 @@ class Scope:
         seconds: Of each load.
         loads: Workloads and connections, in the order of the run.
         paced: Contestants and workloads asked at a share of their capacity.
-        beside: Whether small queries beside large batches are measured.
+        beside: Contestants asked small queries beside the largest batches.
         two_cores: Contestants that get two cores as well.
         one_core, load_core, both: Cores as taskset takes them: of a contestant, of its load, of a
             contestant on two; the load of those is on `load_core_of_both`.
@@ -56,7 +56,7 @@ class Scope:
     seconds: int
     loads: Sequence[tuple[str, int]]
     paced: Sequence[tuple[str, str]]
-    beside: bool
+    beside: frozenset[str]
     two_cores: frozenset[str]
     one_core: str
     load_core: str
@@ -145,7 +145,7 @@ class Bench:
         for contestant in self._turns(0):
             # It takes long, and says the same each time of those that have no protection.
             first_or_ours = self._round == 0 or contestant.name.startswith("ours")
-            if contestant.name in up and not contestant.only and first_or_ours:
+            if contestant.name in self._scope.beside & up.keys() and first_or_ours:
                 self._try(contestant, lambda name=contestant.name: self._beside_one(up, name))
         for name, running in up.items():
             if tokens := Counters(running).pass_tokens():
@@ -250,14 +250,16 @@ class Bench:
         path, asked = self._requests(running.contestant, workload)
         seconds = self._seconds(name, workload)
         before = counters.read()
+        alone = Alone(running)
         with Weighing(running) as weighing:
             load = drive(
                 running.url, path, asked, connections=connections, seconds=seconds, cores=cores
             )
+        others = alone.others()
         outside = counters.outside_milliseconds(before, load.requests)
         key = {"contestant": name, "workload": workload, "connections": connections}
         self._say(_line(key, load))
-        self._note("loads", **key, **load.record())
+        self._note("loads", **key, others=others, **load.record())
         self._note("memory", **key, peak_bytes=weighing.peak_bytes)
         if outside is not None:
             self._note("outside", **key, milliseconds=outside)

@@ -49,7 +49,7 @@ _BEST = {"bfloat16": "ours-bf16", "float32": "ours-fp32"}
 _OTHERS = ("classic", "infinity")
 _PACED = ("q7", "q30")
 _QUICK_ROUNDS, _QUICK_SECONDS = 2, 4
-_ROUNDS, _SECONDS = 3, 3
+_ROUNDS, _SECONDS = 2, 3
 # Texts that every contestant must embed rightly, besides one batch.
 _CHECKED = 24
 
@@ -57,17 +57,18 @@ _CHECKED = 24
 def main(arguments: Sequence[str]) -> None:
     """Run, and write the result."""
     parsed = _parser().parse_args(arguments)
+    names, scope = _names(parsed), _scope(parsed)
     _require_tools()
-    scope = _scope(parsed)
     os.sched_setaffinity(0, {int(scope.load_core)})
     began, load_before = time.monotonic(), os.getloadavg()[0]
-    contestants, missing = _gather(_names(parsed), parsed.tei)
+    contestants, missing = _gather(names, parsed.tei)
     workloads = make_workloads(ARTIFACT / TOKENIZER)
     print("computing the reference answers …", flush=True)
     singles = [texts[0] for texts in workloads["mixed"].requests[:_CHECKED]]
     batch = workloads["batch32"].requests[0]
     check = (singles, batch, reference(model_folder(), [*singles, *batch]))
-    precisions = sorted({each.precision for each in contestants if each.name.startswith("ours")})
+    mine = {each.precision for each in contestants if each.name.startswith("ours")}
+    precisions = sorted(mine or {"float32"})
     limits = {each: lambda cores, own=each: Limit(ARTIFACT, own, cores) for each in precisions}
     bench = Bench(
         scope,
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(MAKERS)
     parser.add_argument("--with", dest="wanted", metavar="NAMES", help=f"only these: {names}")
     parser.add_argument("--without", default="", metavar="NAMES", help="all but these")
-    parser.add_argument("--loads", metavar="LOADS", help="only these, as q7/64,mixed/16")
+    parser.add_argument("--loads", metavar="LOADS", help="only these, as q7/64,mixed/16,beside")
     parser.add_argument("--tei", type=Path, metavar="PATH", help="text-embeddings-router")
     parser.add_argument("--one-core", action="store_true", help="leave out the part on two cores")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
@@ -166,9 +167,8 @@ def _scope(parsed: argparse.Namespace) -> Scope:
     """Return what a run of these arguments has."""
     cores = sorted(os.sched_getaffinity(0))
     quick = parsed.quick
-    given = [each.split("/") for each in parsed.loads.split(",")] if parsed.loads else []
-    asked_for = [(name, int(connections)) for name, connections in given]
-    loads = asked_for or (QUICK_LOADS if quick else LOADS)
+    words = parsed.loads.split(",") if parsed.loads else []
+    loads = _chosen(words) or (QUICK_LOADS if quick else LOADS)
     main_ones = [_BEST[supported_precisions()[0]], *([] if quick else _OTHERS)]
     both = ",".join(map(str, cores[:2]))
     return Scope(
@@ -181,13 +181,26 @@ def _scope(parsed: argparse.Namespace) -> Scope:
             if (workload, PACED_CONNECTIONS) in loads
             for name in main_ones
         ],
-        beside=not (quick or parsed.loads),
+        beside=frozenset(main_ones if "beside" in words or not (words or quick) else ()),
         two_cores=frozenset() if quick or parsed.one_core else frozenset(main_ones),
         one_core=str(cores[0]),
         load_core=str(cores[-1]),
         both=both,
         load_core_of_both=str(cores[2]) if len(cores) > 2 else both,  # noqa: PLR2004
     )
+
+
+def _chosen(words: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the loads that a person named."""
+    loads = []
+    for word in words:
+        name, _, connections = word.partition("/")
+        if word == "beside":
+            continue
+        if name not in dict(LOADS) or not connections.isdecimal():
+            raise SystemExit(f"{word!r} is no load; there are {', '.join(dict(LOADS))}, as q7/64")
+        loads.append((name, int(connections)))
+    return loads
 
 
 def _about(

@@ -16,6 +16,7 @@ from typing import Self
 import psutil
 
 from benchmarks.contestants import Contestant, environment
+from benchmarks.machine import busy_seconds
 from benchmarks.server import ROOT
 from sentence_api.resources.process import process_memory
 
@@ -23,7 +24,7 @@ LOGS = ROOT / "var" / "benchmarks" / "logs"
 _START_SECONDS, _STOP_SECONDS = 180, 30
 _WEIGH_SECONDS = 0.5
 # Idle is less than this share of a core over that time.
-_IDLE_SHARE, _IDLE_SECONDS, _SETTLE_SECONDS = 0.2, 0.25, 4
+_IDLE_SHARE, _IDLE_SECONDS, _SETTLE_SECONDS = 0.2, 0.25, 2
 
 
 class DidNotStart(Exception):
@@ -155,6 +156,22 @@ class Running:
                 with suppress(OSError):
                     if stray := os.sched_getaffinity(thread.id) - allowed:
                         raise DidNotStart(f"a thread of it left its cores for {sorted(stray)}")
+
+
+class Alone:
+    """Tells how much of a contestant's cores somebody else used since this was made."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._began = time.monotonic()
+        self._busy, self._own = busy_seconds(running.cores), running.cpu_seconds()
+
+    def others(self) -> float:
+        """Return the part of the time."""
+        busy = busy_seconds(self._running.cores) - self._busy
+        own = self._running.cpu_seconds() - self._own
+        cores = len(self._running.cores.split(","))
+        return max(0.0, busy - own) / (time.monotonic() - self._began) / cores
 
 
 class Weighing:

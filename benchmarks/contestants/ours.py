@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> 
         given = "" if engine == "openvino" else f" --engine {engine}"
         raise Unavailable(f"no model at {artifact}; run: python -m sentence_api export{given}")
     short = _TITLES[precision]
-    suffix = ("" if engine == "openvino" else f"-{engine}") + ("" if collects else "-nocollect")
+    suffix = "" if engine == "openvino" else f"-{engine}"
     title = f"this server, {short}" + ("" if engine == "openvino" else f", {engine}")
     return Contestant(
-        name=f"ours-{short}{suffix}",
+        name=f"ours-{short}{suffix}" if collects else "ours-nocollect",
         title=title + ("" if collects else ", no forced collection"),
         precision=precision,
         command=_command,
@@ -41,12 +40,21 @@ def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> 
             "ENGINE": engine,
             "PRECISION": precision,
             "SENTENCE_API_ARTIFACT": str(artifact),
-            "SENTENCE_API_HISTORY": tempfile.mkdtemp(prefix="history-"),
+            "SENTENCE_API_HISTORY": str(ROOT / "var" / "benchmarks" / "history"),
             **({} if collects else {"SENTENCE_API_COLLECT_EVERY": "0"}),
         },
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
-        only=frozenset() if collects else frozenset({("q7", 64)}),
+        only=_only(engine, collects),
     )
+
+
+def _only(engine: str, collects: bool) -> frozenset[tuple[str, int]]:
+    """Return what a variant takes part in: as much as it is there to show."""
+    if not collects:
+        return frozenset({("q7", 64)})
+    if engine == "torch":
+        return frozenset({("q7", 1), ("q7", 64), ("q30", 64), ("mixed", 64)})
+    return frozenset()
 
 
 def _command(cores: str, port: int) -> list[str]:
