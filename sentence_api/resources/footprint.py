@@ -46,6 +46,6 @@ class Footprint(BaseModel):
 REFERENCE = Footprint(
     base_bytes=168 * MIB,
     file_bytes=88 * MIB,
-    worker_bytes=20 * MIB,
+    worker_bytes=28 * MIB,
     token_bytes=28 * KIB,
 )
