@@ -211,7 +211,7 @@ def test_a_calm_day_is_normal() -> None:
     fits = {part.name: part.fit for part in found.parts}
     assert fits["CPU"] is Fit.LARGE
     assert found.advice == [
-        "Plan, memory: a memory limit of 704 MiB would do.",
+        "Plan, memory: a memory limit of 768 MiB would do.",
         "Plan, CPU: 0.5 CPUs would do: 95 % of the time 0.20 were in use at most.",
     ]
 
