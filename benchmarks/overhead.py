@@ -57,7 +57,7 @@ def _cpu_seconds(server: Running) -> float:
 
 
 def _drive(url: str, seconds: int) -> float:
-    load = drive(url, "/query", QUESTION, connections=CONNECTIONS, seconds=seconds, cores="1")
+    load = drive(url, "/query", [QUESTION], connections=CONNECTIONS, seconds=seconds, cores="1")
     if load.failures:
         raise SystemExit(f"{load.failures} requests failed")
     return load.rate

@@ -178,7 +178,7 @@ def test_figures_of_each_slot(directory: Path) -> None:
     metrics = Metrics(directory)
     for slot, texts in ((0, 3), (11, 5)):
         metrics.use_slot(slot)
-        metrics.on_encoded(answer(texts, texts))
+        metrics.on_pass(Pass(items=texts, tokens=texts, padded_tokens=texts, seconds=0.5))
         metrics.on_response("/query", 200, None, 0.01 * texts)
     found = metrics.by_slot()
     key = ("sentence_api_texts_total", frozenset[tuple[str, str]]())
@@ -195,12 +195,10 @@ def test_what_is_known_of_the_whole_server_is_added(alone: Metrics) -> None:
 
 
 def test_texts(alone: Metrics) -> None:
-    """Texts, tokens, cut texts and waiting times of answered requests add up."""
+    """Cut texts and waiting times of answered requests add up."""
     alone.on_encoded(answer(3, 21, (0, 2)))
     alone.on_encoded(answer(1, 5))
     assert samples(alone) == {
-        "texts_total": 4,
-        "tokens_total": 26,
         "truncated_texts_total": 2,
         "queue_seconds_count": 2,
         "queue_seconds_sum": 0.5,
@@ -208,10 +206,12 @@ def test_texts(alone: Metrics) -> None:
 
 
 def test_passes(alone: Metrics) -> None:
-    """Forward passes are counted by size, with their padded tokens and their time."""
+    """Passes are counted by size, with their texts, tokens, padded tokens and time."""
     alone.on_pass(Pass(items=3, tokens=20, padded_tokens=24, seconds=0.5))
     alone.on_pass(Pass(items=64, tokens=500, padded_tokens=512, seconds=0.25))
     assert samples(alone) == {
+        "texts_total": 67,
+        "tokens_total": 520,
         "batch_items_count": 2,
         "batch_items_sum": 67,
         "padded_tokens_total": 536,
@@ -253,8 +253,6 @@ def test_workers_are_summed(directory: Path) -> None:
         metrics.waiting_tokens.set(texts)
     assert samples(metrics) == {
         "worker_exits_total{cause=crash}": 1,
-        "texts_total": 8,
-        "tokens_total": 8,
         "queue_seconds_count": 2,
         "queue_seconds_sum": 0.5,
         "queue_tokens": 8,
@@ -272,8 +270,6 @@ def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
         metrics.waiting_tokens.set(4)
         files.append({path.name for path in directory.iterdir()})
     assert samples(metrics) == {
-        "texts_total": 3,
-        "tokens_total": 3,
         "queue_seconds_count": 3,
         "queue_seconds_sum": 0.75,
         "requests_total{route=/query,status=200}": 3,
