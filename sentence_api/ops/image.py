@@ -86,8 +86,18 @@ def build_command(options: Options, environ: Mapping[str, str]) -> tuple[str, ..
 
 
 def build(command: tuple[str, ...], docker: Docker) -> str:
-    """Build the image and return its id."""
-    docker.show(*command)
+    """Build the image and return its id.
+
+    Raises:
+        DeploymentFailed: It cannot be built; where something cannot be fetched there are ways.
+    """
+    try:
+        docker.show(*command)
+    except DeploymentFailed as exc:
+        raise DeploymentFailed(
+            f"{exc}; if it could not fetch its base image or packages, see --base-image and"
+            " wheelhouse in docs/operations.md"
+        ) from exc
     return image_id(docker)
 
 
