@@ -74,6 +74,13 @@ def test_how_full_cores_may_be(p95: float | None, tokens: float, share: float) -
     assert MEASURED.share_for(p95, tokens) == pytest.approx(share)
 
 
+def test_a_disturbed_measurement_does_not_mislead() -> None:
+    """A low share that looked slower than a higher one counts as no slower than that."""
+    disturbed = (Latency(share=0.3, p50=1, p95=1, p99=1), *MEASURED.latencies)
+    measured = MEASURED.model_copy(update={"latencies": disturbed})
+    assert measured.share_for(0.015, 30) == pytest.approx(0.6)
+
+
 def test_a_latency_that_no_machine_gives() -> None:
     """The message says what a core takes, and that more of them do not help."""
     with pytest.raises(OutOfReach, match=r"95 % within 5 ms is out of reach .* takes 10 ms"):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -93,7 +93,10 @@ class Measurement(BaseModel):
         if p95 is None:
             return SHARE
         longer = self.cpu_seconds(tokens) / self.cpu_seconds(self.latency_tokens)
-        points = [(each.p95 * longer, each.share) for each in self.latencies]
+        # Where a disturbance made a lower share look slower, the higher one knows better.
+        least = accumulate((each.p95 for each in reversed(self.latencies)), min)
+        shares = [each.share for each in self.latencies]
+        points = list(zip([p95 * longer for p95 in reversed([*least])], shares, strict=True))
         if p95 < points[0][0]:
             raise OutOfReach(
                 f"95 % within {1000 * p95:.0f} ms is out of reach for {tokens:g} tokens: at"
