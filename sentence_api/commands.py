@@ -7,17 +7,20 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from sentence_api import __version__
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import check, dashboard, local, monitor, rendering
+from sentence_api.ops import bench, capacity, check, dashboard, local, monitor, rendering
 from sentence_api.ops.alerts import rules
-from sentence_api.ops.planning import find_subject, plan_figures, plan_subject
+from sentence_api.ops.planning import Subject, find_subject, plan_figures, plan_subject
 from sentence_api.ops.report import command as report
 from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.resources.formula import Machine, Plan
+from sentence_api.resources.host import processor
 from sentence_api.settings import Settings, read_settings
 
 FAILURE = 1
@@ -42,6 +45,8 @@ def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
     settings = settings.model_copy(update=given)
     subject = find_subject(settings)
     plan = plan_subject(subject, settings)
+    if parsed.target_rps is not None:
+        return _capacity(parsed, settings, subject, plan)
     show: dict[str, Callable[[], str]] = {
         "table": lambda: rendering.plan_table(plan, subject),
         "json": lambda: json.dumps(plan_figures(plan, settings), indent=2),
@@ -50,6 +55,24 @@ def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
     print(show[parsed.format]())
     if parsed.explain:
         print("\n" + rendering.plan_steps(plan, subject), file=_beside(parsed.format))
+    return 0
+
+
+def _capacity(parsed: argparse.Namespace, settings: Settings, subject: Subject, plan: Plan) -> int:
+    """Print what a load needs, from what `bench` has measured."""
+    measured = bench.kept(settings.history)
+
+    def plan_of(cpus: float, memory_bytes: int) -> Plan:
+        return plan_subject(replace(subject, machine=Machine(cpus, memory_bytes)), settings)
+
+    target = capacity.Target(parsed.target_rps, parsed.tokens, parsed.p95)
+    found = capacity.need(measured, target, plan, plan_of)
+    if parsed.format == "json":
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print(capacity.render(found, measured))
+    if processor() != measured.processor:
+        print(f"note: measured on another processor than this, {processor()}", file=sys.stderr)
     return 0
 
 
@@ -129,6 +152,25 @@ def _cpus(text: str) -> float:
     return cpus
 
 
+def _positive(text: str) -> float:
+    """Read a positive, finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return number
+
+
+def _duration(text: str) -> float:
+    """Read a time as `50ms` or `0.5s` in seconds."""
+    for unit, seconds in (("ms", 1e-3), ("s", 1.0)):
+        if text.endswith(unit):
+            return _positive(text.removesuffix(unit)) * seconds
+    raise argparse.ArgumentTypeError(f"{text!r} has no unit; write for example 50ms or 0.5s")
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
@@ -142,6 +184,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--memory", metavar="SIZE", help="plan for so much RAM instead, as 8G")
     plan.add_argument("--format", choices=("table", "json", "env"), default="table")
     plan.add_argument("--explain", action="store_true", help="show each line of the sum")
+    target = plan.add_argument_group("what a load needs, once `bench` has measured")
+    target.add_argument("--target-rps", type=_positive, metavar="N", help="requests a second")
+    target.add_argument("--tokens", type=_positive, default=capacity.DEFAULT_TOKENS, metavar="N")
+    target.add_argument("--p95", type=_duration, metavar="TIME", help="95 %% within, as 50ms")
     plan.set_defaults(run=_plan)
 
     export = commands.add_parser("export", help="turn a model into what is served, and prove it")
@@ -158,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
     # Run before this parser is made; here for --help.
     commands.add_parser(check.COMMAND, help="say how the running service is, and what to change")
     commands.add_parser(monitor.COMMAND, help="show it live")
+
+    bench_ = commands.add_parser(bench.COMMAND, help="load the running service and judge it")
+    bench.add_arguments(bench_)
+    bench_.set_defaults(run=bench.run)
 
     report_ = commands.add_parser(report.COMMAND, help="write what happened as a page")
     report.add_arguments(report_)

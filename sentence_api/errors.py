@@ -157,3 +157,11 @@ class NoHistory(StartupError):
 
 class CanaryFailed(StartupError):
     """The loaded model does not reproduce its reference vector."""
+
+
+class NotMeasured(StartupError):
+    """What is asked needs a measurement that has not been made here."""
+
+
+class OutOfReach(StartupError):
+    """No number of machines gives what is asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from benchmarks.contestants import Contestant
 from benchmarks.figures import disturbed, ratios, share
 from benchmarks.limit import fastest, packed
 from benchmarks.load import bodies, parse
-from benchmarks.paced import drive_paced, percentile
+from benchmarks.paced import drive_paced
 from benchmarks.rounds import some_lengths
 from benchmarks.running import DidNotStart, Running
 from benchmarks.workloads import Workload, make_workloads, text_flops
 from sentence_api.engine.artifact import TOKENIZER
 from sentence_api.engine.tokenizer import TextTokenizer
+from sentence_api.ops.pace import Answers, Pace, post
 from tests.conftest import ROOT
 
 
@@ -139,8 +141,9 @@ def test_a_contestant_that_ends_says_why() -> None:
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
     """The nearest rank, as wrk has it."""
-    ordered = [float(number) for number in range(1, 101)]
-    assert [percentile(ordered, each) for each in (1, 50, 99, 99.9)] == [1, 50, 99, 100]
+    answers = Answers(1.0, [float(number) for number in range(1, 101)], 0, None)
+    assert [answers.percentile(each) for each in (1, 50, 99, 99.9)] == [1, 50, 99, 100]
+    assert math.isnan(Answers(1.0, [], 0, None).percentile(50))
 
 
 class _Slow(BaseHTTPRequestHandler):
@@ -182,6 +185,16 @@ def test_paced_requests_do_not_wait_for_answers(slow: str) -> None:
     assert 160 <= load.requests <= 240
     assert load.p50 >= 20
     assert set(_Slow.asked) == {b'{"a": 1}', b'{"b": 2}'}
+
+
+def test_saturating_keeps_every_connection_busy(slow: str) -> None:
+    """Eight connections of 20 ms each give at most 400 answers a second, and none is lost."""
+    pace = Pace(slow, 8)
+    answers = pace.saturate([post(slow, "/query", b"{}", {})], 1.0)
+    pace.close()
+    assert (answers.failures, answers.refusal) == (0, None)
+    assert 200 <= answers.rate <= 408
+    assert answers.percentile(1) >= 0.02
 
 
 def test_requests_are_written_one_a_line() -> None:

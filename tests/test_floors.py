@@ -32,7 +32,7 @@ EDGES = {
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
     "ops": {PACKAGE, "errors", "settings", "resources", "engine", "serving", "http"},
-    "commands": {PACKAGE, "errors", "settings", "engine", "ops"},
+    "commands": {PACKAGE, "errors", "settings", "resources", "engine", "ops"},
     "__main__": {"commands", "healthcheck", "ops"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.

@@ -313,3 +313,15 @@ def _number(text: str | None) -> int | None:
         return None
     # The kernel's counters have 64 bits; more is junk, and would overflow a float.
     return number if abs(number) < 2**64 else None
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name the processor: two of the same name need not be of the same family."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return "an unknown processor"
+    found = dict(re.findall(r"^(model name|cpu family)\s*: (.*)$", text, re.MULTILINE))
+    if "model name" not in found:
+        return "an unknown processor"
+    return f"{found['model name']} (family {found.get('cpu family', 'unknown')})"

@@ -1,0 +1,347 @@
+"""`python -m sentence_api bench`: what the running deployment bears, in half a minute.
+
+It puts a full load on the server. The generator takes CPU from the same machine, and inside a
+container from the same limits, so capacity is worked out from the CPU time that the server used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sentence_api.errors import DeploymentFailed, NotMeasured
+from sentence_api.ops.capacity import Cost, Latency, Measurement
+from sentence_api.ops.check import known_url
+from sentence_api.ops.pace import Answers, Pace, post, steady
+from sentence_api.ops.release import keys_in
+from sentence_api.ops.smoke import headers
+from sentence_api.resources.host import processor, read_host
+from sentence_api.resources.sizes import format_size
+from sentence_api.settings import Settings
+
+COMMAND = "bench"
+FILE = "bench.json"
+FAILURE = 1
+# About so many tokens with the two that most models put around a text; the server counts.
+LENGTHS = (7, 30, 120)
+LATENCY_LENGTH = 30
+SHARES = (0.3, 0.5, 0.7, 0.85)
+SECONDS = 30.0
+# Parts of that: what warms up, what is full, what is paced; each length, each length, each share.
+_WARM, _FULL, _PACED = 1 / 30, 4 / 30, 3.5 / 30
+# As many as fill the passes of every worker.
+_CONNECTIONS_OF_WORKER, _MOST_CONNECTIONS = 64, 256
+_REQUESTS = 500
+_TIMEOUT_SECONDS = 10
+# Requests of others beyond this part make the figures those of a mixture.
+_OTHERS_SHARE = 0.02
+# Common English words that are one token each to nearly every tokenizer.
+_WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the server has counted so far."""
+
+    cpu_seconds: float
+    requests: float
+    tokens: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is to be said of a bench beside its figures: one sentence, and whether it is a fault."""
+
+    text: str
+    is_fault: bool
+
+
+class Server:
+    """The deployment under test.
+
+    Args:
+        url: Where it answers.
+        key: One of its API keys, if it asks for one.
+
+    Raises:
+        DeploymentFailed: It does not answer as this service does.
+    """
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url
+        self._headers = headers(key)
+        self.status = json.loads(self._get("/status"))
+        if self.status.get("state") != "ready":
+            raise DeploymentFailed(f"the server at {url} is not ready; next: ask it with check")
+
+    def requests(self, tokens: int, seed: int) -> list[bytes]:
+        """Return different questions of about so many tokens."""
+        choose = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        texts = (" ".join(choose.choices(_WORDS, k=tokens - 2)) for _ in range(_REQUESTS))
+        return [
+            post(self.url, "/query", json.dumps({"question": text}).encode(), self._headers)
+            for text in texts
+        ]
+
+    def read(self) -> Seen:
+        """Return what it has counted."""
+        text = self._get("/metrics")
+        return Seen(
+            cpu_seconds=_metric(text, "sentence_api_cpu_seconds_total"),
+            requests=_metric(text, "sentence_api_requests_total", 'route="/query'),
+            tokens=_metric(text, "sentence_api_tokens_total"),
+            memory_bytes=_metric(text, "sentence_api_memory_working_set_bytes"),
+        )
+
+    def cores(self) -> float:
+        """Return the CPUs that it can keep busy."""
+        plan = self.status["plan"]
+        limit = _metric(self._get("/metrics"), "sentence_api_cpu_limit_cores")
+        return min(limit, float(plan["workers"] * plan["threads"]))
+
+    def _get(self, path: str) -> str:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
+                text: str = response.read().decode()
+        except (OSError, ValueError) as exc:
+            raise DeploymentFailed(
+                f"no answer from {self.url}{path}: {exc}; next: ./deploy-production.sh status"
+            ) from exc
+        return text
+
+
+def _metric(text: str, name: str, label: str = "") -> float:
+    """Return the sum of a metric over its labels, of those that have `label`."""
+    lines = re.findall(rf"^{name}(\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
+    return sum(float(value) for labels, value in lines if label in labels)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of this command."""
+    parser.add_argument("--url", help="address of the server, by default the one deployed here")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="in all; fewer make the figures rougher"
+    )
+    parser.add_argument("--json", action="store_true", help="print the measurement as JSON")
+
+
+def run(parsed: argparse.Namespace, settings: Settings) -> int:
+    """Measure, keep and print; return the exit status.
+
+    Raises:
+        StartupError: There is no server to measure, or it refuses.
+    """
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if parsed.json else sys.stdout, flush=True)
+
+    server = Server(parsed.url or known_url(os.environ), _key(settings))
+    measured, findings = measure(server, parsed.seconds, say)
+    if _counts_us():
+        text = "the load came from within the same limits: latencies near the capacity are too high"
+        findings.append(Finding(text, is_fault=False))
+    findings += _kept(measured, settings.history)
+    if parsed.json:
+        print(measured.model_dump_json(indent=1))
+    else:
+        say(render(measured))
+    for finding in findings:
+        say(f"{'fault' if finding.is_fault else 'note'}: {finding.text}")
+    faults = any(finding.is_fault for finding in findings)
+    say(f"verdict: {'not as planned' if faults else 'as planned'}")
+    return FAILURE if faults else 0
+
+
+def measure(
+    server: Server, seconds: float, say: Callable[[str], None]
+) -> tuple[Measurement, list[Finding]]:
+    """Load a server fully with texts of several lengths, then in part, and judge it by its plan.
+
+    Args:
+        server: Whom.
+        seconds: How long in all.
+        say: Shows progress.
+
+    Raises:
+        DeploymentFailed: It refuses every request.
+    """
+    plan, service = server.status["plan"], server.status["service"]
+    cores = server.cores()
+    say(
+        f"loading {server.url} fully for {seconds:.0f} s: {service['model']}"
+        f" {service['precision']}, {plan['workers']} workers"
+    )
+    pace = Pace(server.url, min(_MOST_CONNECTIONS, _CONNECTIONS_OF_WORKER * plan["workers"]))
+    costs, latencies = [], []
+    runs: list[tuple[Answers, Seen, Seen]] = []
+    for length in LENGTHS:
+        requests = server.requests(length, seed=length)
+        _accepted(pace.saturate(requests, _WARM * seconds))
+        runs.append(_counted(server, partial(pace.saturate, requests, _FULL * seconds)))
+        costs.append(_cost(*runs[-1]))
+        say(f"  {costs[-1].tokens:3.0f} tokens: {1 / costs[-1].cpu_seconds:.0f} requests/s a core")
+    chosen = costs[LENGTHS.index(LATENCY_LENGTH)]
+    requests = server.requests(LATENCY_LENGTH, seed=0)
+    for share in SHARES:
+        due = list(
+            steady(share * cores / chosen.cpu_seconds, _PACED * seconds, seed=round(100 * share))
+        )
+        runs.append(_counted(server, partial(pace.at, requests, _PACED * seconds, iter(due))))
+        latencies.append(_latency(share, runs[-1][0]))
+        say(
+            f"  {share:.0%} of that, {chosen.tokens:.0f} tokens: 95 % within"
+            f" {1000 * latencies[-1].p95:.0f} ms"
+        )
+    pace.close()
+    measured = Measurement(
+        time=time.time(),
+        version=service["version"],
+        model=service["model"],
+        precision=service["precision"],
+        processor=processor(),
+        workers=plan["workers"],
+        cores=cores,
+        costs=tuple(costs),
+        latency_tokens=chosen.tokens,
+        latencies=tuple(latencies),
+    )
+    return measured, judge(plan, runs)
+
+
+def _accepted(answers: Answers) -> None:
+    """Refuse to measure refusals."""
+    if not answers.latencies:
+        keys = (
+            "; set SENTENCE_API_KEYS_FILE to the server's"
+            if "401" in (answers.refusal or "")
+            else ""
+        )
+        raise DeploymentFailed(f"the server answers no question: {answers.refusal}{keys}")
+
+
+def _counted(server: Server, load: Callable[[], Answers]) -> tuple[Answers, Seen, Seen]:
+    """Put a load on the server between two readings; its CPU time is without the load's own."""
+    before, own = server.read(), time.process_time()
+    answers = load()
+    own = time.process_time() - own
+    after = server.read()
+    if _counts_us():
+        after = Seen(after.cpu_seconds - own, after.requests, after.tokens, after.memory_bytes)
+    return answers, before, after
+
+
+def _counts_us() -> bool:
+    """Say whether the server's figures are of a control group that holds this process too."""
+    host = read_host()
+    return host.contained or host.cpu_source != "affinity"
+
+
+def _cost(answers: Answers, before: Seen, after: Seen) -> Cost:
+    _accepted(answers)
+    answered = after.requests - before.requests
+    return Cost(
+        tokens=(after.tokens - before.tokens) / answered,
+        cpu_seconds=(after.cpu_seconds - before.cpu_seconds) / answered,
+    )
+
+
+def _latency(share: float, answers: Answers) -> Latency:
+    _accepted(answers)
+    return Latency(share=share, **{f"p{each}": answers.percentile(each) for each in (50, 95, 99)})
+
+
+def judge(plan: dict[str, Any], runs: Iterable[tuple[Answers, Seen, Seen]]) -> list[Finding]:
+    """Hold what was seen against the plan. Pure."""
+    every = list(runs)
+    peak = max(after.memory_bytes for _, _, after in every)
+    planned, limit = plan["predicted_peak_bytes"], plan["memory_limit_bytes"]
+    findings = [
+        Finding(
+            f"memory reached {format_size(round(peak))} of {format_size(planned)} predicted, the"
+            f" limit is {format_size(limit)}",
+            is_fault=peak > planned,
+        )
+    ]
+    if failures := sum(answers.failures for answers, _, _ in every):
+        reason = next(filter(None, (answers.refusal for answers, _, _ in every)), "no answer")
+        findings.append(Finding(f"{failures} requests failed, as {reason}", is_fault=True))
+    sent = sum(len(answers.latencies) + answers.failures for answers, _, _ in every)
+    counted = sum(after.requests - before.requests for _, before, after in every)
+    if counted > sent * (1 + _OTHERS_SHARE):
+        findings.append(
+            Finding(
+                f"others sent {counted - sent:.0f} requests meanwhile, so these are figures of a"
+                " mixture; run it again when nobody asks",
+                is_fault=False,
+            )
+        )
+    return findings
+
+
+def render(measured: Measurement) -> str:
+    """Return the figures for a person."""
+    lines = ["", f"capacity of {measured.cores:g} cores, {measured.workers} workers"]
+    lines += [
+        f"  {cost.tokens:3.0f} tokens  {measured.cores / cost.cpu_seconds:7.0f} requests/s,"
+        f" {1 / cost.cpu_seconds:.0f} a core"
+        for cost in measured.costs
+    ]
+    lines.append(f"latency of {measured.latency_tokens:.0f} tokens, requests at random")
+    lines += [
+        f"  {each.share:3.0%}         50 % within {1000 * each.p50:.0f} ms,"
+        f" 95 % {1000 * each.p95:.0f} ms, 99 % {1000 * each.p99:.0f} ms"
+        for each in measured.latencies
+    ]
+    return "\n".join(lines)
+
+
+def _kept(measured: Measurement, folder: Path) -> list[Finding]:
+    """Keep a measurement for the planner; say so if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(measured.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except OSError as exc:
+        text = f"the figures cannot be kept in {folder} ({exc.strerror}), so plan cannot use them"
+        return [Finding(text, is_fault=False)]
+    return []
+
+
+def kept(folder: Path) -> Measurement:
+    """Return the last measurement.
+
+    Raises:
+        NotMeasured: There is none, or none that can be read.
+    """
+    path = folder / FILE
+    again = "next: python -m sentence_api bench, half a minute beside the running server"
+    try:
+        return Measurement.model_validate_json(path.read_bytes())
+    except OSError as exc:
+        raise NotMeasured(f"nothing is measured yet ({path}); {again}") from exc
+    except ValidationError as exc:
+        raise NotMeasured(f"{path} is not of this version; {again}") from exc
+
+
+def _key(settings: Settings) -> str | None:
+    """Return one of the server's API keys, if these settings name them."""
+    if settings.keys_file is None:
+        return None
+    try:
+        lines: Sequence[str] = settings.keys_file.read_text("utf-8").splitlines()
+    except OSError as exc:
+        raise DeploymentFailed(f"cannot read {settings.keys_file}: {exc.strerror}") from exc
+    return keys_in(list(lines))[0]

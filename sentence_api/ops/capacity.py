@@ -1,0 +1,254 @@
+"""How many cores, containers and machines a load needs, from what `bench` measured. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sentence_api.errors import DoesNotFit, OutOfReach
+from sentence_api.resources.formula import Plan
+from sentence_api.resources.sizes import GIB, MIB, format_size
+
+# How full cores are planned to be where no latency is asked for: queues grow fast beyond.
+SHARE = 0.7
+DEFAULT_TOKENS = 30
+# Machines that the table shows, in CPUs, and the memory that is tried for each.
+_MACHINES = (1, 2, 4, 8, 16)
+_MEMORIES = (512 * MIB, GIB, 2 * GIB, 4 * GIB, 8 * GIB, 16 * GIB, 32 * GIB, 64 * GIB)
+
+
+class Cost(BaseModel):
+    """CPU time of the whole server for one request of one text of so many tokens, when it is full.
+
+    Cores that are busy with nothing else answer its inverse in a second, each.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: float = Field(gt=0)
+    cpu_seconds: float = Field(gt=0)
+
+
+class Latency(BaseModel):
+    """Latency in seconds at a share of the capacity, requests arriving at random."""
+
+    model_config = ConfigDict(frozen=True)
+
+    share: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class Measurement(BaseModel):
+    """What one `bench` found.
+
+    Attributes:
+        time: When, in seconds since 1970.
+        processor: The machine's.
+        cores: CPUs that the server could keep busy.
+        costs: By length, the shortest first; two at least.
+        latency_tokens: Length of the texts that latencies are of.
+        latencies: By share, the least first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    format: Literal[1] = 1
+    time: float
+    version: str
+    model: str
+    precision: str
+    processor: str
+    workers: int
+    cores: float
+    costs: tuple[Cost, ...] = Field(min_length=2)
+    latency_tokens: float
+    latencies: tuple[Latency, ...] = Field(min_length=1)
+
+    def cpu_seconds(self, tokens: float) -> float:
+        """Return the cost of a text of another length: on lines through what was measured."""
+        points = [(cost.tokens, cost.cpu_seconds) for cost in self.costs]
+        # A text shorter than all that were measured costs no more than the shortest of them.
+        return _on_lines(points, max(tokens, points[0][0]))
+
+    def rate(self, tokens: float) -> float:
+        """Return the requests a second that one core answers at most."""
+        return 1 / self.cpu_seconds(tokens)
+
+    def share_for(self, p95: float | None, tokens: float) -> float:
+        """Return how full cores may be so that 95 % of the answers take no longer than `p95`.
+
+        Latencies of texts of another length are taken to be in proportion to their cost.
+
+        Raises:
+            OutOfReach: Not even the least share that was measured is fast enough.
+        """
+        if p95 is None:
+            return SHARE
+        longer = self.cpu_seconds(tokens) / self.cpu_seconds(self.latency_tokens)
+        # Where a disturbance made a lower share look slower, the higher one knows better.
+        least = accumulate((each.p95 for each in reversed(self.latencies)), min)
+        shares = [each.share for each in self.latencies]
+        points = list(zip([p95 * longer for p95 in reversed([*least])], shares, strict=True))
+        if p95 < points[0][0]:
+            raise OutOfReach(
+                f"95 % within {1000 * p95:.0f} ms is out of reach for {tokens:g} tokens: at"
+                f" {points[0][1]:.0%} of its capacity a core takes {1000 * points[0][0]:.0f} ms;"
+                " more cores do not shorten a forward pass, shorter texts do"
+            )
+        if p95 >= points[-1][0]:
+            return points[-1][1]
+        return next(
+            low_share + (high_share - low_share) * (p95 - low) / (high - low)
+            for (low, low_share), (high, high_share) in pairwise(points)
+            if low <= p95 < high
+        )
+
+
+def _on_lines(points: list[tuple[float, float]], x: float) -> float:
+    """Return y on the line of the two points around x; beyond the last on the last line."""
+    pairs = list(pairwise(points))
+    (x0, y0), (x1, y1) = next((pair for pair in pairs if x <= pair[1][0]), pairs[-1])
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked for: requests a second, tokens of each, 95 % within some seconds."""
+
+    rps: float
+    tokens: float
+    p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Machines of one size, each with one container, that together bear a load.
+
+    Attributes:
+        name: The size.
+        workers: In each container.
+        cores: CPUs that each container keeps busy.
+        rps: What each bears at the share that was chosen.
+        machines: How many.
+        memory_limit_bytes: Of each container.
+        predicted_peak_bytes: Of each container.
+    """
+
+    name: str
+    workers: int
+    cores: float
+    rps: float
+    machines: int
+    memory_limit_bytes: int
+    predicted_peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a target needs.
+
+    Attributes:
+        rate: Requests a second of one core that does nothing else.
+        share: How full cores are planned to be.
+        cores: CPUs in all.
+        fleets: Ways to have them, this machine's size first.
+    """
+
+    target: Target
+    rate: float
+    share: float
+    cores: float
+    fleets: tuple[Fleet, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return asdict(self)
+
+
+def need(
+    measured: Measurement,
+    target: Target,
+    plan: Plan,
+    plan_of: Callable[[float, int], Plan],
+) -> Need:
+    """Return what bears `target`.
+
+    Args:
+        measured: What one core does.
+        target: The load.
+        plan: The plan of this machine.
+        plan_of: Plans a machine of so many CPUs and bytes of memory; raises `DoesNotFit`.
+
+    Raises:
+        OutOfReach: The latency asked for is.
+    """
+    share = measured.share_for(target.p95, target.tokens)
+    rate = measured.rate(target.tokens)
+    fleets = [_fleet("this machine", plan, rate * share, target.rps)]
+    for cpus in _MACHINES:
+        if (found := _smallest(cpus, plan_of)) is not None:
+            memory, other = found
+            name = f"{cpus} CPU{'' if cpus == 1 else 's'}, {format_size(memory)}"
+            fleets.append(_fleet(name, other, rate * share, target.rps))
+    return Need(target, rate, share, target.rps / (rate * share), tuple(fleets))
+
+
+def busy_cores(plan: Plan) -> float:
+    """Return the CPUs that a container of this plan can keep busy."""
+    return min(plan.cpu_limit, float(plan.workers * plan.threads))
+
+
+def _fleet(name: str, plan: Plan, rps_of_core: float, rps: float) -> Fleet:
+    cores = busy_cores(plan)
+    each = cores * rps_of_core
+    return Fleet(
+        name=name,
+        workers=plan.workers,
+        cores=cores,
+        rps=each,
+        # What a division leaves behind the comma is no machine.
+        machines=math.ceil(rps / each - 1e-9),
+        memory_limit_bytes=plan.memory_limit_bytes,
+        predicted_peak_bytes=plan.predicted_peak_bytes,
+    )
+
+
+def _smallest(cpus: int, plan_of: Callable[[float, int], Plan]) -> tuple[int, Plan] | None:
+    """Return the least memory that holds all workers and their largest passes, and its plan."""
+    plans: list[tuple[int, Plan]] = []
+    for memory in _MEMORIES:
+        with suppress(DoesNotFit):
+            plans.append((memory, plan_of(cpus, memory)))
+    loads = [(plan.workers, plan.max_batch_tokens) for _, plan in plans]
+    return plans[loads.index(loads[-1])] if plans else None
+
+
+def render(found: Need, measured: Measurement) -> str:
+    """Return it for a person."""
+    target = found.target
+    within = "" if target.p95 is None else f", 95 % within {1000 * target.p95:.0f} ms"
+    lines = [
+        f"target          {target.rps:g} requests/s of {target.tokens:g} tokens{within}",
+        f"measured        {found.rate:.0f} requests/s on one full core, {measured.model}"
+        f" {measured.precision} on {measured.processor}",
+        f"cores           {found.cores:.2f}, each {found.share:.0%} full",
+        "",
+        "one container on each machine:",
+        f"{'machine':<16}  {'machines':>8}  {'workers':>7}  {'cores':>5}  {'requests/s':>10}"
+        f"  {'memory limit':>12}  {'predicted peak':>14}",
+    ]
+    lines += [
+        f"{each.name:<16}  {each.machines:>8}  {each.workers:>7}  {each.cores:>5g}"
+        f"  {each.rps:>10.0f}  {format_size(each.memory_limit_bytes):>12}"
+        f"  {format_size(each.predicted_peak_bytes):>14}"
+        for each in found.fleets
+    ]
+    return "\n".join([*lines, "workers, requests/s and memory are of each"])
