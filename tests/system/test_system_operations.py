@@ -210,7 +210,8 @@ def test_a_saturated_cpu_is_critical(start: Callable[..., Any]) -> None:
     """
     low = {"SENTENCE_API_CPU_WARNING": 20, "SENTENCE_API_CPU_CRITICAL": 30}
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **QUICK, **low)
-    assert rows(server)["cpu"]["verdict"] != "critical"
+    # Its own start has used the CPU.
+    assert eventually(lambda: rows(server)["cpu"]["verdict"] != "critical", 30)
     core = {min(os.sched_getaffinity(0))}
     for pid in [server.process.pid, *server.workers()]:
         for thread in Path(f"/proc/{pid}/task").iterdir():
