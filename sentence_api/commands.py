@@ -16,6 +16,7 @@ from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
 from sentence_api.ops import bench, capacity, check, dashboard, local, monitor, rendering
 from sentence_api.ops.alerts import rules
+from sentence_api.ops.arguments import cpus
 from sentence_api.ops.planning import Subject, find_subject, plan_figures, plan_subject
 from sentence_api.ops.report import command as report
 from sentence_api.ops.thresholds import thresholds_of
@@ -141,17 +142,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _cpus(text: str) -> float:
-    """Read a positive, finite number of CPUs."""
-    try:
-        cpus = float(text)
-    except ValueError:
-        cpus = 0.0
-    if not 0 < cpus < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
-    return cpus
-
-
 def _positive(text: str) -> float:
     """Read a positive, finite number."""
     try:
@@ -180,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     plan = commands.add_parser("plan", help="show how this machine would be used, and why")
-    plan.add_argument("--cpus", type=_cpus, metavar="N", help="plan for so many CPUs instead")
+    plan.add_argument("--cpus", type=cpus, metavar="N", help="plan for so many CPUs instead")
     plan.add_argument("--memory", metavar="SIZE", help="plan for so much RAM instead, as 8G")
     plan.add_argument("--format", choices=("table", "json", "env"), default="table")
     plan.add_argument("--explain", action="store_true", help="show each line of the sum")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sentence_api.errors import StartupError
 from sentence_api.ops import container
+from sentence_api.ops.arguments import cpus
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.image import IMAGE, collect_wheels
 from sentence_api.ops.preflight import check_engine
@@ -88,7 +89,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     bind = environ.get("SENTENCE_API_HOST") or Options.bind
     parser.add_argument("--port", type=_port, default=port)
     parser.add_argument("--bind", default=bind)
-    parser.add_argument("--cpus", type=_cpus, default=environ.get("SENTENCE_API_CPUS") or None)
+    parser.add_argument("--cpus", type=cpus, default=environ.get("SENTENCE_API_CPUS") or None)
     parser.add_argument("--memory", type=_size, default=environ.get("SENTENCE_API_MEMORY") or None)
     parser.add_argument("--base-image")
     parser.add_argument("--swarm", action="store_true")
@@ -106,17 +107,6 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 65535:  # noqa: PLR2004
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
     return int(text)
-
-
-def _cpus(text: str) -> float:
-    """Read a positive, finite number of CPUs."""
-    try:
-        cpus = float(text)
-    except ValueError:
-        cpus = 0.0
-    if not 0 < cpus < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
-    return cpus
 
 
 def _size(text: str) -> str:

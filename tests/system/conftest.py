@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -57,3 +60,15 @@ def start(serve: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     for server in servers:
         server.process.terminate()
         server.process.wait(timeout=TIMEOUT_SECONDS)
+
+
+@pytest.fixture
+def greedy(artifact: Path, tmp_path: Path) -> Path:
+    """Return an artifact whose manifest claims far less memory than its workers will take."""
+    folder = tmp_path / "greedy"
+    shutil.copytree(artifact, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for footprint in manifest["footprints"].values():
+        footprint.update(base_bytes=1, file_bytes=0, worker_bytes=1, token_bytes=1)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder

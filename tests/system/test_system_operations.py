@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -156,18 +155,6 @@ def test_crashes_are_remembered_after_a_restart(start: Callable[..., Any], tmp_p
     third = start(WEB_CONCURRENCY=1, **QUICK, **folder)
     assert rows(third)["restarts"]["value"] == 2
     assert "stop" in [event["kind"] for event in status(third)["events"]]
-
-
-@pytest.fixture
-def greedy(artifact: Path, tmp_path: Path) -> Path:
-    """Return an artifact whose manifest claims far less memory than its workers will take."""
-    folder = tmp_path / "greedy"
-    shutil.copytree(artifact, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for footprint in manifest["footprints"].values():
-        footprint.update(base_bytes=1, file_bytes=0, worker_bytes=1, token_bytes=1)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 def test_twenty_retirements_are_no_restarts(start: Callable[..., Any], greedy: Path) -> None:

@@ -163,15 +163,6 @@ def counter_files(server: Any) -> set[str]:
     return {path.name for path in folder.glob("counter_*.db")}
 
 
-@pytest.fixture
-def greedy(artifact: Path, tmp_path: Path) -> Path:
-    """Return an artifact whose manifest claims far less memory than its workers will take."""
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    for footprint in manifest["footprints"].values():
-        footprint.update(base_bytes=1, file_bytes=0, worker_bytes=1, token_bytes=1)
-    return copied(artifact, tmp_path / "greedy", manifest)
-
-
 def copied(artifact: Path, folder: Path, manifest: dict[str, Any]) -> Path:
     """Copy an artifact, with another manifest."""
     shutil.copytree(artifact, folder)
