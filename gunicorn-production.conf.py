@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
-from sentence_api.http.body import discard_body
+from sentence_api.http.body import BODY_READ, discard_body
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
 from sentence_api.resources.formula import (
@@ -52,7 +52,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 wsgi_app = "api:app_or_exit()"
 bind = f"{settings.host}:{settings.port}"
 workers = plan.workers
-worker_class = "gevent"
+worker_class = "sentence_api.http.worker.Worker"
 worker_connections = plan.max_concurrent_requests
 preload_app = True
 timeout = settings.worker_timeout
@@ -102,9 +102,10 @@ def post_worker_init(worker: Any) -> None:
         _processes(worker.app).start_worker(worker.slot, lambda: not worker.alive, retire)
 
 
-def post_request(worker: Any, request: Any, _environ: Any, _response: Any) -> None:
+def post_request(worker: Any, request: Any, environ: Any, _response: Any) -> None:
     """Collect garbage and check memory once the response is on its way."""
-    discard_body(request, settings.keepalive)
+    if BODY_READ not in environ:
+        discard_body(request, settings.keepalive)
     _processes(worker.app).after_request()
 
 

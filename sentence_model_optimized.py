@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import gevent
 import numpy as np
@@ -30,8 +29,7 @@ _CHARACTERS_PER_TOKEN = 8
 _TINY = np.finfo(np.float32).tiny
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
+class Embeddings(NamedTuple):
     """Vectors of some texts.
 
     Attributes:
@@ -245,6 +243,6 @@ class SentenceModel:
 
 def _normalized(vectors: Vectors) -> Vectors:
     """Return the rows scaled to length 1; a row of zeros stays as it is."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    lengths = np.sqrt(np.vecdot(vectors, vectors))
     scaled: Vectors = vectors / np.maximum(lengths, _TINY)[:, np.newaxis]
     return scaled

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
 
 from sentence_api.errors import InvalidSetting, Unauthorized
-from sentence_api.http import auth, errors
+from sentence_api.http import auth
+from tests.test_http_app import serve
 
 
 @pytest.fixture
@@ -51,31 +50,18 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
         auth.Keys(tmp_path / "missing")
 
 
-@pytest.fixture
-def client(keys: auth.Keys) -> FlaskClient:
-    """Return a client of an application with a guarded path and open ones."""
-    app = Flask("guarded")
-    errors.register(app)
-
-    @app.before_request
-    def begin() -> None:
-        errors.g.request_id = "id"
-
-    auth.register(app, keys)
-    for path in ("/query", "/query/batch", "/health", "/status", "/"):
-        app.add_url_rule(path, path, lambda: "through", methods=["GET", "POST"])
-    return app.test_client()
-
-
-def test_only_the_query_calls_are_guarded(client: FlaskClient) -> None:
+def test_only_the_query_calls_are_guarded(keys: auth.Keys) -> None:
     """Whoever asks how the service is needs no key."""
-    for path in ("/query", "/query/batch"):
-        refused = client.post(path)
+    served = serve(keys=keys)
+    for path, body in (("/query", {"question": "a"}), ("/query/batch", {"questions": ["a"]})):
+        refused = served.query(body, path)
         assert refused.status_code == 401
         assert refused.headers["WWW-Authenticate"] == "Bearer"
         assert refused.json is not None
         assert refused.json["error"]["code"] == "unauthorized"
-        allowed = client.post(path, headers={"Authorization": "Bearer alpha-1"})
-        assert allowed.text == "through"
+        assert served.model.calls == []
+        allowed = served.query(body, path, headers={"Authorization": "Bearer alpha-1"})
+        assert allowed.status_code == 200
+        served.model.calls.clear()
     for path in ("/health", "/status", "/"):
-        assert client.get(path).text == "through"
+        assert served.client.get(path).status_code == 200

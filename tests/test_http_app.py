@@ -32,6 +32,7 @@ from sentence_api import __version__, errors
 from sentence_api.engine.artifact import Canary, Manifest
 from sentence_api.errors import ServiceError
 from sentence_api.http.app import build_app
+from sentence_api.http.auth import Keys
 from sentence_api.http.errors import STATUS
 from sentence_api.http.service import Encoded, Service
 from sentence_api.resources.formula import Machine, Overrides, make_plan
@@ -129,7 +130,9 @@ class Served:
         return self.client.post(path, content_type=JSON, environ_overrides=environ)
 
 
-def serve(settings: dict[str, Any] | None = None, budget: int = MIB) -> Served:
+def serve(
+    settings: dict[str, Any] | None = None, budget: int = MIB, keys: Keys | None = None
+) -> Served:
     """Return a ready application."""
     model = Model()
     lifecycle = Lifecycle(model_loaded=True, verified=True)
@@ -153,6 +156,7 @@ def serve(settings: dict[str, Any] | None = None, budget: int = MIB) -> Served:
             read_status=lambda: {"state": "ready", "rows": []},
             on_response=on_response,
             on_encoded=encoded.append,
+            keys=keys,
         )
     )
     return Served(app.test_client(), model, lifecycle, held, responses, encoded)

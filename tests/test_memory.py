@@ -31,7 +31,10 @@ class Node:
 
 @pytest.fixture
 def full_collections() -> Iterator[list[None]]:
-    """Give a list that grows with each full collection; none happens by itself."""
+    """Give a list that grows with each full collection; none happens by itself.
+
+    What is frozen meanwhile is thawed.
+    """
     seen: list[None] = []
 
     def watch(phase: str, info: dict[str, int]) -> None:
@@ -43,6 +46,7 @@ def full_collections() -> Iterator[list[None]]:
     yield seen
     gc.callbacks.remove(watch)
     gc.enable()
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -113,38 +117,44 @@ def test_a_collection_every_so_many_requests(
 ) -> None:
     """Each so-manieth request is followed by one full collection, which is reported."""
     reported: list[float] = []
-    collector = Collector(every, lambda collect: collect(), reported.append)
+    collector = Collector(every, reported.append)
     counts = []
     for _ in collected:
-        collector.after_request()
+        collector.after_requests(1)
         counts.append((len(full_collections), len(reported)))
     assert counts == [(count, count) for count in collected]
     assert all(0 < seconds < 60 for seconds in reported)
 
 
 def test_requests_that_end_together_share_a_collection(full_collections: list[None]) -> None:
-    """A collection is put off until all that is ready has run, and asked for once meanwhile."""
-    soon: list[Callable[[], None]] = []
-    collector = Collector(2, soon.append)
-    asked = []
-    for _ in range(5):
-        collector.after_request()
-        asked.append(len(soon))
-    assert (asked, full_collections) == ([0, 1, 1, 1, 1], [])
-    soon.pop()()
-    assert full_collections == [None]
-    # Counting begins again with the collection.
-    for _ in range(2):
-        collector.after_request()
-        asked.append(len(soon))
-    assert asked[5:] == [0, 1]
+    """However many they are, one is enough; counting begins again with it."""
+    collector = Collector(2)
+    collections = []
+    for ended in (1, 64, 1, 1):
+        collector.after_requests(ended)
+        collections.append(len(full_collections))
+    assert collections == [0, 1, 1, 2]
+
+
+def test_the_first_collection_freezes_what_stays(full_collections: list[None]) -> None:
+    """What the first requests made once for all is not walked after every later one."""
+    collector = Collector(1)
+    made_once = Node()
+    frozen = gc.get_freeze_count()
+    collector.after_requests(1)
+    assert gc.get_freeze_count() > frozen
+    assert not any(each is made_once for each in gc.get_objects())
+    made_later = Node()
+    collector.after_requests(1)
+    assert any(each is made_later for each in gc.get_objects())
+    assert len(full_collections) == 2
 
 
 def test_no_collection_is_forced(full_collections: list[None]) -> None:
     """Zero leaves collecting to Python."""
-    collector = Collector(0, lambda collect: collect())
+    collector = Collector(0)
     for _ in range(10):
-        collector.after_request()
+        collector.after_requests(1)
     assert full_collections == []
 
 
@@ -152,7 +162,7 @@ def test_a_collection_frees_cycles(full_collections: list[None]) -> None:
     """What a request left behind in a reference cycle is gone after its collection."""
     garbage = weakref.ref(Node())
     assert garbage() is not None
-    Collector(1, lambda collect: collect()).after_request()
+    Collector(1).after_requests(1)
     assert garbage() is None
     assert full_collections == [None]
 
@@ -196,7 +206,7 @@ def in_a_fork(work: Callable[[], bool]) -> tuple[bool, Callable[[], None]]:
 def test_a_worker_below_its_share_stays(lock: Path) -> None:
     """Below the watermark nothing happens, and no lock is taken."""
     calls: list[None] = []
-    Watermark(NO_LIMIT, lock, lambda: calls.append(None)).after_request()
+    Watermark(NO_LIMIT, lock, lambda: calls.append(None)).after_requests()
     assert calls == []
     assert not lock.exists()
 
@@ -209,7 +219,7 @@ def test_a_worker_above_its_share_retires_once(
     watermark = Watermark(MIB, lock, lambda: calls.append(None))
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            watermark.after_request()
+            watermark.after_requests()
     assert calls == [None]
     assert not is_free(lock)
     assert stat.S_IMODE(lock.stat().st_mode) == 0o600
@@ -228,7 +238,7 @@ def test_trimming_comes_before_retiring(lock: Path) -> None:
     """A worker that is above its share only for free pages gives them back and stays."""
     calls: list[None] = []
     limit = process_memory().private - 40 * MIB
-    Watermark(limit, lock, lambda: calls.append(None)).after_request()
+    Watermark(limit, lock, lambda: calls.append(None)).after_requests()
     assert calls == []
     assert process_memory().private < limit
 
@@ -238,8 +248,8 @@ def test_the_limit_is_private_memory(lock: Path) -> None:
     calls: list[str] = []
     # Private memory is a few MiB off from one moment to the next, resident memory is far more.
     private = process_memory().private
-    Watermark(private + 16 * MIB, lock, lambda: calls.append("above")).after_request()
-    Watermark(private - 48 * MIB, lock, lambda: calls.append("below")).after_request()
+    Watermark(private + 16 * MIB, lock, lambda: calls.append("above")).after_requests()
+    Watermark(private - 48 * MIB, lock, lambda: calls.append("below")).after_requests()
     assert calls == ["below"]
 
 
@@ -249,7 +259,7 @@ def test_one_worker_retires_at_a_time(lock: Path) -> None:
     def retires() -> bool:
         calls: list[None] = []
         kept.append(Watermark(0, lock, lambda: calls.append(None)))
-        kept[-1].after_request()
+        kept[-1].after_requests()
         return calls == [None]
 
     kept: list[Watermark] = []
@@ -265,8 +275,8 @@ def test_one_worker_retires_at_a_time(lock: Path) -> None:
 def test_a_young_worker_stays(lock: Path) -> None:
     """A limit that is too low for the model does not replace worker after worker."""
     calls: list[str] = []
-    Watermark(0, lock, lambda: calls.append("young"), 60.0).after_request()
-    Watermark(0, lock, lambda: calls.append("old"), 0.0).after_request()
+    Watermark(0, lock, lambda: calls.append("young"), 60.0).after_requests()
+    Watermark(0, lock, lambda: calls.append("old"), 0.0).after_requests()
     assert calls == ["old"]
 
 
@@ -277,10 +287,10 @@ def test_memory_is_checked_now_and_then(lock: Path) -> None:
     with lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         before = set(Path("/proc/self/fd").iterdir())
-        watermark.after_request()
+        watermark.after_requests()
         assert set(Path("/proc/self/fd").iterdir()) == before
     assert is_free(lock)
-    watermark.after_request()
+    watermark.after_requests()
     assert calls == []
 
 

@@ -192,6 +192,15 @@ def test_each_request_is_followed_by_a_collection(serve: Callable[..., Server]) 
     assert server.counts() == {"collections_total": 3, "queue_tokens": 77}
 
 
+def test_requests_that_end_together_share_a_collection(serve: Callable[..., Server]) -> None:
+    """Those that one forward pass has answered are ready to run at once; one serves them all."""
+    server = serve()
+    server.start_worker()
+    for together in (5, 1, 3):
+        gevent.joinall([gevent.spawn(server.processes.after_request) for _ in range(together)])
+    assert server.counts()["collections_total"] == 3
+
+
 @pytest.mark.parametrize(("every", "collections"), [(0, 0), (2, 2), (5, 1)])
 def test_the_setting_says_how_often(
     every: int, collections: int, serve: Callable[..., Server]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,7 @@ _HEAD_CHARACTERS = 20
 _LEAST_HEAD = 32_000
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """One text as the model reads it.
 
     Attributes:
@@ -64,7 +63,7 @@ class TextTokenizer:
                 size *= 2
                 tokens[index] = self._encode([text[:size]])[0]
             if len(text) > size:
-                tokens[index] = replace(tokens[index], is_exact=False)
+                tokens[index] = tokens[index]._replace(is_exact=False)
         return tokens
 
     def _encode(self, texts: Sequence[str]) -> list[Tokens]:

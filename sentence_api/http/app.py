@@ -1,61 +1,81 @@
-"""Puts the routes together, and around each request its id, its timing and its count."""
+"""Puts the routes together, and around each request its id, its timing and its count.
+
+The query calls are answered here, before Flask, whose routing, contexts and response objects took
+as long as all that is done for a question outside of the model (docs/adr/0013). Flask answers
+everything else.
+"""
 
 from __future__ import annotations
 
-import re
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, request
 
-from sentence_api.http import auth, errors, health, page, plan, query, status
+from sentence_api.http import errors, health, page, plan, query, status
+from sentence_api.http.exchange import EXCHANGE, Environ, Exchange
+from sentence_api.http.rendering import Answer
 from sentence_api.http.service import Service
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class _Synchronous(Flask):
-    """Flask that does not ask, three times a request, whether a function is a coroutine."""
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        return func
 
 
 def build_app(service: Service) -> Flask:
     """Return the WSGI application that serves `service`."""
-    app = _Synchronous("sentence_api", static_folder=None)
+    app = Flask("sentence_api", static_folder=None)
     errors.register(app)
-    query.register(app, service)
     health.register(app, service)
     status.register(app, service)
     plan.register(app, service)
     page.register(app)
+    calls = query.calls(service)
+    for path in calls:
+        # Without a view: Flask only says which methods they take.
+        app.add_url_rule(path, path, methods=["POST"])
 
     @app.before_request
-    def begin() -> None:
-        given = request.environ.get("HTTP_X_REQUEST_ID", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        g.started = time.perf_counter()
-        g.error_code = None
-        g.timing = (0.0, 0.0, 0.0)
+    def note_route() -> None:
+        if request.url_rule is not None:
+            request.environ[EXCHANGE].route = request.url_rule.rule
 
-    # After the one above: a refusal carries an id too.
-    if service.keys is not None:
-        auth.register(app, service.keys)
-
-    @app.after_request
-    def end(response: Response) -> Response:
-        response.headers["X-Request-ID"] = g.request_id
-        tokenize, queue, inference = g.timing
-        response.headers["Server-Timing"] = (
-            f"tokenize;dur={tokenize * 1e3:.2f}, queue;dur={queue * 1e3:.2f},"
-            f" inference;dur={inference * 1e3:.2f}"
-        )
-        route = request.url_rule.rule if request.url_rule else "unknown"
-        seconds = time.perf_counter() - g.started
-        service.on_response(route, response.status_code, g.error_code, seconds)
-        return response
-
+    app.wsgi_app = Front(service, calls, app.wsgi_app)  # type: ignore[method-assign]
     return app
+
+
+class Front:
+    """The WSGI application around Flask's.
+
+    Attributes:
+        calls: What answers a POST, by path.
+    """
+
+    def __init__(
+        self, service: Service, calls: dict[str, query.Call], others: Callable[..., Any]
+    ) -> None:
+        self.calls = calls
+        self._on_response = service.on_response
+        self._others = others
+
+    def answer(self, environ: Environ, exchange: Exchange) -> Answer:
+        """Answer a POST to one of the calls."""
+        exchange.route = environ["PATH_INFO"]
+        try:
+            answer = self.calls[exchange.route](environ, exchange)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
+            answer = errors.answer(exc, exchange)
+        self._on_response(exchange.route, answer.status, exchange.code, exchange.seconds)
+        return answer
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer one request as WSGI asks for it."""
+        exchange = Exchange(environ)
+        if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] in self.calls:
+            answer = self.answer(environ, exchange)
+            start_response(answer.status_line, answer.headers + exchange.headers())
+            return answer.parts
+
+        def begin(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            code = int(status.partition(" ")[0])
+            self._on_response(exchange.route, code, exchange.code, exchange.seconds)
+            return start_response(status, headers + exchange.headers(), exc_info)
+
+        parts: Iterable[bytes] = self._others(environ, begin)
+        return parts

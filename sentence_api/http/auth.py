@@ -6,11 +6,7 @@ import hashlib
 import hmac
 from pathlib import Path
 
-from flask import Flask, request
-
 from sentence_api.errors import InvalidSetting, Unauthorized
-
-_GUARDED = frozenset({"/query", "/query/batch"})
 
 
 class Keys:
@@ -43,15 +39,6 @@ class Keys:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != "bearer" or not any(matches):
             raise Unauthorized("send one of this service's keys as Authorization: Bearer KEY")
-
-
-def register(app: Flask, keys: Keys) -> None:
-    """Guard the query calls of `app`; how the service is may be asked by anyone."""
-
-    @app.before_request
-    def guard() -> None:
-        if request.path in _GUARDED:
-            keys.require(request.headers.get("Authorization"))
 
 
 def _digest(key: str) -> bytes:

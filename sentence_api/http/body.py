@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gevent
-from flask import Request
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request as GunicornRequest
 
 from sentence_api.errors import BodyTooLarge, MalformedJson, SlowBody, UnsupportedMediaType
+from sentence_api.http.exchange import Environ
 from sentence_api.resources.formula import HELD_PER_BODY_BYTE
 from sentence_api.serving.memory import Reservation
+
+# Set in the environment of a request whose body has been taken off its connection.
+BODY_READ = "sentence_api.body_read"
 
 _LEAST_HELD = 16 * 1024
 # Of a body that does not declare its length, most are no longer than this.
@@ -17,8 +20,8 @@ _UNDECLARED_BYTES = 64 * 1024
 _PIECE_BYTES = 16 * 1024
 
 
-def read_body(request: Request, held: Reservation, max_bytes: int, timeout_seconds: float) -> bytes:
-    """Return the JSON body of `request`, whose memory is reserved before it is read.
+def read_body(environ: Environ, held: Reservation, max_bytes: int, timeout_seconds: float) -> bytes:
+    """Return the JSON body of a request, whose memory is reserved before it is read.
 
     Raises:
         UnsupportedMediaType: It is not declared as JSON.
@@ -27,12 +30,14 @@ def read_body(request: Request, held: Reservation, max_bytes: int, timeout_secon
         MalformedJson: It ended early.
         QueueFull: The requests in progress hold all the memory planned for them.
     """
-    if request.mimetype != "application/json":
+    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0]
+    if media_type.strip().lower() != "application/json":
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
-    declared = request.content_length
+    # gunicorn lets no other than a number through, and none beside chunks.
+    declared = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None
     if declared is not None and declared > max_bytes:
         raise BodyTooLarge(f"the body has {declared} bytes, at most {max_bytes} are accepted")
-    stream = request.environ["wsgi.input"]
+    stream = environ["wsgi.input"]
 
     def read(size: int) -> bytes:
         held.grow(max(_LEAST_HELD, size * HELD_PER_BODY_BYTE))
@@ -53,6 +58,7 @@ def read_body(request: Request, held: Reservation, max_bytes: int, timeout_secon
         raise BodyTooLarge(f"the body has more than {max_bytes} bytes")
     if declared is not None and len(body) < declared:
         raise MalformedJson("the body ended before the declared length")
+    environ[BODY_READ] = True
     return body
 
 

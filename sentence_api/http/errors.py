@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, g
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from sentence_api import errors
 from sentence_api.errors import ServiceError
-from sentence_api.http.rendering import json_response
+from sentence_api.http.exchange import EXCHANGE, Exchange
+from sentence_api.http.rendering import Answer, json_bytes, json_headers
 
 log = logging.getLogger(__name__)
 
@@ -44,44 +45,42 @@ _CLIENT_ERRORS = 500
 
 def register(app: Flask) -> None:
     """Answer every error of `app` in the one form of the contract."""
-    app.register_error_handler(ServiceError, _service_error)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _unexpected)
+
+    @app.errorhandler(Exception)
+    def handle(error: Exception) -> Response:
+        refusal = answer(error, request.environ[EXCHANGE])
+        return Response(refusal.parts, refusal.status, refusal.headers)
 
 
-def _service_error(error: ServiceError) -> Response:
-    response = _body(STATUS[type(error)], error.code, error.message, error.param)
-    if isinstance(error, errors.Unauthorized):
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if error.retry_after_seconds is not None:
-        response.headers["Retry-After"] = str(error.retry_after_seconds)
-    return response
-
-
-def _http_error(error: HTTPException) -> Response:
-    status = error.code or 500
-    code, message = _PLAIN.get(status, ("http_error", error.name))
-    response = _body(status, code, message, None)
-    for name, value in error.get_headers():
-        if name == "Allow":
-            response.headers[name] = value
-    return response
-
-
-def _unexpected(error: Exception) -> Response:
-    """Answer what nobody foresaw: a traceback for the log, nothing of it for the client."""
-    log.error("request %s failed", g.request_id, exc_info=error)
-    return _body(500, "internal_error", "the service failed on this request", None)
-
-
-def _body(status: int, code: str, message: str, param: str | None) -> Response:
-    g.error_code = code
-    kind = "invalid_request_error" if status < _CLIENT_ERRORS else "server_error"
-    error = {
-        "type": kind,
-        "code": code,
-        "message": message,
-        "param": param,
-        "request_id": g.request_id,
-    }
-    return json_response({"error": error}, status)
+def answer(error: Exception, exchange: Exchange) -> Answer:
+    """Return the response that tells the client of `error`."""
+    headers: list[tuple[str, str]] = []
+    param = None
+    if isinstance(error, ServiceError):
+        status, code, message, param = STATUS[type(error)], error.code, error.message, error.param
+        if isinstance(error, errors.Unauthorized):
+            headers.append(("WWW-Authenticate", "Bearer"))
+        if error.retry_after_seconds is not None:
+            headers.append(("Retry-After", str(error.retry_after_seconds)))
+    elif isinstance(error, HTTPException):
+        status = error.code or 500
+        code, message = _PLAIN.get(status, ("http_error", error.name))
+        headers += [each for each in error.get_headers() if each[0] == "Allow"]
+    else:
+        # A traceback for the log, nothing of it for the client.
+        log.error("request %s failed", exchange.request_id, exc_info=error)
+        status, code = 500, "internal_error"
+        message = "the service failed on this request"
+    exchange.code = code
+    content = json_bytes(
+        {
+            "error": {
+                "type": "invalid_request_error" if status < _CLIENT_ERRORS else "server_error",
+                "code": code,
+                "message": message,
+                "param": param,
+                "request_id": exchange.request_id,
+            }
+        }
+    )
+    return Answer(status, json_headers(content) + headers, (content,))

@@ -28,11 +28,19 @@ class Query(Options):
 
     question: Text
 
+    def field_of(self, index: int) -> str:
+        """Return the field that holds a text."""
+        return "question"
+
 
 class BatchQuery(Options):
     """Body of `POST /query/batch`; `parse_batch` checks the number of texts."""
 
     questions: Annotated[list[Text], Field(min_length=1)]
+
+    def field_of(self, index: int) -> str:
+        """Return the field that holds a text."""
+        return f"questions.{index}"
 
 
 def parse_query(body: bytes) -> Query:

@@ -74,6 +74,7 @@ class Processes:
         self._directory = directory
         self._collector: Collector | None = None
         self._watermark: Watermark | None = None
+        self._ended = 0
         self._oom_kills = _oom_kills()
         self._frozen = False
 
@@ -94,9 +95,7 @@ class Processes:
         """
         self._metrics.use_slot(slot)
         self._board.begin(slot)
-        # The event loop of this process: the one it was forked with is not its own.
-        soon = gevent.get_hub().loop.run_callback
-        self._collector = Collector(self._settings.collect_every, soon, self._metrics.on_collect)
+        self._collector = Collector(self._settings.collect_every, self._metrics.on_collect)
         self._lifecycle.is_draining = is_draining
         if self._directory is not None and self._settings.recycle:
             self._watermark = Watermark(
@@ -114,15 +113,26 @@ class Processes:
         self._watch.note("ready", f"worker {slot} is ready (process {os.getpid()})")
 
     def after_request(self) -> None:
-        """Collect, and retire if this worker has grown too large; runs after the response."""
-        self._metrics.waiting_tokens.set(self._model.waiting_tokens)
-        if self._collector is not None:
-            self._collector.after_request()
-        if self._watermark is not None:
-            self._watermark.after_request()
+        """See to what a request left behind; runs after the response.
+
+        The requests of one forward pass end together. What is ready to run now runs first, so that
+        one collection after the last of them serves them all.
+        """
+        self._ended += 1
+        if self._ended == 1:
+            gevent.get_hub().loop.run_callback(self._tidy)
         # A greenlet whose next request has already arrived never waits, and so would never let
         # the forward passes and the other connections in.
         gevent.sleep(0)
+
+    def _tidy(self) -> None:
+        """Tell the queue, collect, and retire if this worker has grown too large."""
+        ended, self._ended = self._ended, 0
+        self._metrics.waiting_tokens.set(self._model.waiting_tokens)
+        if self._collector is not None:
+            self._collector.after_requests(ended)
+        if self._watermark is not None:
+            self._watermark.after_requests()
 
     def server_starts(self) -> None:
         """Note in the master that the server begins to serve."""

@@ -176,6 +176,9 @@ class Batcher:
         caps: Bounds of passes and queue.
         pad_token_id: What fills a row behind its text.
         on_pass: Called after each pass.
+
+    Attributes:
+        waiting_tokens: Tokens that wait for a pass.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class Batcher:
         self._caps = caps
         self._pad_token_id = pad_token_id
         self._on_pass = on_pass
+        self.waiting_tokens = 0
         self._rotation: deque[Job] = deque()
         self._smallest_next = False
         # Of full passes only: small ones are bound by reading the weights, not by their tokens.
@@ -196,11 +200,6 @@ class Batcher:
         self._wake = Event()
         self._closed = False
         self._runner = gevent.spawn(self._run)
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens that wait for a pass."""
-        return sum(job.waiting_tokens for job in self._rotation)
 
     def submit(
         self,
@@ -230,6 +229,7 @@ class Batcher:
         job = Job(tokens, deadline, is_gone)
         self.require_room(job.waiting_tokens, deadline)
         self._rotation.append(job)
+        self.waiting_tokens += job.waiting_tokens
         self._wake.set()
         job.done.wait()
         if job.error is not None:
@@ -241,7 +241,7 @@ class Batcher:
         self._closed = True
         self._runner.kill()
         while self._rotation:
-            self._rotation.popleft().fail(Draining("this worker is stopping"))
+            self._end(self._rotation.popleft(), Draining("this worker is stopping"))
 
     def require_room(self, tokens: int, deadline: float | None = None) -> None:
         """Pass if work of that size may join the queue; an empty queue takes anything.
@@ -297,7 +297,7 @@ class Batcher:
                 continue
             if reason is not None:
                 self._rotation.remove(job)
-                job.fail(reason)
+                self._end(job, reason)
 
     def _select(self) -> list[tuple[Job, int]]:
         """Choose the texts of the next pass.
@@ -324,6 +324,7 @@ class Batcher:
             job = round_.popleft()
             index = job.take(shortest, width)
             if index is not None:
+                self.waiting_tokens -= len(job.tokens[index])
                 batch.append((job, index))
                 round_.append(job)
         self._rotation.rotate(-1)
@@ -363,5 +364,10 @@ class Batcher:
     def _fail(self, jobs: list[Job]) -> None:
         """End the jobs of a failed pass, wherever the rest of their texts waits."""
         for job in jobs:
-            job.fail(InferenceFailed("the model failed on this request"))
+            self._end(job, InferenceFailed("the model failed on this request"))
         self._rotation = deque(job for job in self._rotation if job.error is None)
+
+    def _end(self, job: Job, error: ServiceError) -> None:
+        """End a job without vectors, and what of it waits."""
+        self.waiting_tokens -= job.waiting_tokens
+        job.fail(error)

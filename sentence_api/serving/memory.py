@@ -8,9 +8,9 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from sentence_api.errors import QueueFull
 from sentence_api.resources.process import process_memory
@@ -45,39 +45,28 @@ def trim() -> None:
 class Collector:
     """Forces a garbage collection after every so many requests.
 
-    The requests of one forward pass end together; one collection after the last of them serves
-    them all, so that collecting after every request costs one collection a pass.
+    With the first one, what the first requests made for all later ones is frozen too.
 
     Args:
         every: Requests between two collections; 0 never collects.
-        soon: Runs a function once what is ready to run now has run, before anything is awaited.
         on_collect: Called with the seconds each collection took.
     """
 
-    def __init__(
-        self,
-        every: int,
-        soon: Callable[[Callable[[], None]], object],
-        on_collect: Callable[[float], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, every: int, on_collect: Callable[[float], None] = lambda _: None) -> None:
         self._every = every
-        self._soon = soon
         self._on_collect = on_collect
         self._requests = 0
-        self._due = False
+        self._collect: Callable[[], object] = freeze
 
-    def after_request(self) -> None:
-        """Count one request and see to its collection if it is time."""
-        self._requests += 1
-        if self._every and self._requests >= self._every and not self._due:
-            self._due = True
-            self._soon(self._collect)
-
-    def _collect(self) -> None:
+    def after_requests(self, count: int) -> None:
+        """Count requests that have ended, and collect, once for all of them, if it is time."""
+        self._requests += count
+        if not self._every or self._requests < self._every:
+            return
         started = time.perf_counter()
-        gc.collect()
+        self._collect()
+        self._collect = gc.collect
         self._requests = 0
-        self._due = False
         self._on_collect(time.perf_counter() - started)
 
 
@@ -108,7 +97,7 @@ class Watermark:
         self._next_check = time.monotonic() + min_age_seconds
         self._held: int | None = None
 
-    def after_request(self) -> None:
+    def after_requests(self) -> None:
         """Check, at most every `CHECK_SECONDS`; trim first, and retire if that is not enough."""
         now = time.monotonic()
         if self._held is not None or now < self._next_check:
@@ -149,22 +138,25 @@ class RequestBudget:
         self.total_bytes = total_bytes
         self.held_bytes = 0
 
-    @contextmanager
-    def open(self) -> Iterator[Reservation]:
-        """Begin a request; what it holds is given back when the block ends."""
-        reservation = Reservation(self)
-        try:
-            yield reservation
-        finally:
-            self.held_bytes -= reservation.held_bytes
+    def open(self) -> Reservation:
+        """Begin a request."""
+        return Reservation(self)
 
 
 class Reservation:
-    """What one request holds of a budget."""
+    """What one request holds of a budget, until the block ends that it is opened for."""
+
+    __slots__ = ("_budget", "held_bytes")
 
     def __init__(self, budget: RequestBudget) -> None:
         self._budget = budget
         self.held_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.held_bytes -= self.held_bytes
 
     def keep(self, size: int) -> Callable[[], None]:
         """Go on holding `size` bytes of this beyond its end; return what gives them back, once."""
