@@ -60,6 +60,11 @@ graceful_timeout = settings.graceful_timeout
 keepalive = settings.keepalive
 limit_request_fields = HEADER_FIELDS
 limit_request_field_size = HEADER_FIELD_BYTES
+# What a proxy says of a client changes no answer. So nothing is believed of it, and whom to believe
+# need not be found out for each request.
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+forwarded_allow_ips = "*"
 max_requests = settings.max_requests
 max_requests_jitter = settings.max_requests // 10
 worker_tmp_dir = _memory_disk

@@ -180,6 +180,7 @@ def test_figures_of_each_slot(directory: Path) -> None:
         metrics.use_slot(slot)
         metrics.on_pass(Pass(items=texts, tokens=texts, padded_tokens=texts, seconds=0.5))
         metrics.on_response("/query", 200, None, 0.01 * texts)
+        metrics.count()
     found = metrics.by_slot()
     key = ("sentence_api_texts_total", frozenset[tuple[str, str]]())
     bucket = frozenset({("route", "/query"), ("le", "0.025")})
@@ -250,6 +251,7 @@ def test_workers_are_summed(directory: Path) -> None:
     for slot, texts in ((0, 3), (1, 5)):
         metrics.use_slot(slot)
         metrics.on_encoded(answer(texts, texts))
+        metrics.count()
         metrics.waiting_tokens.set(texts)
     assert samples(metrics) == {
         "worker_exits_total{cause=crash}": 1,
@@ -257,6 +259,36 @@ def test_workers_are_summed(directory: Path) -> None:
         "queue_seconds_sum": 0.5,
         "queue_tokens": 8,
     }
+
+
+def test_what_is_noted_is_counted_in_time(directory: Path) -> None:
+    """Others see what was counted; nobody's notes grow without end, and none are lost."""
+    metrics, scraped = Metrics(directory), Metrics(directory)
+    metrics.use_slot(0)
+    for _ in range(300):
+        metrics.on_response("/query", 200, None, 0.002)
+    count = "requests_total{route=/query,status=200}"
+    assert samples(scraped)[count] >= 200
+    metrics.count()
+    found = samples(scraped)
+    assert found[count] == found["request_seconds_count{route=/query}"] == 300
+    assert found["request_seconds_sum{route=/query}"] == pytest.approx(0.6)
+    metrics.count()
+    assert samples(scraped) == found
+
+
+def test_each_value_falls_into_its_bucket(alone: Metrics) -> None:
+    """Observed together or one by one: a bound belongs to the bucket below it."""
+    for seconds in (0.001, 0.0025, 0.0026, 4.0, 100.0):
+        alone.on_response("/query", 200, None, seconds)
+        alone.request_seconds.labels("one by one").observe(seconds)
+    buckets: dict[str, list[float]] = {}
+    for family in text_string_to_metric_families(alone.render().decode()):
+        for sample in family.samples:
+            if sample.name == "sentence_api_request_seconds_bucket":
+                buckets.setdefault(sample.labels["route"], []).append(sample.value)
+    assert buckets["/query"] == buckets["one by one"]
+    assert buckets["/query"][-1] == 5
 
 
 def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
@@ -267,6 +299,7 @@ def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
         metrics.use_slot(0)
         metrics.on_encoded(answer(1, 1))
         metrics.on_response("/query", 200, None, 0.5)
+        metrics.count()
         metrics.waiting_tokens.set(4)
         files.append({path.name for path in directory.iterdir()})
     assert samples(metrics) == {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import gevent
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request as GunicornRequest
@@ -13,6 +15,8 @@ from sentence_api.serving.memory import Reservation
 
 # Set in the environment of a request whose body has been taken off its connection.
 BODY_READ = "sentence_api.body_read"
+# Bytes of the body that have arrived with its head, where that is known.
+ARRIVED = "sentence_api.arrived"
 
 _LEAST_HELD = 16 * 1024
 # Of a body that does not declare its length, most are no longer than this.
@@ -43,11 +47,12 @@ def read_body(environ: Environ, held: Reservation, max_bytes: int, timeout_secon
         held.grow(max(_LEAST_HELD, size * HELD_PER_BODY_BYTE))
         return bytes(stream.read(size))
 
+    has_arrived = declared is not None and declared <= environ.get(ARRIVED, 0)
     late = SlowBody(f"the body did not arrive within {timeout_seconds:g} s")
     # One byte more than accepted, to tell a body of just that size from a larger one.
     first = min(_UNDECLARED_BYTES, max_bytes + 1) if declared is None else declared
     try:
-        with gevent.Timeout(timeout_seconds, late):
+        with nullcontext() if has_arrived else gevent.Timeout(timeout_seconds, late):
             body = read(first)
             if declared is None and len(body) == first <= max_bytes:
                 body += read(max_bytes + 1 - first)

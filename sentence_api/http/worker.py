@@ -11,6 +11,7 @@ from gevent import GreenletExit
 from gunicorn.http.wsgi import SERVER
 from gunicorn.workers.ggevent import GeventWorker
 
+from sentence_api.http.body import ARRIVED
 from sentence_api.http.exchange import Environ, Exchange
 from sentence_api.http.rendering import Answer
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
@@ -56,6 +57,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         environ: Environ = {
             _HEADERS[name]: value for name, value in req.headers if name in _HEADERS
         }
+        # What has come with the head; reading that much waits for nobody.
+        environ[ARRIVED] = req.unreader.buf.tell()
         environ |= {"PATH_INFO": req.path, "wsgi.input": req.body, "gunicorn.socket": sock}
         try:
             exchange = Exchange(environ)

@@ -6,8 +6,9 @@ counters outlive a worker and no files pile up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import (
@@ -35,6 +36,8 @@ REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "drainin
 _AT_ONCE = REJECTIONS - {"deadline_exceeded"}
 _JUDGED_STATUSES = ("200", "429", "500", "503")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
+# Responses kept back at most until they are counted together.
+_MOST_KEPT = 256
 
 
 class Metrics:
@@ -56,6 +59,8 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._define()
         self._begin_at_zero()
+        self._responses: list[tuple[str, int, str | None, float]] = []
+        self._waits: list[float] = []
 
     def _define(self) -> None:
         """Create the metrics; names and units follow Prometheus' conventions."""
@@ -65,14 +70,14 @@ class Metrics:
             f"{prefix}_requests", "Responses sent.", ["route", "status"], registry=own
         )
         self.errors = Counter(f"{prefix}_errors", "Error responses.", ["code"], registry=own)
-        self.request_seconds = Histogram(
+        self.request_seconds = _Histogram(
             f"{prefix}_request_seconds",
             "Time from request to response, refusals for load left out.",
             ["route"],
             buckets=SECONDS,
             registry=own,
         )
-        self.queue_seconds = Histogram(
+        self.queue_seconds = _Histogram(
             f"{prefix}_queue_seconds",
             "Time a request waited for its first forward pass.",
             buckets=SECONDS,
@@ -120,10 +125,6 @@ class Metrics:
             multiprocess_mode="max",
         )
 
-        # The library's look-up takes a lock and a microsecond; there are few routes and statuses.
-        self._requests_of = cache(self.requests.labels)
-        self._seconds_of = cache(self.request_seconds.labels)
-
     def _begin_at_zero(self) -> None:
         """Show what alerts look at before it happens.
 
@@ -148,25 +149,41 @@ class Metrics:
             mark_process_dead(slot, str(self._directory))  # type: ignore[no-untyped-call]
 
     def on_response(self, route: str, status: int, code: str | None, seconds: float) -> None:
-        """Count one response."""
-        self._requests_of(route, str(status)).inc()
-        if code not in _AT_ONCE:
-            self._seconds_of(route).observe(seconds)
-        if code is not None:
-            self.errors.labels(code).inc()
-            if route in ROUTES and code in REJECTIONS:
-                self.rejected.labels(code).inc()
+        """Note one response, for the next `count`."""
+        self._responses.append((route, status, code, seconds))
+        if len(self._responses) >= _MOST_KEPT:
+            self.count()
+
+    def on_encoded(self, encoded: Encoded) -> None:
+        """Note what one answered request tells of itself, for the next `count`."""
+        self._waits.append(encoded.queue_seconds)
+        if encoded.truncated:
+            self.truncated.inc(len(encoded.truncated))
+
+    def count(self) -> None:
+        """Count what was noted: the responses of one forward pass cost as much as a single one."""
+        responses, self._responses = self._responses, []
+        waits, self._waits = self._waits, []
+        self.queue_seconds.observe_all(waits)
+        for (route, status, code), count in Tally(each[:3] for each in responses).items():
+            self.requests.labels(route, str(status)).inc(count)
+            if code is not None:
+                self.errors.labels(code).inc(count)
+                if route in ROUTES and code in REJECTIONS:
+                    self.rejected.labels(code).inc(count)
+        for route in {each[0] for each in responses}:
+            self.request_seconds.labels(route).observe_all(
+                [
+                    seconds
+                    for of, _, code, seconds in responses
+                    if of == route and code not in _AT_ONCE
+                ]
+            )
 
     def on_exit(self, cause: str) -> None:
         """Count the end of one worker."""
         self.worker_exits.labels(cause).inc()
         self.worker_exit_time.labels(cause).set_to_current_time()
-
-    def on_encoded(self, encoded: Encoded) -> None:
-        """Count what one answered request tells of itself."""
-        self.queue_seconds.observe(encoded.queue_seconds)
-        if encoded.truncated:
-            self.truncated.inc(len(encoded.truncated))
 
     def on_pass(self, done: Pass) -> None:
         """Count one forward pass, and the texts of it: each is a write less for every request."""
@@ -184,12 +201,14 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return all metrics of all processes, and what `describe` adds, as Prometheus' text."""
+        self.count()
         registry = CollectorRegistry()
         registry.register(_Families(self._families))
         return generate_latest(registry)
 
     def by_slot(self) -> dict[str, dict[Key, float]]:
         """Return every figure of each slot, by name and labels; slots of dead workers included."""
+        self.count()
         if self._directory is None:
             return {self.slot: _flat(self._registry.collect())}
         files: dict[str, list[str]] = {}
@@ -204,6 +223,19 @@ class Metrics:
         else:
             yield from _merged([str(path) for path in self._directory.glob("*.db")])
         yield from self.describe()
+
+
+class _Histogram(Histogram):
+    """A histogram that takes many values with a write for each bucket instead of each value."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Observe some amounts."""
+        if not amounts:
+            return
+        self._sum.inc(sum(amounts))
+        found = Tally(bisect_left(self._upper_bounds, amount) for amount in amounts)
+        for bucket, count in found.items():
+            self._buckets[bucket].inc(count)
 
 
 class _Families(Collector):

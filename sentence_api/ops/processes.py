@@ -126,8 +126,9 @@ class Processes:
         gevent.sleep(0)
 
     def _tidy(self) -> None:
-        """Tell the queue, collect, and retire if this worker has grown too large."""
+        """Count, collect, and retire if this worker has grown too large."""
         ended, self._ended = self._ended, 0
+        self._metrics.count()
         self._metrics.waiting_tokens.set(self._model.waiting_tokens)
         if self._collector is not None:
             self._collector.after_requests(ended)
@@ -144,6 +145,7 @@ class Processes:
 
     def worker_stops(self, slot: int, *, asked: bool) -> None:
         """Note in the worker that it ends; `asked` is False when it ends by a fault."""
+        self._metrics.count()
         if asked:
             self._board.announce(slot, Exit.STOP)
 
