@@ -1,29 +1,29 @@
-"""`python -m benchmarks [run|render]`.
+"""`python -m benchmarks run|render`.
 
 - `run [--quick]` compares this server with others.
 - `render FILE` writes page and plots of a result again.
-- Without either it measures this server alone, as before; `--help` of each says more.
+
+`--help` of each says more. Beside them: `benchmarks.memory` and `benchmarks.overhead`.
 """
 
 from __future__ import annotations
 
 import sys
 
+from benchmarks import run
+
+_COMMANDS = {"run": run.main, "render": run.render}
+
 
 def main(arguments: list[str]) -> None:
     """Run what is asked for."""
-    if arguments[:1] == ["run"]:
-        from benchmarks import run  # noqa: PLC0415 - each part imports much that others do not need
-
-        run.main(arguments[1:])
-    elif arguments[:1] == ["render"]:
-        from benchmarks import run  # noqa: PLC0415
-
-        run.render(arguments[1:])
+    command = _COMMANDS.get(arguments[0]) if arguments else None
+    if command is not None:
+        command(arguments[1:])
+    elif arguments in (["--help"], ["-h"]):
+        print(__doc__)
     else:
-        from benchmarks import alone  # noqa: PLC0415
-
-        alone.main(arguments)
+        raise SystemExit(__doc__)
 
 
 if __name__ == "__main__":

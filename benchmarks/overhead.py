@@ -3,20 +3,23 @@
 Pairs of runs at 64 connections, as it is served and with counters and history cut off, in turn and
 in changing order. One worker saturates its core then, so throughput goes with the CPU time of a
 request; that is compared too, because other work on a shared machine takes wall time and hardly
-changes it. Needs what `python -m benchmarks` needs.
+changes it. Needs what `python -m benchmarks run` needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from typing import Any
 
 import psutil
 
 from benchmarks.load import drive
+from benchmarks.run import ARTIFACT
 from benchmarks.server import GUNICORN, Running, serving
+from benchmarks.workloads import make_workloads
+from sentence_api.engine.artifact import TOKENIZER
 
-QUESTION = {"question": "What is machine learning?"}
 CONNECTIONS = 64
 UNMETERED = "benchmarks.unmetered"
 
@@ -27,10 +30,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=12, help="of each load")
     parsed = parser.parse_args()
+    texts = make_workloads(ARTIFACT / TOKENIZER)["q7"].requests
+    asked = [{"question": text} for [text] in texts]
     ratios: dict[str, list[float]] = {"requests/s": [], "requests/CPU second": []}
     for number in range(parsed.rounds):
         order = [True, False] if number % 2 else [False, True]
-        found = {metered: _rates(parsed.seconds, metered=metered) for metered in order}
+        found = {metered: _rates(asked, parsed.seconds, metered=metered) for metered in order}
         for index, (name, known) in enumerate(ratios.items()):
             on, off = found[True][index], found[False][index]
             known.append(on / off)
@@ -40,14 +45,14 @@ def main() -> None:
         print(f"{name}: median {statistics.median(known):.4f}, {least:.4f} to {most:.4f}")
 
 
-def _rates(seconds: int, *, metered: bool) -> tuple[float, float]:
+def _rates(asked: list[Any], seconds: int, *, metered: bool) -> tuple[float, float]:
     """Return the requests of one worker on one core per second, and per second of its CPU time."""
     every = {} if metered else {"SENTENCE_API_HISTORY_SECONDS": 0}
     module = GUNICORN if metered else UNMETERED
     with serving("0", module, WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **every) as server:
-        _drive(server.url, 2)
+        _drive(server.url, asked, 2)
         before = _cpu_seconds(server)
-        rate = _drive(server.url, seconds)
+        rate = _drive(server.url, asked, seconds)
         return rate, rate * seconds / (_cpu_seconds(server) - before)
 
 
@@ -56,8 +61,8 @@ def _cpu_seconds(server: Running) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def _drive(url: str, seconds: int) -> float:
-    load = drive(url, "/query", [QUESTION], connections=CONNECTIONS, seconds=seconds, cores="1")
+def _drive(url: str, asked: list[Any], seconds: int) -> float:
+    load = drive(url, "/query", asked, connections=CONNECTIONS, seconds=seconds, cores="1")
     if load.failures:
         raise SystemExit(f"{load.failures} requests failed")
     return load.rate

@@ -317,8 +317,30 @@ def test_each_pass_is_reported(start: Callable[..., Batcher], texts: Texts) -> N
     passes: list[Pass] = []
     engine = Engine(lambda _: time.sleep(0.01))
     outcomes(spawn(start(engine, on_pass=passes.append), texts(7, 8, 100)))
-    assert [(p.items, p.tokens, p.padded_tokens) for p in passes] == [(1, 100, 112), (2, 15, 16)]
+    told = [(p.items, p.tokens, p.padded_tokens, p.padding_tokens) for p in passes]
+    assert told == [(1, 100, 112, 12), (2, 15, 16, 1)]
     assert all(0.01 <= p.seconds < SECONDS for p in passes)
+
+
+def test_equal_texts_of_a_pass_are_computed_once(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """Within a request and across requests; each gets its own vector, and all are counted."""
+    passes: list[Pass] = []
+    holding = Holding()
+    engine = Engine(holding)
+    batcher = start(engine, on_pass=passes.append)
+    first = spawn(batcher, texts(5))
+    holding.held.wait()
+    one, other = texts(8, 8)
+    waiting = [spawn(batcher, [one, other, one]), spawn(batcher, [one])]
+    gevent.sleep(0)
+    holding.release()
+    _, *found = outcomes(first, *waiting)
+    assert found == [expected([one, other, one]), expected([one])]
+    assert engine.passes[1:] == [[one[0], other[0]]]
+    assert (passes[1].items, passes[1].tokens, passes[1].padded_tokens) == (4, 32, 16)
+    assert passes[1].padding_tokens == 0
 
 
 def test_a_job_tells_its_times(start: Callable[..., Batcher], texts: Texts) -> None:

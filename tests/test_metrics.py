@@ -178,7 +178,7 @@ def test_figures_of_each_slot(directory: Path) -> None:
     metrics = Metrics(directory)
     for slot, texts in ((0, 3), (11, 5)):
         metrics.use_slot(slot)
-        metrics.on_pass(Pass(items=texts, tokens=texts, padded_tokens=texts, seconds=0.5))
+        metrics.on_pass(Pass(texts, texts, padded_tokens=texts, padding_tokens=0, seconds=0.5))
         metrics.on_response("/query", 200, None, 0.01 * texts)
         metrics.count()
     found = metrics.by_slot()
@@ -208,8 +208,8 @@ def test_texts(alone: Metrics) -> None:
 
 def test_passes(alone: Metrics) -> None:
     """Passes are counted by size, with their texts, tokens, padded tokens and time."""
-    alone.on_pass(Pass(items=3, tokens=20, padded_tokens=24, seconds=0.5))
-    alone.on_pass(Pass(items=64, tokens=500, padded_tokens=512, seconds=0.25))
+    alone.on_pass(Pass(items=3, tokens=20, padded_tokens=24, padding_tokens=4, seconds=0.5))
+    alone.on_pass(Pass(items=64, tokens=500, padded_tokens=512, padding_tokens=12, seconds=0.25))
     assert samples(alone) == {
         "texts_total": 67,
         "tokens_total": 520,

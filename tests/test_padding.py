@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.engine.padding import pad, padded_length, pass_width
+from sentence_api.engine.padding import distinct, pad, padded_length, pass_width
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,14 @@ def test_a_padded_length(length: int) -> None:
 def test_a_large_pass_is_not_padded_to_the_grid(lengths: list[int], width: int) -> None:
     """A large pass takes as long as its tokens; a small one does not, and meets shapes again."""
     assert pass_width(lengths) == width
+
+
+def test_distinct() -> None:
+    """Equal sequences share a place; the first of each is kept, in order."""
+    a, b, longer = (np.array(ids, dtype=np.int64) for ids in ([1, 2], [2, 1], [1, 2, 0]))
+    found, places = distinct([a, b, a.copy(), longer, b])
+    assert [ids.tolist() for ids in found] == [[1, 2], [2, 1], [1, 2, 0]]
+    assert places == [0, 1, 0, 2, 1]
 
 
 def test_pad() -> None:

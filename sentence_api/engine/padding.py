@@ -28,6 +28,16 @@ def pass_width(lengths: Sequence[int]) -> int:
     return padded_length(longest) if len(lengths) < _FEW else longest
 
 
+def distinct(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
+    """Return the sequences that differ, and for each of `sequences` its place among those."""
+    places: dict[bytes, int] = {}
+    found: list[TokenIds] = []
+    for sequence in sequences:
+        if places.setdefault(sequence.tobytes(), len(found)) == len(found):
+            found.append(sequence)
+    return found, [places[sequence.tobytes()] for sequence in sequences]
+
+
 def pad(sequences: Sequence[TokenIds], width: int, pad_token_id: int) -> tuple[TokenIds, TokenIds]:
     """Return input ids and attention mask of shape (len(sequences), width)."""
     input_ids = np.full((len(sequences), width), pad_token_id, dtype=np.int64)

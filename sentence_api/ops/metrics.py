@@ -191,7 +191,7 @@ class Metrics:
         self.tokens.inc(done.tokens)
         self.batch_items.observe(done.items)
         self.padded_tokens.inc(done.padded_tokens)
-        self.padding_tokens.inc(done.padded_tokens - done.tokens)
+        self.padding_tokens.inc(done.padding_tokens)
         self.inference_seconds.inc(done.seconds)
 
     def on_collect(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from gevent.event import Event
 
 from sentence_api.engine.interface import TokenIds, Vectors
-from sentence_api.engine.padding import pad, padded_length, pass_width
+from sentence_api.engine.padding import distinct, pad, padded_length, pass_width
 from sentence_api.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -63,13 +63,15 @@ class Pass:
     Attributes:
         items: Texts in it.
         tokens: Their tokens without padding.
-        padded_tokens: Tokens computed.
+        padded_tokens: Tokens computed; equal texts are computed once.
+        padding_tokens: Those of them that were only padding.
         seconds: Time it took.
     """
 
     items: int
     tokens: int
     padded_tokens: int
+    padding_tokens: int
     seconds: float
 
 
@@ -334,7 +336,7 @@ class Batcher:
 
     def _compute(self, batch: list[tuple[Job, int]]) -> None:
         """Run one pass and hand out its vectors."""
-        sequences = [job.tokens[index] for job, index in batch]
+        sequences, places = distinct([job.tokens[index] for job, index in batch])
         lengths = [len(ids) for ids in sequences]
         width = pass_width(lengths)
         started = time.monotonic()
@@ -343,23 +345,25 @@ class Batcher:
             job.started(started)
         try:
             vectors = self._forward(*pad(sequences, width, self._pad_token_id))
-            if len(vectors) != len(batch):
-                raise ValueError(f"{len(vectors)} vectors for {len(batch)} texts")  # noqa: TRY301
+            if len(vectors) != len(sequences):
+                raise ValueError(f"{len(vectors)} vectors for {len(sequences)} texts")  # noqa: TRY301
         except Exception:
-            log.exception("forward pass failed: %d texts of %d tokens", len(batch), width)
+            log.exception("forward pass failed: %d texts of %d tokens", len(sequences), width)
             self._fail(list(jobs))
             return
         seconds = time.monotonic() - started
         for job in jobs:
             job.inference_seconds += seconds
-        for (job, index), vector in zip(batch, vectors, strict=True):
-            job.receive(index, vector)
-        padded_tokens = len(batch) * width
+        for (job, index), place in zip(batch, places, strict=True):
+            job.receive(index, vectors[place])
+        padded_tokens = len(sequences) * width
         if padded_tokens * _FULL_SHARE >= self._caps.tokens:
             rate = padded_tokens / seconds
             known = self._tokens_per_second or rate
             self._tokens_per_second = known + _RATE_WEIGHT * (rate - known)
-        self._on_pass(Pass(len(batch), sum(lengths), padded_tokens, seconds))
+        tokens = sum(len(job.tokens[index]) for job, index in batch)
+        padding_tokens = padded_tokens - sum(lengths)
+        self._on_pass(Pass(len(batch), tokens, padded_tokens, padding_tokens, seconds))
 
     def _fail(self, jobs: list[Job]) -> None:
         """End the jobs of a failed pass, wherever the rest of their texts waits."""

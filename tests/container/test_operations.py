@@ -22,7 +22,8 @@ HOLD = "import os, time; held = b'x' * {size}; print(os.getpid(), flush=True); t
 # Asks for vectors of large batches until it is killed.
 COMPUTE = """
 import json, urllib.request
-body = json.dumps({"questions": ["one two three four five six seven eight " * 10] * 64}).encode()
+texts = [f"{n} " + "one two three four five six seven eight " * 10 for n in range(64)]
+body = json.dumps({"questions": texts}).encode()
 while True:
     request = urllib.request.Request(
         "http://127.0.0.1:5001/query/batch", body, {"Content-Type": "application/json"}

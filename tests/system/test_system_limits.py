@@ -20,7 +20,7 @@ pytestmark = pytest.mark.system
 LARGEST_BODY = 2 * 1024 * 1024
 
 # More tokens than the tight server's queue holds, and than it can compute before its deadline.
-HUGE = ["one two three four five six seven eight nine ten " * 40] * 256
+HUGE = [f"{n} " + "one two three four five six seven eight nine ten " * 40 for n in range(256)]
 
 QUERY = b'{"question": "fox"}'
 

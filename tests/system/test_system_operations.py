@@ -23,7 +23,8 @@ pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
 QUERY = {"question": "What is machine learning?"}
-BATCH = {"questions": ["one two three four five six seven eight nine ten " * 8] * 64}
+LONG = "one two three four five six seven eight nine ten " * 8
+BATCH = {"questions": [f"{n} {LONG}" for n in range(64)]}
 OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
 # Rates are over the last seconds here, so that a test need not last a minute.
 QUICK = {"SENTENCE_API_HISTORY_SECONDS": 0.5, "SENTENCE_API_STATUS_WINDOW": 3}

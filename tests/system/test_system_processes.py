@@ -30,7 +30,11 @@ pytestmark = pytest.mark.system
 ROOT = Path(__file__).parents[2]
 MIB = 1024
 QUERY = {"question": "What is machine learning?"}
-HUGE = {"questions": ["one two three four five six seven eight nine ten " * 40] * 24}
+HUGE = {
+    "questions": [
+        f"{n} " + "one two three four five six seven eight nine ten " * 40 for n in range(24)
+    ]
+}
 SHARED = Path("/dev/shm")  # noqa: S108 - where the servers under test keep what they share
 
 
