@@ -1,0 +1,182 @@
+"""`python -m benchmarks.planner [--seconds N]`: does the capacity planner foretell what happens?
+
+`python -m sentence_api bench` measures a server with one worker, then one with two. From its
+figures the planner says what a core answers for texts of several lengths, among them ones that
+`bench` has not tried, and how long 95 % of the answers take at the load that is planned for. Then
+that is tried: wrk at full load, and requests at random at the planned rate. With two workers the
+load generators take their time from the same two cores, so the rate at full load is foretold for
+the CPU time that the server got.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import machine
+from benchmarks.load import Load, drive
+from benchmarks.paced import drive_paced
+from benchmarks.run import ARTIFACT
+from benchmarks.server import ROOT, Running, serving
+from benchmarks.texts import TextSource
+from sentence_api.engine.artifact import TOKENIZER
+from sentence_api.ops.bench import LATENCY_LENGTH, kept
+from sentence_api.ops.capacity import SHARE, Measurement
+
+# `bench` measures 7, 30 and 120; 15 and 60 are foretold from those.
+LENGTHS = (7, 15, 30, 60, 120)
+WORKERS = {1: ("0", "1"), 2: ("0,1", "0,1")}
+_CONNECTIONS = 64
+_TEXTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure that was foretold, and what it came to be."""
+
+    workers: int
+    what: str
+    foretold: float
+    seen: float
+    is_rate: bool = False
+
+    @property
+    def error(self) -> float:
+        """By what part of the prediction it was missed."""
+        return self.seen / self.foretold - 1
+
+
+def main() -> None:
+    """Measure, foretell, try, and write the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__)
+    parser.add_argument("--seconds", type=int, default=12, help="of each load")
+    parsed = parser.parse_args()
+    source = TextSource(ARTIFACT / TOKENIZER)
+    asked = {
+        length: [{"question": text} for text in source.texts([length] * _TEXTS)]
+        for length in LENGTHS
+    }
+    checks: list[Check] = []
+    for workers in WORKERS:
+        for check in _checks(workers, asked, parsed.seconds):
+            checks.append(check)
+            print(_row(check), flush=True)
+    _write(checks)
+
+
+def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator[Check]:
+    own, load_cores = WORKERS[workers]
+    with serving(own, WEB_CONCURRENCY=workers, SENTENCE_API_THREADS=1) as server:
+        measured = _bench(server, load_cores)
+        for length, requests in asked.items():
+            with _busy(server, seconds) as busy:
+                load = drive(
+                    server.url,
+                    "/query",
+                    requests,
+                    connections=workers * _CONNECTIONS,
+                    seconds=seconds,
+                    cores=load_cores,
+                )
+            what = f"{length} tokens, full: requests/s"
+            yield Check(
+                workers, what, measured.rate(length) * busy(), _good(load).rate, is_rate=True
+            )
+        # At the share of the capacity that is planned for, as far as `bench` has seen it itself.
+        known = next(each for each in measured.latencies if each.share == SHARE)
+        rate = SHARE * workers * measured.rate(LATENCY_LENGTH)
+        load = drive_paced(
+            server.url,
+            "/query",
+            asked[LATENCY_LENGTH],
+            rate=rate,
+            seconds=4 * seconds,
+            cores=load_cores,
+            seed=workers,
+        )
+        what = f"{LATENCY_LENGTH} tokens, {rate:.0f}/s at random: 95 % within ms"
+        yield Check(workers, what, 1000 * known.p95, _good(load).milliseconds[95.0])
+
+
+def _bench(server: Running, cores: str) -> Measurement:
+    """Run `bench` as a person does."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "sentence_api", "bench", "--url", server.url]
+        subprocess.run(
+            ["taskset", "-c", cores, *command],  # noqa: S607
+            cwd=ROOT,
+            env={**os.environ, "SENTENCE_API_HISTORY": folder},
+            check=True,
+        )
+        return kept(Path(folder))
+
+
+@contextmanager
+def _busy(server: Running, seconds: float) -> Iterator[Callable[[], float]]:
+    """Give what tells, afterwards, how many cores the server kept busy."""
+    before = _cpu_seconds(server)
+    used: list[float] = []
+    yield lambda: used[0] / seconds
+    used.append(_cpu_seconds(server) - before)
+
+
+def _cpu_seconds(server: Running) -> float:
+    times = [psutil.Process(pid).cpu_times() for pid in server.processes()]
+    return sum(each.user + each.system for each in times)
+
+
+def _good(load: Load) -> Load:
+    if load.failures:
+        raise SystemExit(f"{load.failures} requests failed")
+    return load
+
+
+def _row(check: Check) -> str:
+    return (
+        f"| {check.workers} | {check.what} | {check.foretold:.3g} | {check.seen:.3g}"
+        f" | {check.error:+.0%} |"
+    )
+
+
+def _write(checks: list[Check]) -> None:
+    """Write the result as JSON and Markdown."""
+    now = datetime.now(UTC)
+    about = {
+        "date": f"{now:%Y-%m-%d %H:%M} UTC",
+        "command": " ".join(["python -m benchmarks.planner", *sys.argv[1:]]),
+        "commit": machine.commit(),
+        "processor": machine.processor(),
+        "kernel": machine.kernel(),
+    }
+    worst = max(abs(check.error) for check in checks if check.is_rate)
+    stem = ROOT / "benchmarks" / "results" / f"{now:%Y-%m-%d-%H%M}-planner"
+    record = {"about": about, "checks": [{**asdict(each), "error": each.error} for each in checks]}
+    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    lines = [
+        f"# The planner against what happened, {about['date']}",
+        "",
+        *[f"- {name}: {value}" for name, value in about.items()],
+        f"- rates are off by {worst:.0%} at most",
+        "",
+        "| workers | what | foretold | seen | off by |",
+        "|---|---|---|---|---|",
+        *map(_row, checks),
+    ]
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
+    print(f"rates are off by {worst:.0%} at most; wrote {stem.relative_to(ROOT)}.json and .md")
+
+
+if __name__ == "__main__":
+    main()
