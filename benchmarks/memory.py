@@ -14,18 +14,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from benchmarks import readme
 from benchmarks.container import Container, Tier, Watch, docker, planned, running, variables
 from benchmarks.flood import Report, flood
 from benchmarks.machine import commit, processor
+from benchmarks.readme import RESULTS
 from benchmarks.server import ROOT
 from sentence_api.resources.formula import USABLE_SHARE
 from sentence_api.settings import Settings
 
-RESULTS = Path(__file__).parent / "results"
-README = ROOT / "README.md"
 TIERS = "512M/1,1G/1,2G/2,6G/2"
 # Below this the working set is normal for whoever watches it.
 IDLE_SHARE = 0.70
@@ -44,7 +43,7 @@ print(json.dumps({
     **{name: importlib.metadata.version(name) for name in packages},
 }))
 """
-_BEGIN, _END = "<!-- memory contract: begin -->", "<!-- memory contract: end -->"
+BLOCK = "memory contract"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +169,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def newest() -> dict[str, Any]:
-    """Return the newest recorded run."""
-    path = max(RESULTS.glob("*-memory.json"), key=lambda each: each.name)
-    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return record
-
-
-def section(text: str) -> str:
-    """Return what stands between the README's two markers."""
-    return text.partition(f"{_BEGIN}\n")[2].partition(f"\n{_END}")[0]
-
-
 def _of(size: int, limit: int) -> str:
     return f"{size >> 20} MiB ({size / limit:.0%})"
 
@@ -212,8 +199,7 @@ def _write(image: str, results: list[Result], faults: list[str], settings: dict[
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     stem.with_suffix(".md").write_text(_page(record), "utf-8")
     print(f"wrote {stem.relative_to(ROOT)}.md and .json")
-    text = README.read_text("utf-8")
-    README.write_text(text.replace(section(text), table(record["tiers"])), "utf-8")
+    readme.put(BLOCK, table(record["tiers"]))
 
 
 def _versions(image: str, settings: dict[str, str]) -> dict[str, str]:

@@ -19,6 +19,9 @@ from benchmarks.figures import (
 
 MIB = 1 << 20
 _NOTHING = "-"
+BLOCK = "comparison"
+# What the README shows of a run: workload, connections, and whether it is a rate or a latency.
+_SHOWN = (("q7", 64, True), ("q30", 64, True), ("q7", 1, False))
 
 
 def summary(record: Record) -> str:
@@ -35,6 +38,33 @@ def quiet(record: Record) -> str:
         f"**{disturbed_ones} of {every} loads on one core were disturbed**: others used more than"
         f" {MOST_OF_OTHERS:.0%} of the core. Run it again on a quiet machine before relying on it."
     )
+
+
+def brief(record: Record, name: str) -> str:
+    """Return what the README shows of a result with this name."""
+    about = record["about"]
+    head = "on one core | 7 tokens, 64 connections | 30 tokens, 64 connections"
+    head += " | one connection, median | memory, idle | start to ready"
+    lines = [f"| {head} |", "|" + "---|" * 6]
+    for contestant in standing(record):
+        cells = [record["contestants"][contestant]["title"]]
+        for workload, connections, is_rate in _SHOWN:
+            wanted = {"contestant": contestant, "workload": workload, "connections": connections}
+            found = rows(record, "loads", cores=1, **wanted)
+            rate = median(row["rate"] for row in found)
+            if rate is None:
+                cells.append(_NOTHING)
+            else:
+                cells.append(f"{rate:.0f}/s" if is_rate else f"{_latency(found, 50)} ms")
+        weighed = rows(record, "memory", contestant=contestant, cores=1)
+        idle = median(row["idle_bytes"] for row in weighed if "idle_bytes" in row)
+        started = rows(record, "starts", contestant=contestant, cores=1)
+        start = median(row["seconds"] for row in started)
+        cells.append(_NOTHING if idle is None else f"{idle / MIB:.0f} MiB")
+        cells.append(_NOTHING if start is None else f"{start:.1f} s")
+        lines.append(f"| {' | '.join(cells)} |")
+    where = f"{about['date'][:10]}, {about['processor']}, commit {about['commit']}"
+    return "\n".join([f"[{where}](benchmarks/results/{name}.md):", "", *lines])
 
 
 def page(record: Record, plots: Sequence[str]) -> str:

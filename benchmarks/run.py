@@ -27,13 +27,13 @@ from benchmarks.contestants.infinity import infinity, infinity_optimum
 from benchmarks.contestants.ours import model_folder, ours
 from benchmarks.contestants.tei import tei
 from benchmarks.limit import Limit
+from benchmarks.readme import RESULTS
 from benchmarks.rounds import PACED_CONNECTIONS, Bench, Scope
 from benchmarks.server import ROOT
 from benchmarks.workloads import LOADS, QUICK_LOADS, Workload, make_workloads
 from sentence_api.engine.artifact import TOKENIZER
 from sentence_api.engine.openvino import supported_precisions
 
-RESULTS = Path(__file__).parent / "results"
 ARTIFACT = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
 MAKERS: dict[str, Callable[[], Contestant]] = {
     "ours-bf16": lambda: ours("bfloat16"),
@@ -90,13 +90,15 @@ def main(arguments: Sequence[str]) -> None:
 
 def write(record: dict[str, Any], folder: Path, kind: str) -> None:
     """Write a result as JSON, Markdown and plots."""
-    from benchmarks import page, plots  # noqa: PLC0415 - a plotting library is not needed before
+    from benchmarks import page, plots, readme  # noqa: PLC0415 - plots need a library of their own
 
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{record['about']['date'][:16].replace(' ', '-').replace(':', '')}-{kind}"
     (folder / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shown = plots.draw(record, folder, stem)
     (folder / f"{stem}.md").write_text(page.page(record, shown), encoding="utf-8")
+    if kind == "run" and folder == RESULTS:
+        readme.put(page.BLOCK, page.brief(record, stem))
     print(page.summary(record))
     print(f"wrote {folder / stem}.md, .json and {len(shown)} plots")
 

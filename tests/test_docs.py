@@ -8,7 +8,8 @@ import re
 import httpx2
 import pytest
 
-from benchmarks import memory
+from benchmarks import memory, page
+from benchmarks.readme import newest, section
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.ops.rendering import settings_page, sizing_table
 from sentence_api.resources.footprint import REFERENCE
@@ -33,9 +34,15 @@ def test_sizing_table_is_rendered_by_the_formula() -> None:
 
 def test_memory_contract_is_rendered_from_its_newest_result() -> None:
     """The README shows what the newest run of `benchmarks.memory` recorded, which held."""
-    record = memory.newest()
+    _, record = newest("memory")
     assert record["broken"] == []
-    assert memory.section(README) == memory.table(record["tiers"])
+    assert section(README, memory.BLOCK) == memory.table(record["tiers"])
+
+
+def test_comparison_is_rendered_from_its_newest_result() -> None:
+    """The README shows what the newest full run of `benchmarks run` recorded."""
+    name, record = newest("run")
+    assert section(README, page.BLOCK) == page.brief(record, name)
 
 
 def test_readme_names_the_request_cap() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.container import Container, Gone, Tier, Watch
 from benchmarks.flood import Report
-from benchmarks.memory import Result, broken, section, table
+from benchmarks.memory import Result, broken, table
+from benchmarks.readme import section
 
 MIB = 1 << 20
 GOOD = Result(
@@ -85,7 +86,7 @@ def test_the_table() -> None:
 def test_the_section_is_found() -> None:
     """What stands between the markers is found, and nothing beside it."""
     text = "a\n<!-- memory contract: begin -->\none\ntwo\n<!-- memory contract: end -->\nb\n"
-    assert section(text) == "one\ntwo"
+    assert section(text, "memory contract") == "one\ntwo"
 
 
 def test_a_tier_is_read() -> None:

@@ -1,0 +1,41 @@
+"""Figures in the README: each block is rendered from the newest result of its kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.server import ROOT
+
+RESULTS = Path(__file__).parent / "results"
+README = ROOT / "README.md"
+
+
+def newest(kind: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the content of the newest result whose name ends with `kind`."""
+    path = max(RESULTS.glob(f"*-{kind}.json"), key=lambda each: each.name)
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return path.stem, record
+
+
+def section(text: str, name: str) -> str:
+    """Return what stands between a block's two markers."""
+    return _between(text, name).strip("\n")
+
+
+def put(name: str, block: str) -> None:
+    """Write a block anew."""
+    text = README.read_text("utf-8")
+    begin, end = _markers(name)
+    old = f"{begin}{_between(text, name)}{end}"
+    README.write_text(text.replace(old, f"{begin}\n{block}\n{end}"), "utf-8")
+
+
+def _between(text: str, name: str) -> str:
+    begin, end = _markers(name)
+    return text.partition(begin)[2].partition(end)[0]
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
