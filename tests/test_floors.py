@@ -217,6 +217,13 @@ def test_the_health_check_is_light() -> None:
     assert {other.partition(".")[0] for other in used} <= set(sys.stdlib_module_names)
 
 
+def test_a_host_needs_nothing_installed() -> None:
+    """The command that deploys containers starts on a Python that has no packages."""
+    command = [sys.executable, "-E", "-S", "-c", "import sentence_api.ops.deploy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_formula_is_pure() -> None:
     """The formula reads nothing: it imports no module that could."""
     allowed = {"__future__", "math", "dataclasses", PACKAGE}

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from sentence_api.errors import DeploymentFailed
+from sentence_api.http.auth import keys_in
 
 PROJECT = "sentence-api"
 # A secret may not be empty.
@@ -20,12 +21,6 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: 
 def environment_text(values: dict[str, str]) -> str:
     """Return variables as the lines of an environment file."""
     return "".join(f"{name}={value}\n" for name, value in sorted(values.items()))
-
-
-def keys_in(lines: list[str]) -> list[str]:
-    """Return the API keys among the lines of a file; see `http/auth.py`."""
-    stripped = (line.strip() for line in lines)
-    return [line for line in stripped if line and not line.startswith("#")]
 
 
 def read_keys(source: Path | None) -> str:
@@ -40,7 +35,7 @@ def read_keys(source: Path | None) -> str:
         text = source.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise DeploymentFailed(f"cannot read the API keys in {source}: {exc}") from exc
-    if not keys_in(text.splitlines()):
+    if not keys_in(text):
         raise DeploymentFailed(f"{source} lists no API key; write one per line")
     return text
 
@@ -86,7 +81,7 @@ class Release:
         """An API key that this release accepts, or None when it asks for none."""
         kept = Path(self.variables.get("SENTENCE_API_KEYS", ""))
         text = kept.read_text("utf-8") if kept.is_file() else _NO_KEYS
-        return next(iter(keys_in(text.splitlines())), None)
+        return next(iter(keys_in(text)), None)
 
     @property
     def replicas(self) -> int:
