@@ -174,6 +174,22 @@ def test_variables_are_the_plan(options: Options, state: State) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("bind", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104
+        ("", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+    ],
+)
+def test_a_release_is_reached_from_its_host(bind: str, host: str, state: State) -> None:
+    """A port published on every address answers on the loopback one."""
+    assert release("sha256:new", Options(bind=bind), state).url == f"http://{host}:5001"
+
+
 def test_up_proves_then_switches_and_remembers(options: Options, state: State) -> None:
     """A new version is tested beside the old one before anything that runs is touched."""
     old, new = release("sha256:old", options, state), release("sha256:new", options, state)

@@ -15,7 +15,7 @@ import psutil
 
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.address import bind_error
+from sentence_api.ops.address import bind_error, local_url
 from sentence_api.ops.planning import find_subject, plan_subject
 from sentence_api.ops.rendering import plan_table
 from sentence_api.ops.smoke import how_to, is_ready, smoke
@@ -69,7 +69,7 @@ def up(settings: Settings, files: Files, say: Say) -> None:
     started = time.monotonic()
     process = _start(settings, files)
     try:
-        url = _url(settings)
+        url = local_url(settings.host, settings.port)
         _wait_until_ready(process, url, files, say)
         ready_seconds = time.monotonic() - started
         dimensions = smoke(url)
@@ -168,14 +168,8 @@ def _start(settings: Settings, files: Files) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     files.pid.write_text(f"{process.pid}\n", encoding="ascii")
-    files.url.write_text(f"{_url(settings)}\n", encoding="utf-8")
+    files.url.write_text(f"{local_url(settings.host, settings.port)}\n", encoding="utf-8")
     return process
-
-
-def _url(settings: Settings) -> str:
-    """Return the address to reach the server at from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, files: Files, say: Say) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from sentence_api.errors import DeploymentFailed
 from sentence_api.http.auth import keys_in
+from sentence_api.ops.address import local_url
 
 PROJECT = "sentence-api"
 # A secret may not be empty.
 _NO_KEYS = "# no keys: everyone may ask\n"
-# What a server that listens everywhere is reached by from the same machine.
-_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 
 
 def environment_text(values: dict[str, str]) -> str:
@@ -74,7 +73,7 @@ class Release:
     def url(self) -> str:
         """Where the published port is reached from this host."""
         bind, _, port = self.variables["SENTENCE_API_PUBLISH"].rpartition(":")
-        return f"http://{_LOOPBACK.get(bind, bind)}:{port}"
+        return local_url(bind.strip("[]"), port)
 
     @property
     def key(self) -> str | None:
