@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from sentence_api.engine import artifact
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops import container, image, preflight, runners, smoke
+from sentence_api.ops import container, image, preflight, runners
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.release import Options, Release, State, read_keys
 from sentence_api.settings import Settings, names_of
@@ -310,11 +309,6 @@ def test_settings_of_a_person_reach_the_container() -> None:
         "SENTENCE_API_LOG_LEVEL": "debug",
         "WEB_CONCURRENCY": "1",
     }
-
-
-def test_the_host_proves_as_strictly_as_the_engine() -> None:
-    """The bound of the smoke test, which can import nothing, is the engine's."""
-    assert smoke.MIN_COSINE == artifact.MIN_COSINE
 
 
 def test_every_short_name_is_known() -> None:

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.errors import DeploymentFailed
 from sentence_api.http.auth import keys_in
 
 # A vector's length may differ from 1 by what float32 and its decimal text lose.
 NORM_TOLERANCE = 1e-3
-# The engine's own bound, which a test compares: the host has none of what that module imports.
-MIN_COSINE = 0.999
 QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
 
 
