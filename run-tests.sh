@@ -32,7 +32,7 @@ run_checks() {
   step 'mypy'
   "${BIN}/mypy"
   step 'shellcheck'
-  "${BIN}/shellcheck" ./*.sh requirements/*.sh tests/*/*.sh .ci/run
+  "${BIN}/shellcheck" ./*.sh requirements/*.sh tests/*.sh tests/*/*.sh .ci/run
 }
 
 ensure_model() {

@@ -12,7 +12,8 @@ import gevent
 import numpy as np
 from numpy.typing import NDArray
 
-from sentence_api.engine.artifact import MIN_COSINE, TOKENIZER, Manifest, read_manifest, verify
+from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens

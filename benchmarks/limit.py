@@ -55,7 +55,7 @@ class Limit:
 
     def rate(self, shapes: Shapes, texts: int, seconds: float) -> float:
         """Return texts a second of these passes, which hold so many texts."""
-        passes = self._ask({"shapes": shapes, "seconds": seconds})
+        passes: list[float] = self._ask({"shapes": shapes, "seconds": seconds})
         return sum(texts / each for each in passes)
 
     def stop(self) -> None:

@@ -180,7 +180,7 @@ def _off(result: dict[str, Any]) -> float:
 def _write(image: str, results: list[Result], faults: list[str], settings: dict[str, str]) -> None:
     """Record a run, and show its table in the README."""
     now = datetime.now(UTC)
-    record = {
+    record: dict[str, Any] = {
         "about": {
             "date": now.strftime("%Y-%m-%d %H:%M UTC"),
             "command": " ".join(["python -m benchmarks.memory", *sys.argv[1:]]),

@@ -50,4 +50,5 @@ def main(url: str, file: Path, rate: float, seconds: float, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *map(float, sys.argv[3:5]), int(sys.argv[5]))
+    given = sys.argv[1:]
+    main(given[0], Path(given[1]), float(given[2]), float(given[3]), int(given[4]))

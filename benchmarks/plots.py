@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -10,6 +12,7 @@ mpl.use("svg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.typing import RcKeyType
 
 from benchmarks.figures import Record, median, rows, standing
 
@@ -17,7 +20,11 @@ MIB = 1 << 20
 _CURVES = ("q7", "q30", "mixed")
 _LATENCY = (("q7", 1), ("q7", 64), ("q30", 64))
 # Text stays text, and the same figures give the same file.
-_STYLE = {"svg.fonttype": "none", "svg.hashsalt": "sentence-api", "font.size": 9}
+_STYLE: dict[RcKeyType, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sentence-api",
+    "font.size": 9,
+}
 
 
 def draw(record: Record, folder: Path, stem: str) -> list[str]:
@@ -71,7 +78,7 @@ def _latency(record: Record, panels: list[Axes]) -> None:
             if found:
                 percents = [each for each, _ in found[0]["milliseconds"]]
                 curves = [[value for _, value in row["milliseconds"]] for row in found]
-                middle = [median(column) for column in zip(*curves, strict=True)]
+                middle = [statistics.median(column) for column in zip(*curves, strict=True)]
                 panel.plot(middle, percents, marker=".", markersize=3, color=color, label=name)
         plural = "" if connections == 1 else "s"
         title = record["workloads"][workload]["title"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.answers import Vectors, fault, least_cosine, sample
@@ -81,7 +82,7 @@ class Bench:
         scope: Scope,
         contestants: Sequence[Contestant],
         *,
-        limits: dict[str, Callable[[str], Limit]],
+        limits: Mapping[str, Callable[[str], Limit]],
         workloads: dict[str, Workload],
         check: tuple[list[str], list[str], Vectors],
         say: Callable[[str], None],
@@ -119,7 +120,7 @@ class Bench:
             limits = self._start_limits(stack, scope.one_core)
             up: dict[str, Running] = {}
             for contestant in self._turns(0):
-                self._try(contestant, lambda each=contestant: self._start(up, each, stack))
+                self._try(contestant, partial(self._start, up, contestant, stack))
             for turn, (workload, connections) in enumerate(scope.loads):
                 if not any(done == workload for done, _ in scope.loads[:turn]):
                     self._limit(limits, self._workloads[workload])
@@ -127,16 +128,18 @@ class Bench:
                     if contestant.name in up and contestant.takes(workload, connections):
                         self._try(
                             contestant,
-                            lambda name=contestant.name, work=workload, many=connections: (
-                                self._load(up, name, work, many, scope.load_core)
+                            partial(
+                                self._load,
+                                up,
+                                contestant.name,
+                                workload,
+                                connections,
+                                scope.load_core,
                             ),
                         )
             for name, workload in scope.paced:
                 if name in up:
-                    self._try(
-                        up[name].contestant,
-                        lambda name=name, work=workload: self._paced(up, name, work),
-                    )
+                    self._try(up[name].contestant, partial(self._paced, up, name, workload))
             if scope.beside:
                 self._beside(up, limits)
 
@@ -146,7 +149,7 @@ class Bench:
             # It takes long, and says the same each time of those that have no protection.
             first_or_ours = self._round == 0 or contestant.name.startswith("ours")
             if contestant.name in self._scope.beside & up.keys() and first_or_ours:
-                self._try(contestant, lambda name=contestant.name: self._beside_one(up, name))
+                self._try(contestant, partial(self._beside_one, up, contestant.name))
         for name, running in up.items():
             if tokens := Counters(running).pass_tokens():
                 limit = limits[running.contestant.precision]
@@ -168,9 +171,7 @@ class Bench:
         for contestant in self._turns(0):
             if contestant.name in scope.two_cores:
                 with ExitStack() as stack:
-                    self._try(
-                        contestant, lambda each=contestant, owner=stack: self._on_two(each, owner)
-                    )
+                    self._try(contestant, partial(self._on_two, contestant, stack))
 
     def _on_two(self, contestant: Contestant, stack: ExitStack) -> None:
         up: dict[str, Running] = {}

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     check = (singles, batch, reference(model_folder(), [*singles, *batch]))
     mine = {each.precision for each in contestants if each.name.startswith("ours")}
     precisions = sorted(mine or {"float32"})
-    limits = {each: lambda cores, own=each: Limit(ARTIFACT, own, cores) for each in precisions}
+    limits = {each: partial(Limit, ARTIFACT, each) for each in precisions}
     bench = Bench(
         scope,
         contestants,

@@ -129,7 +129,7 @@ def _local(parsed: argparse.Namespace, settings: Settings) -> int:
     if parsed.action == "up":
         local.up(settings, files, _say)
     elif parsed.action == "down":
-        _say("stopped" if local.down(files) else "nothing was running")
+        _say("stopped" if local.down(settings, files) else "nothing was running")
     elif parsed.action == "has-model":
         return 0 if artifact_path(settings).exists() else FAILURE
     elif parsed.action == "status":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60
+# Where tests/observability/install.sh unpacks Prometheus.
+_PROMETHEUS = ROOT / "var" / "prometheus" / "usr" / "bin"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +36,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") == "true" and exitstatus == 0 and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def prometheus_program(name: str) -> str:
+    """Return the path of `prometheus` or `promtool`; skip the test where there is none."""
+    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], str(_PROMETHEUS)]))
+    if found is None:
+        pytest.skip(f"there is no {name}; tests/observability/install.sh fetches it")
+    return found
 
 
 @pytest.fixture(scope="session")

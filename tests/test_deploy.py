@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from sentence_api.ops import local, planning
+from sentence_api.settings import Settings
 from tests.conftest import ROOT
 
 PARTS = (
@@ -129,6 +133,24 @@ def test_failed_start_shows_the_log_and_leaves_nothing(project: Project) -> None
     assert "the disk is on fire" in failed.stderr
     assert not (project.folder / "var" / "server.pid").exists()
     assert project.deploy("status").returncode == 1
+
+
+def test_a_server_that_does_not_stop_is_killed_after_its_grace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`down` waits for as long as the settings give requests to finish, and no longer."""
+    monkeypatch.setattr(planning, "STOP_MARGIN_SECONDS", 0)
+    deaf = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
+    command = [sys.executable, "-c", deaf, local.CONFIG]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        files = local.Files(tmp_path)
+        files.pid.write_text(f"{server.pid}\n")
+        started = time.monotonic()
+        assert local.down(Settings(graceful_timeout=2), files)
+        assert server.wait() == -signal.SIGKILL
+    assert 2 <= time.monotonic() - started < 10
 
 
 def test_taken_port_is_named(project: Project) -> None:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import memory, page
 from benchmarks.readme import newest, section
 from sentence_api.engine.artifact import read_manifest
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.ops.rendering import settings_page, sizing_table
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import REQUEST_ITEMS
@@ -48,6 +49,12 @@ def test_comparison_is_rendered_from_its_newest_result() -> None:
 def test_readme_names_the_request_cap() -> None:
     """The number of texts per request in the README is the formula's."""
     assert f"up to {REQUEST_ITEMS} in one request" in README
+
+
+def test_the_page_on_models_names_the_bound() -> None:
+    """What an export refuses is the engine's own bound."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert f"a cosine is below {MIN_COSINE}." in page
 
 
 def test_reference_footprint_agrees_with_a_fresh_measurement(artifact) -> None:

@@ -24,7 +24,8 @@ from transformers import BertModel
 
 from sentence_api.engine.artifact import Manifest, read_manifest, verify
 from sentence_api.engine.corpus import varied_texts
-from sentence_api.engine.export import CANARY_TEXT, MIN_COSINE, export, find_source
+from sentence_api.engine.export import CANARY_TEXT, export, find_source
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ExportFailed
 from sentence_api.serving.batcher import Caps

@@ -123,4 +123,4 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
     )
     command = [str(_VENV / "bin" / "python"), "-c", script, *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return dict(line.split() for line in done.stdout.splitlines())  # type: ignore[misc]
+    return dict(line.split() for line in done.stdout.splitlines())

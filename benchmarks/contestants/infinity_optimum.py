@@ -7,6 +7,7 @@ python infinity_optimum.py --convert FROM TO       writes TO/model.onnx beside t
 import os
 import shutil
 import sys
+from typing import Any
 
 import onnxruntime
 
@@ -20,7 +21,7 @@ def use_own_cores() -> None:
     session = onnxruntime.InferenceSession
     original = session.__init__
 
-    def init(self, path, sess_options=None, *args, **kwargs):
+    def init(self: Any, path: Any, sess_options: Any = None, *args: Any, **kwargs: Any) -> None:
         options = sess_options or onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         original(self, path, options, *args, **kwargs)

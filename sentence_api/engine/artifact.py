@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.resources.footprint import Footprint
 from sentence_api.settings import Settings
@@ -18,9 +19,6 @@ TOKENIZER = "tokenizer.json"
 GRAPH = "model.xml"
 WEIGHTS = "model.bin"
 SOURCE = "source"
-
-# Least agreement with the source model that is served without being asked for.
-MIN_COSINE = 0.999
 
 # Formats whose loading runs code: never read, not even when the manifest lists them.
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}

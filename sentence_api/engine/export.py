@@ -24,7 +24,6 @@ from sentence_api.engine import probe
 from sentence_api.engine.artifact import (
     GRAPH,
     MANIFEST,
-    MIN_COSINE,
     SOURCE,
     TOKENIZER,
     Accuracy,
@@ -33,6 +32,7 @@ from sentence_api.engine.artifact import (
     sha256,
 )
 from sentence_api.engine.corpus import varied_texts
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions

@@ -1,4 +1,7 @@
-"""API keys: where a file lists some, the query calls need one of them."""
+"""API keys: where a file lists some, the query calls need one of them.
+
+Standard library only: a deployment reads such files on the host.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,14 @@ from pathlib import Path
 from sentence_api.errors import InvalidSetting, Unauthorized
 
 
+def keys_in(text: str) -> list[str]:
+    """Return the keys of a file: one a line, empty lines and lines that begin with # left out."""
+    stripped = (line.strip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
 class Keys:
-    """The keys of one file: one a line, empty lines and lines that begin with # left out.
+    """The keys of one file.
 
     Only digests are kept. Changed keys hold after a restart.
 
@@ -20,11 +29,11 @@ class Keys:
 
     def __init__(self, path: Path) -> None:
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            keys = keys_in(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as exc:
             raise InvalidSetting(f"cannot read the API keys in {path}: {exc}") from exc
-        self._digests = [_digest(line) for line in lines if line and not line.startswith("#")]
-        if not self._digests:
+        self._digests = [_digest(key) for key in keys]
+        if not keys:
             raise InvalidSetting(f"{path} lists no API key; write one per line")
 
     def require(self, authorization: str | None) -> None:

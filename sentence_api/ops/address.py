@@ -1,8 +1,20 @@
-"""Whether an address can be listened on. Standard library only: deployments ask on the host."""
+"""Addresses: free or taken, and as a URL. Standard library only: deployments ask on the host."""
 
 from __future__ import annotations
 
 import socket
+
+from sentence_api.healthcheck import reached_by
+
+
+def before_port(host: str) -> str:
+    """Return a host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def local_url(host: str, port: int | str) -> str:
+    """Return where a server that listens on `host` is reached from the same machine."""
+    return f"http://{before_port(reached_by(host))}:{port}"
 
 
 def bind_error(host: str, port: int) -> str | None:

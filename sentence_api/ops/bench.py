@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from sentence_api.errors import DeploymentFailed, NotMeasured
+from sentence_api.http.auth import keys_in
 from sentence_api.ops.capacity import Cost, Latency, Measurement
 from sentence_api.ops.check import known_url
 from sentence_api.ops.pace import Answers, Pace, post, steady
-from sentence_api.ops.release import keys_in
 from sentence_api.ops.smoke import headers
 from sentence_api.resources.host import processor, read_host
 from sentence_api.resources.sizes import format_size
@@ -341,7 +341,7 @@ def _key(settings: Settings) -> str | None:
     if settings.keys_file is None:
         return None
     try:
-        lines: Sequence[str] = settings.keys_file.read_text("utf-8").splitlines()
+        text = settings.keys_file.read_text("utf-8")
     except OSError as exc:
         raise DeploymentFailed(f"cannot read {settings.keys_file}: {exc.strerror}") from exc
-    return keys_in(list(lines))[0]
+    return keys_in(text)[0]

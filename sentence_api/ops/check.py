@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from sentence_api.errors import StartupError
+from sentence_api.ops.address import local_url
 from sentence_api.ops.ask import Answer, NoAnswer, NoStatus, get_status
 
 COMMAND = "check"
@@ -26,7 +27,6 @@ EXIT_STATUS = {"normal": 0, "warning": 1, "critical": 2, "unknown": 3}
 CANNOT_TELL = EXIT_STATUS["unknown"]
 # Where a local deployment notes its address; see `ops/local.py`.
 LOCAL_URL = Path("var/server.url")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _OK, _NOT_FOUND = 200, 404
 _WIDTH = 80
 
@@ -93,8 +93,7 @@ def known_url(environ: Mapping[str, str]) -> str:
 
         settings = read_settings(environ)
         host, port = settings.host, str(settings.port)
-    host = _LOOPBACK.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return local_url(host, port)
 
 
 def read_status(url: str, early: Answer | None = None) -> dict[str, Any]:

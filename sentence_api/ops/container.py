@@ -15,6 +15,7 @@ from typing import Any
 
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops import image as images
+from sentence_api.ops.address import before_port
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.preflight import check_engine, check_memory, check_room
 from sentence_api.ops.release import (
@@ -186,7 +187,7 @@ def variables(plan: dict[str, Any], options: Options, state: State, keys: Path) 
         # A connection is a file, and a worker has a few dozen others.
         "SENTENCE_API_OPEN_FILES": str(2 * plan["max_concurrent_requests"] + 1024),
         "SENTENCE_API_CPU_RESERVATION": f"{plan['cpu_limit'] / 2:g}",
-        "SENTENCE_API_PUBLISH": f"{_in_address(options.bind)}:{options.port}",
+        "SENTENCE_API_PUBLISH": f"{before_port(options.bind)}:{options.port}",
         "SENTENCE_API_MEMORY_LIMIT": str(plan["memory_limit_bytes"]),
         "SENTENCE_API_MEMORY_RESERVATION": str(plan["predicted_peak_bytes"]),
         "SENTENCE_API_CPU_LIMIT": f"{plan['cpu_limit']:g}",
@@ -284,11 +285,6 @@ def _plan_line(plan: dict[str, Any]) -> str:
         f" {plan['memory_limit_bytes'] >> 20} MiB and {plan['cpu_limit']:g} CPUs,"
         f" peak {plan['predicted_peak_bytes'] >> 20} MiB"
     )
-
-
-def _in_address(host: str) -> str:
-    """Return a host as it stands before a port."""
-    return f"[{host}]" if ":" in host else host
 
 
 def _shown(command: tuple[str, ...]) -> str:

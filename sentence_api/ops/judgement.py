@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -106,76 +106,61 @@ def _readiness(figures: Figures, state: str) -> Row:
 def _memory(figures: Figures, plan: Plan, bounds: Threshold) -> Row:
     percent = _percent(figures.memory_share)
     limit = format_size(figures.memory_limit_bytes)
-    verdict = bounds.judge(percent)
-    return Row(
+    return _bounded(
+        bounds,
+        percent,
         name="memory",
         title="Memory",
-        value=percent,
         unit="%",
         text="unknown" if percent is None else f"{percent:.0f} % of {limit}",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.memory(figures, plan, bounds) if _is_high(verdict) else None,
+        advise=lambda: advice.memory(figures, plan, bounds),
     )
 
 
 def _cpu(figures: Figures, bounds: Threshold) -> Row:
     percent = _percent(figures.cpu_share)
-    verdict = bounds.judge(percent)
-    return Row(
+    return _bounded(
+        bounds,
+        percent,
         name="cpu",
         title="CPU",
-        value=percent,
         unit="%",
         text="unknown"
         if percent is None
         else f"{percent:.0f} % of {advice.cpus(figures.cpu_limit)}",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.cpu(figures, bounds) if _is_high(verdict) else None,
+        advise=lambda: advice.cpu(figures, bounds),
     )
 
 
 def _latency(figures: Figures, plan: Plan, thresholds: Thresholds) -> Row:
     bounds, p95 = thresholds.latency, figures.p95_seconds
-    verdict = Verdict.NORMAL if p95 is None else bounds.judge(p95)
     busy = _is_high(thresholds.cpu.judge(_percent(figures.cpu_share)))
     throttled = _is_high(thresholds.throttled.judge(_percent(figures.throttled_share)))
-    return Row(
+    return _bounded(
+        bounds,
+        None if p95 is None else round(p95, 4),
         name="latency",
         title="Latency p95",
-        value=None if p95 is None else round(p95, 4),
         unit="s",
         text="no requests"
         if p95 is None
         else f"{words.seconds(p95)} of {figures.requests} requests",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.latency(figures, plan, cpu_is_busy=busy, is_throttled=throttled)
-        if _is_high(verdict)
-        else None,
+        unmeasured=Verdict.NORMAL,
+        advise=lambda: advice.latency(figures, plan, cpu_is_busy=busy, is_throttled=throttled),
     )
 
 
 def _restarts(figures: Figures, incidents: Incidents, plan: Plan, thresholds: Thresholds) -> Row:
     bounds, count = thresholds.restarts, sum(incidents.restarts.values())
     causes = ", ".join(f"{number} {cause}" for cause, number in incidents.restarts.items())
-    verdict = bounds.judge(count)
-    return Row(
+    return _bounded(
+        bounds,
+        count,
         name="restarts",
         title="Restarts",
-        value=count,
         unit="",
         text=f"{count} unplanned in an hour" + (f": {causes}" if causes else ""),
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.restarts(incidents.restarts, figures, plan, thresholds.memory)
-        if _is_high(verdict)
-        else None,
+        advise=lambda: advice.restarts(incidents.restarts, figures, plan, thresholds.memory),
     )
 
 
@@ -199,67 +184,56 @@ def _oom_kills(figures: Figures, incidents: Incidents, plan: Plan, thresholds: T
 
 def _throttled(figures: Figures, plan: Plan, bounds: Threshold) -> Row:
     percent = _percent(figures.throttled_share)
-    verdict = Verdict.NORMAL if percent is None else bounds.judge(percent)
-    return Row(
+    return _bounded(
+        bounds,
+        percent,
         name="throttled",
         title="Throttled",
-        value=percent,
         unit="%",
         text="no CPU quota"
         if percent is None
         else f"{percent:.0f} % of periods, {figures.throttled_seconds:.1f} s",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.throttled(figures, plan) if _is_high(verdict) else None,
+        unmeasured=Verdict.NORMAL,
+        advise=lambda: advice.throttled(figures, plan),
     )
 
 
 def _queue(figures: Figures, plan: Plan, bounds: Threshold) -> Row:
     percent = _percent(figures.queue_share)
-    verdict = bounds.judge(percent)
-    return Row(
+    return _bounded(
+        bounds,
+        percent,
         name="queue",
         title="Queue",
-        value=percent,
         unit="%",
         text=f"{percent:.0f} % of {plan.max_queue_tokens} tokens",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.queue(figures, plan) if _is_high(verdict) else None,
+        advise=lambda: advice.queue(figures, plan),
     )
 
 
 def _rejected(figures: Figures, plan: Plan, bounds: Threshold) -> Row:
     percent = _percent(figures.rejected_share)
-    verdict = bounds.judge(percent)
-    return Row(
+    return _bounded(
+        bounds,
+        percent,
         name="rejected",
         title="Rejected",
-        value=percent,
         unit="%",
         text=f"{_few(percent)} % of {figures.requests} requests",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.rejected(figures, plan) if _is_high(verdict) else None,
+        advise=lambda: advice.rejected(figures, plan),
     )
 
 
 def _errors(figures: Figures, bounds: Threshold) -> Row:
     percent = _percent(figures.failed_share)
-    verdict = bounds.judge(percent)
-    return Row(
+    return _bounded(
+        bounds,
+        percent,
         name="errors",
         title="Errors (5xx)",
-        value=percent,
         unit="%",
         text=f"{_few(percent)} % of {figures.requests} requests",
-        warning=bounds.warning,
-        critical=bounds.critical,
-        verdict=verdict,
-        advice=advice.errors(figures) if _is_high(verdict) else None,
+        advise=lambda: advice.errors(figures),
     )
 
 
@@ -277,6 +251,35 @@ def _drift(figures: Figures) -> Row:
         critical=None,
         verdict=Verdict.WARNING if found else Verdict.NORMAL,
         advice=advice.drift(found) if found else None,
+    )
+
+
+def _bounded(
+    bounds: Threshold,
+    value: float | None,
+    *,
+    name: str,
+    title: str,
+    unit: str,
+    text: str,
+    advise: Callable[[], str],
+    unmeasured: Verdict = Verdict.UNKNOWN,
+) -> Row:
+    """Return the row of a figure that has bounds; see `Row`.
+
+    `advise` is asked only where the figure is high; `unmeasured` is the verdict on no figure.
+    """
+    verdict = unmeasured if value is None else bounds.judge(value)
+    return Row(
+        name=name,
+        title=title,
+        value=value,
+        unit=unit,
+        text=text,
+        warning=bounds.warning,
+        critical=bounds.critical,
+        verdict=verdict,
+        advice=advise() if _is_high(verdict) else None,
     )
 
 

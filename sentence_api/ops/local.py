@@ -15,8 +15,8 @@ import psutil
 
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.address import bind_error
-from sentence_api.ops.planning import find_subject, plan_subject
+from sentence_api.ops.address import bind_error, local_url
+from sentence_api.ops.planning import find_subject, plan_subject, stop_grace
 from sentence_api.ops.rendering import plan_table
 from sentence_api.ops.smoke import how_to, is_ready, smoke
 from sentence_api.resources.process import process_memory
@@ -64,29 +64,29 @@ def up(settings: Settings, files: Files, say: Say) -> None:
     say(plan_table(plan, subject))
     if running(files) is not None:
         say("stopping the running server")
-        down(files)
+        down(settings, files)
     _require_free(settings.host, settings.port)
     started = time.monotonic()
     process = _start(settings, files)
     try:
-        url = _url(settings)
+        url = local_url(settings.host, settings.port)
         _wait_until_ready(process, url, files, say)
         ready_seconds = time.monotonic() - started
         dimensions = smoke(url)
     except BaseException:
-        down(files)
+        down(settings, files)
         raise
     say(f"ready after {ready_seconds:.1f} s; /query and /query/batch give {dimensions} dimensions")
     say(how_to(url))
 
 
-def down(files: Files) -> bool:
+def down(settings: Settings, files: Files) -> bool:
     """Stop the server and wait for its end; return whether one was running."""
     master = running(files)
     if master is not None:
         workers = master.children()
         master.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs([master, *workers], timeout=40)
+        _, alive = psutil.wait_procs([master, *workers], timeout=stop_grace(settings))
         for process in alive:
             process.kill()
     files.pid.unlink(missing_ok=True)
@@ -168,14 +168,8 @@ def _start(settings: Settings, files: Files) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     files.pid.write_text(f"{process.pid}\n", encoding="ascii")
-    files.url.write_text(f"{_url(settings)}\n", encoding="utf-8")
+    files.url.write_text(f"{local_url(settings.host, settings.port)}\n", encoding="utf-8")
     return process
-
-
-def _url(settings: Settings) -> str:
-    """Return the address to reach the server at from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, files: Files, say: Say) -> None:

@@ -22,7 +22,7 @@ from sentence_api.resources.host import read_host
 from sentence_api.resources.sizes import parse_size
 from sentence_api.settings import DEFAULT_MODEL, Settings
 
-# What a container gets to stop on top of what its workers get for their requests: signals, the
+# What a server gets to stop on top of what its workers get for their requests: signals, the
 # master's own end, a busy machine.
 STOP_MARGIN_SECONDS = 10
 
@@ -118,8 +118,12 @@ def check_engine(settings: Settings, manifest: Manifest) -> None:
 
 def plan_figures(plan: Plan, settings: Settings) -> dict[str, int | float | str]:
     """Return what a deployment needs to know before it starts a container, ready for JSON."""
-    grace = settings.graceful_timeout + STOP_MARGIN_SECONDS
-    return plan.as_dict() | {"stop_grace_seconds": grace}
+    return plan.as_dict() | {"stop_grace_seconds": stop_grace(settings)}
+
+
+def stop_grace(settings: Settings) -> int:
+    """Return the seconds after which a server that was asked to stop may be killed."""
+    return settings.graceful_timeout + STOP_MARGIN_SECONDS
 
 
 @contextmanager

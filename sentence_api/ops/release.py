@@ -9,23 +9,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from sentence_api.errors import DeploymentFailed
+from sentence_api.http.auth import keys_in
+from sentence_api.ops.address import local_url
 
 PROJECT = "sentence-api"
 # A secret may not be empty.
 _NO_KEYS = "# no keys: everyone may ask\n"
-# What a server that listens everywhere is reached by from the same machine.
-_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
 
 
 def environment_text(values: dict[str, str]) -> str:
     """Return variables as the lines of an environment file."""
     return "".join(f"{name}={value}\n" for name, value in sorted(values.items()))
-
-
-def keys_in(lines: list[str]) -> list[str]:
-    """Return the API keys among the lines of a file; see `http/auth.py`."""
-    stripped = (line.strip() for line in lines)
-    return [line for line in stripped if line and not line.startswith("#")]
 
 
 def read_keys(source: Path | None) -> str:
@@ -40,7 +34,7 @@ def read_keys(source: Path | None) -> str:
         text = source.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise DeploymentFailed(f"cannot read the API keys in {source}: {exc}") from exc
-    if not keys_in(text.splitlines()):
+    if not keys_in(text):
         raise DeploymentFailed(f"{source} lists no API key; write one per line")
     return text
 
@@ -79,14 +73,14 @@ class Release:
     def url(self) -> str:
         """Where the published port is reached from this host."""
         bind, _, port = self.variables["SENTENCE_API_PUBLISH"].rpartition(":")
-        return f"http://{_LOOPBACK.get(bind, bind)}:{port}"
+        return local_url(bind.strip("[]"), port)
 
     @property
     def key(self) -> str | None:
         """An API key that this release accepts, or None when it asks for none."""
         kept = Path(self.variables.get("SENTENCE_API_KEYS", ""))
         text = kept.read_text("utf-8") if kept.is_file() else _NO_KEYS
-        return next(iter(keys_in(text.splitlines())), None)
+        return next(iter(keys_in(text)), None)
 
     @property
     def replicas(self) -> int:

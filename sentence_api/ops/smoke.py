@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.release import keys_in
+from sentence_api.http.auth import keys_in
 
 # A vector's length may differ from 1 by what float32 and its decimal text lose.
 NORM_TOLERANCE = 1e-3
-# The engine's own bound, which a test compares: the host has none of what that module imports.
-MIN_COSINE = 0.999
 QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
 
 
@@ -110,7 +109,7 @@ def _canary() -> dict[str, Any]:
 def _own_key() -> str | None:
     """Return one of the API keys of this container's server, if it asks for one."""
     file = os.environ.get("SENTENCE_API_KEYS_FILE")
-    return keys_in(Path(file).read_text("utf-8").splitlines())[0] if file else None
+    return keys_in(Path(file).read_text("utf-8"))[0] if file else None
 
 
 def main(argument: str) -> None:

@@ -8,14 +8,16 @@
 set -euo pipefail
 shopt -s inherit_errexit
 
-readonly EXIT_USAGE=2
+readonly NAME=engine
+# shellcheck source=tests/debian.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../debian.sh"
+
 readonly BASE_IMAGE=sentence-api-base:bookworm
 readonly RELEASE=bookworm
 readonly PLUGIN_RELEASE=trixie
 readonly PLUGINS=/usr/local/lib/docker/cli-plugins
 readonly ENGINE_LOG=/var/log/dockerd.log
 readonly START_SECONDS=60
-readonly INSTALL_SECONDS=600
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
 usage() {
@@ -26,15 +28,6 @@ Installs and starts a Docker engine if none answers, adds the Compose and buildx
 plugins, and makes the image sentence-api-base:bookworm if it is missing. Needs
 root on Debian 12. Run it again at any time: it does only what is left to do.
 EOF
-}
-
-say() {
-  printf 'engine: %s\n' "$1"
-}
-
-die() {
-  printf 'engine: %s\n  next: %s\n' "$1" "$2" >&2
-  exit 1
 }
 
 engine_answers() {
@@ -50,14 +43,8 @@ has_base_image() {
 }
 
 require_debian_and_root() {
-  command -v apt-get >/dev/null ||
-    die "$1 is missing, and this is not Debian" "install Docker with Compose and buildx, then run this again"
-  [[ "${EUID}" == 0 ]] || die "$1 is missing, and only root can install it" "run this with sudo"
-}
-
-apt() {
-  DEBIAN_FRONTEND=noninteractive timeout "${INSTALL_SECONDS}" \
-    apt-get -qq -o Acquire::Retries=3 -o Acquire::http::Timeout=30 -o Dpkg::Use-Pty=0 "$@"
+  require_debian "$1" 'Docker with Compose and buildx'
+  require_root "$1"
 }
 
 install_missing() {
@@ -67,10 +54,7 @@ install_missing() {
   done
   if ((${#missing[@]} == 0)); then return; fi
   require_debian_and_root "${missing[*]}"
-  say "installing ${missing[*]}"
-  apt update >/dev/null || die "apt-get update failed" "see the error above"
-  apt install -y --no-install-recommends "${missing[@]}" >/dev/null ||
-    die "could not install ${missing[*]}" "see the error above"
+  apt_install "${missing[@]}"
 }
 
 known_mirror() {
@@ -173,18 +157,7 @@ make_base_image() {
 }
 
 _main() {
-  case "${1:-}" in
-    '') ;;
-    -h | --help)
-      usage
-      return
-      ;;
-    *)
-      printf 'engine.sh: unknown argument: %s\n' "$1" >&2
-      usage >&2
-      exit "${EXIT_USAGE}"
-      ;;
-  esac
+  take_arguments "$@"
   WORK=$(mktemp -d)
   readonly WORK
   trap 'rm -rf "${WORK}"' EXIT

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import prometheus_program
 
 HERE = Path(__file__).parent
-# Where install.sh unpacks it.
-UNPACKED = ROOT / "var" / "prometheus" / "usr" / "bin"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,17 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.promtool)
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], str(UNPACKED)]))
-    if found is None:
-        pytest.skip(f"there is no {name}; tests/observability/install.sh fetches it")
-    return found
-
-
 @pytest.fixture(scope="session")
 def promtool() -> Callable[..., str]:
     """Return a function that runs promtool, which must succeed, and returns what it says."""
-    program = _program("promtool")
+    program = prometheus_program("promtool")
 
     def run(*arguments: str | Path, given: str | None = None) -> str:
         done = subprocess.run(
@@ -54,7 +43,7 @@ def promtool() -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def prometheus() -> str:
     """Return the program."""
-    return _program("prometheus")
+    return prometheus_program("prometheus")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ import httpx2
 import pytest
 from wire import TIMEOUT_SECONDS, eventually, metrics
 
+from tests.conftest import prometheus_program
+
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
@@ -285,20 +287,6 @@ def test_the_recorder_is_replaced(start: Callable[..., Any]) -> None:
         )
 
 
-def promtool() -> str:
-    """Return the path of promtool; tests/system/promtool.sh gets it."""
-    done = subprocess.run(
-        [ROOT / "tests" / "system" / "promtool.sh"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(done.stderr)
-    return done.stdout.strip()
-
-
 def test_metrics_follow_the_conventions(start: Callable[..., Any]) -> None:
     """Prometheus' own linter finds nothing, also once every kind of metric has been counted."""
     server = start(WEB_CONCURRENCY=2, SENTENCE_API_MAX_QUEUE_TOKENS=2000, **QUICK)
@@ -309,7 +297,11 @@ def test_metrics_follow_the_conventions(start: Callable[..., Any]) -> None:
     assert eventually(lambda: server.log.read_text().count("worker ready") == 3)
     text = httpx2.get(f"{server.url}/metrics", **OPTIONS).raise_for_status().text
     done = subprocess.run(
-        [promtool(), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        [prometheus_program("promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     for name in (
