@@ -72,6 +72,7 @@ def plan_environment(plan: Plan) -> str:
         "max_queue_tokens",
     )
     lines = [f"{names_of(name)[0]}={getattr(plan, name)}" for name in settings]
+    lines.append(f"{names_of('cache_mb')[0]}={plan.cache_bytes // MIB}")
     lines.append(f"MEMORY_LIMIT_BYTES={plan.memory_limit_bytes}")
     lines.append(f"CPU_LIMIT={plan.cpu_limit:g}")
     return "\n".join(lines)
