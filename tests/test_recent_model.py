@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
+import httpx2
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from sentence_api.resources.sizes import MIB
 from sentence_api.serving.batcher import Caps, Pass
 from sentence_api.serving.recent import RecentTexts
 from sentence_model_optimized import Embeddings, SentenceModel
+from tests.conftest import Server
 from tests.test_sentence_model import CAPS, LONG, altered
 
 TEXTS = ["What is machine learning?", "fox", LONG, "機械学習とは何ですか。"]
@@ -162,6 +165,23 @@ def test_known_texts_pass_a_full_queue(artifact: Path) -> None:
     assert pair.keeping.encode(["fox"]).tokens == 3
     assert pair.computed() == 0
     waiting.get()
+
+
+def test_a_server_that_keeps_recent_texts(serve: Callable[..., Server]) -> None:
+    """A question asked again has the same answer, no pass, and is counted as found."""
+    server = serve(SENTENCE_API_CACHE_MB=16, WEB_CONCURRENCY=1)
+    with httpx2.Client(base_url=server.url) as client:
+        answers = [client.post("/query", json={"question": "fox"}).content for _ in range(3)]
+        metrics = client.get("/metrics").text
+        plan = client.get("/plan").json()
+    assert answers[1:] == answers[:1] * 2
+    lines = metrics.splitlines()
+    assert "sentence_api_texts_total 1.0" in lines
+    assert "sentence_api_cache_hits_total 2.0" in lines
+    assert "sentence_api_cache_misses_total 1.0" in lines
+    held = next(line for line in lines if line.startswith("sentence_api_cache_bytes "))
+    assert 384 * 4 < float(held.split()[1]) < 3000
+    assert '"cache_bytes": 16777216' in json.dumps(plan)
 
 
 def test_counts(pair: Pair) -> None:

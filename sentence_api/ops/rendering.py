@@ -48,8 +48,16 @@ def plan_table(plan: Plan, subject: Subject) -> str:
             f" {plan.max_queue_tokens} tokens waiting,"
             f" retires at {format_size(plan.recycle_watermark_bytes)}",
         ),
+        *_cache_row(plan),
     )
     return _aligned(rows)
+
+
+def _cache_row(plan: Plan) -> list[tuple[str, str]]:
+    """Return the row on recent texts, if any are kept."""
+    if not plan.cache_bytes:
+        return []
+    return [("recent texts", f"up to {format_size(plan.cache_bytes)} in each worker")]
 
 
 def plan_steps(plan: Plan, subject: Subject) -> str:
