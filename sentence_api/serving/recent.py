@@ -40,8 +40,8 @@ class Kept(NamedTuple):
 class RecentTexts:
     """The vectors of recent texts. Not for several threads.
 
-    Entries are text and bytes, which the garbage collector does not follow: it runs after every
-    request, and would take longer for a full cache than a forward pass for a question.
+    Entries are text and bytes, which the garbage collector does not follow: it runs after the
+    requests of every pass, and took 2 ms more for 35,000 entries that it does follow.
 
     Args:
         limit_bytes: What it holds at most, text, vector and bookkeeping together.
