@@ -72,14 +72,23 @@ def prompted(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return altered(artifact, tmp_path_factory.mktemp("recent") / "prompted", change)
 
 
-@pytest.fixture
-def pair(prompted: Path) -> Iterator[Pair]:
-    """Return two models, of which one keeps recent texts."""
+@pytest.fixture(scope="module")
+def loaded(prompted: Path) -> Iterator[Pair]:
+    """Return two models, of which one keeps recent texts; loading takes a second."""
     pair = Pair(prompted)
     yield pair
     pair.plain.unload()
     pair.keeping.unload()
     assert len(pair.recent) == 0
+
+
+@pytest.fixture
+def pair(loaded: Pair) -> Pair:
+    """Return the two models, with nothing kept or counted yet."""
+    loaded.recent.clear()
+    loaded.recent.take_counts()
+    loaded.computed()
+    return loaded
 
 
 @pytest.mark.parametrize("again", OPTIONS, ids=str)
