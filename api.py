@@ -23,6 +23,7 @@ from sentence_api.ops.watch import ServedModel, Watch
 from sentence_api.serving.batcher import Caps
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
+from sentence_api.serving.recent import RecentTexts
 from sentence_api.settings import Settings, read_settings
 from sentence_model_optimized import SentenceModel
 
@@ -54,6 +55,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         plan.threads,
         Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens),
         metrics.on_pass,
+        # Made before the workers freeze what lives, so no collection walks over what it fills with.
+        recent=RecentTexts(plan.cache_bytes) if plan.cache_bytes else None,
     )
     model.load()
     lifecycle.model_loaded = True

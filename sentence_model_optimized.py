@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import gevent
 import numpy as np
@@ -19,7 +19,8 @@ from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.warmup import warm_up
 from sentence_api.errors import CanaryFailed, InvalidValue, NotReady, TextTooLong
-from sentence_api.serving.batcher import Batcher, Caps, Pass
+from sentence_api.serving.batcher import Batcher, Caps, Job, Pass
+from sentence_api.serving.recent import Kept, RecentTexts
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _PIECE_CHARACTERS = 20_000
 # Prose has three to five characters per token, Chinese about one.
 _CHARACTERS_PER_TOKEN = 8
+_Known = TypeVar("_Known")
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -62,6 +64,10 @@ class SentenceModel:
         threads: Inference threads.
         caps: Bounds of forward passes and queue.
         on_pass: Called after each forward pass.
+        recent: Where vectors are kept for texts that come again, or None.
+
+    Attributes:
+        recent: The same.
     """
 
     def __init__(
@@ -71,10 +77,13 @@ class SentenceModel:
         threads: int,
         caps: Caps,
         on_pass: Callable[[Pass], None] = lambda _: None,
+        *,
+        recent: RecentTexts | None = None,
     ) -> None:
         self.artifact = artifact
         self.precision = precision
         self.load_seconds = 0.0
+        self.recent = recent
         self._threads = threads
         self._caps = caps
         self._on_pass = on_pass
@@ -175,31 +184,43 @@ class SentenceModel:
         started = time.monotonic()
         if self._batcher is None:
             raise NotReady("the model is not ready")
-        # Tokenizing a large batch takes longer than refusing it.
-        self._batcher.require_room(self._least_tokens(texts), deadline)
-        tokens = self._tokenize(texts, input_type)
-        truncated = tuple(i for i, text in enumerate(tokens) if text.full_length > len(text.ids))
+        prompt = self.manifest.prompts.get(input_type or self.manifest.default_prompt or "", "")
+        found = {} if self.recent is None else self.recent.find(prompt, texts)
+        missing = [text for i, text in enumerate(texts) if i not in found] if found else texts
+        tokens: list[Tokens] = []
+        if missing:
+            # Tokenizing a large batch takes longer than refusing it.
+            self._batcher.require_room(self._least_tokens(missing), deadline)
+            tokens = self._tokenize(missing, prompt)
+        lengths: Sequence[Tokens | Kept] = tokens
+        if found:
+            lengths = _in_order(found, tokens, len(texts))
+        truncated = tuple(i for i, text in enumerate(lengths) if text.full_length > text.read)
         if truncated and not truncate:
-            self._refuse_long(tokens, truncated[0])
+            self._refuse_long(lengths[truncated[0]], truncated[0])
         tokenized = time.monotonic()
-        job = self._batcher.submit([text.ids for text in tokens], deadline, is_gone)
-        vectors = job.vectors
-        assert vectors is not None  # noqa: S101 - a job without error has all its vectors
+        job = None
+        if missing or not found:
+            job = self._batcher.submit([text.ids for text in tokens], deadline, is_gone)
+            self._keep(prompt, missing, tokens, job)
+        vectors = _vectors(found, job, len(texts))
         if dimensions is not None:
             vectors = np.ascontiguousarray(vectors[:, :dimensions])
         return Embeddings(
             vectors=_normalized(vectors) if normalize else vectors,
-            tokens=sum(len(text.ids) for text in tokens),
+            tokens=sum(text.read for text in lengths),
             truncated=truncated,
             tokenize_seconds=tokenized - started,
-            queue_seconds=job.queue_seconds,
-            inference_seconds=job.inference_seconds,
+            queue_seconds=job.queue_seconds if job else 0.0,
+            inference_seconds=job.inference_seconds if job else 0.0,
         )
 
     def unload(self) -> None:
         """Stop taking work and free the model's memory."""
         if self._batcher is not None:
             self._batcher.close()
+        if self.recent is not None:
+            self.recent.clear()
         self._batcher = None
         self._engine = None
         self._tokenizer = None
@@ -216,10 +237,9 @@ class SentenceModel:
         longest = self.manifest.max_tokens
         return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
 
-    def _tokenize(self, texts: Sequence[str], input_type: str | None) -> list[Tokens]:
+    def _tokenize(self, texts: Sequence[str], prompt: str) -> list[Tokens]:
         """Tokenize in pieces, letting the event loop in between them."""
         _, tokenizer = self._loaded()
-        prompt = self.manifest.prompts.get(input_type or self.manifest.default_prompt or "", "")
         tokens: list[Tokens] = []
         piece: list[str] = []
         characters = 0
@@ -232,14 +252,37 @@ class SentenceModel:
                 gevent.sleep(0)
         return tokens + tokenizer.encode(piece)
 
-    def _refuse_long(self, tokens: list[Tokens], index: int) -> None:
-        """Raise for the first text that would have to be cut."""
-        count = "" if tokens[index].is_exact else "at least "
+    def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
+        """Keep what was computed for these texts, if that is wanted."""
+        if self.recent is None or job.vectors is None:
+            return
+        for text, length, vector in zip(texts, tokens, job.vectors, strict=True):
+            kept = Kept(vector, length.read, length.full_length, length.is_exact)
+            self.recent.keep(prompt + text, kept)
+
+    def _refuse_long(self, text: Tokens | Kept, index: int) -> None:
+        """Raise for a text that would have to be cut."""
+        count = "" if text.is_exact else "at least "
         raise TextTooLong(
-            f"text {index} has {count}{tokens[index].full_length} tokens, the model reads"
+            f"text {index} has {count}{text.full_length} tokens, the model reads"
             f" {self.manifest.max_tokens}; shorten it or leave truncate on",
             index=index,
         )
+
+
+def _in_order(found: Mapping[int, _Known], rest: Iterable[_Known], count: int) -> list[_Known]:
+    """Return what was found at its places, and the rest in order at the others."""
+    others = iter(rest)
+    return [found[index] if index in found else next(others) for index in range(count)]
+
+
+def _vectors(found: Mapping[int, Kept], job: Job | None, count: int) -> Vectors:
+    """Return the vectors of a request: those that were found and those of its job."""
+    computed = job.vectors if job else ()
+    assert computed is not None  # noqa: S101 - a job without error has all its vectors
+    if not found:
+        return np.asarray(computed)
+    return np.array(_in_order({i: kept.vector for i, kept in found.items()}, computed, count))
 
 
 def _normalized(vectors: Vectors) -> Vectors:

@@ -91,6 +91,13 @@ class Settings(BaseModel):
         2 * 1024 * 1024, "Largest request body in bytes.", "MAX_BODY_BYTES", ge=1024, le=1 << 30
     )
 
+    cache_mb: int = _field(
+        0,
+        "MiB in each worker for the vectors of recent texts, with the texts; 0 keeps none.",
+        ge=0,
+        le=65_536,
+    )
+
     request_timeout: float = _field(
         30.0, "Seconds a request may wait for its vectors.", gt=0, le=3600
     )

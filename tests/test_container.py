@@ -300,6 +300,7 @@ def test_settings_of_a_person_reach_the_container() -> None:
     """What a person chose holds inside; where the server listens is the deployment's matter."""
     environ = {
         "SENTENCE_API_LOG_LEVEL": "debug",
+        "SENTENCE_API_CACHE_MB": "64",
         "WEB_CONCURRENCY": "1",
         "SENTENCE_API_PORT": "1",
         "ENGINE": "torch",
@@ -307,6 +308,7 @@ def test_settings_of_a_person_reach_the_container() -> None:
     }
     assert image.chosen_settings(environ) == {
         "SENTENCE_API_LOG_LEVEL": "debug",
+        "SENTENCE_API_CACHE_MB": "64",
         "WEB_CONCURRENCY": "1",
     }
 

@@ -59,6 +59,7 @@ OVERRIDES = st.builds(
     max_request_items=st.none() | st.integers(1, 1024),
     max_concurrent_requests=st.none() | st.integers(1, 4096),
     max_queue_tokens=st.none() | st.integers(16, 1_000_000),
+    cache_mb=st.none() | st.integers(0, 512),
 )
 # Many a machine is too small for many a model; the clock is shared with other tests.
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
@@ -82,7 +83,8 @@ def full_load(plan: Plan, footprint: Footprint, max_tokens: int) -> int:
     """Return what one worker needs at most, worked out from what `plan` allows it."""
     longest_pass = max(plan.max_batch_tokens, max_tokens)
     connections = plan.max_concurrent_requests * CONNECTION_BYTES
-    return footprint.per_worker_bytes(longest_pass) + connections + plan.request_bytes
+    held = connections + plan.request_bytes + plan.cache_bytes
+    return footprint.per_worker_bytes(longest_pass) + held
 
 
 @pytest.mark.parametrize(
@@ -232,6 +234,18 @@ def test_the_reference_footprint_fits_the_smallest_machine() -> None:
             Overrides(workers=4),
             "4 workers need 8 GiB, 4 GiB is there: 4 GiB missing",
         ),
+        (
+            Machine(1, 300 * MIB, contained=True),
+            ROUND,
+            Overrides(cache_mb=85),
+            "one worker needs 459.1 MiB, 300 MiB is there: 159.1 MiB missing",
+        ),
+        (
+            Machine(1, 4 * GIB, contained=True),
+            None,
+            Overrides(cache_mb=4096),
+            "one worker needs 5.5 GiB, 4 GiB is there: 1.5 GiB missing",
+        ),
     ],
 )
 def test_the_refusal(
@@ -315,6 +329,16 @@ def test_adding_what_is_missing_is_enough(
             },
         ),
         (Overrides(max_workers=4), {}),
+        (Overrides(cache_mb=0), {}),
+        (
+            Overrides(cache_mb=64),
+            {
+                "cache_bytes": 64 * MIB,
+                # A multiple of what the load needs, and the cache in full.
+                "recycle_watermark_bytes": (4 * 166 + 64) * MIB,
+                "predicted_peak_bytes": (250 + 4 * (166 + 64)) * MIB,
+            },
+        ),
         (Overrides(max_workers=100), {}),
     ],
     ids=str,
@@ -334,6 +358,27 @@ def test_what_bounds_the_workers(cpus: float, mib: int, bound_by: str, workers: 
     """The plan names the scarcer of CPUs and memory."""
     plan = make_plan(Machine(cpus, mib * MIB, contained=True), ROUND)
     assert (plan.bound_by, plan.workers) == (bound_by, workers)
+
+
+def test_a_cache_takes_the_place_of_workers() -> None:
+    """What is kept of texts counts for each worker, so that fewer fit."""
+    machine = Machine(8, 640 * MIB, contained=True)
+    plans = [make_plan(machine, ROUND, overrides=Overrides(cache_mb=mb)) for mb in (0, 32, 128)]
+    assert [plan.workers for plan in plans] == [5, 3, 1]
+    assert [plan.cache_bytes for plan in plans] == [0, 32 * MIB, 128 * MIB]
+
+
+@properties
+@given(MACHINES, FOOTPRINTS | SMALL_FOOTPRINTS, MAX_TOKENS, st.integers(0, 512), st.integers(1, 99))
+def test_a_larger_cache_never_gives_more_workers(
+    machine: Machine, footprint: Footprint, max_tokens: int, cache_mb: int, more: int
+) -> None:
+    """Nor does it ever lower what a worker may grow to over its full cache."""
+    large = plan_or_reject(machine, footprint, max_tokens, Overrides(cache_mb=cache_mb + more))
+    chosen = Overrides(cache_mb=cache_mb)
+    small = make_plan(machine, footprint, max_tokens=max_tokens, overrides=chosen)
+    assert large.workers <= small.workers
+    assert large.recycle_watermark_bytes >= full_load(large, footprint, max_tokens)
 
 
 @pytest.mark.parametrize(
@@ -385,15 +430,22 @@ def test_the_figures_are_ready_for_json() -> None:
     assert set(figures) == {
         *["workers", "threads", "cpu_limit", "memory_limit_bytes", "bound_by"],
         *["max_batch_items", "max_batch_tokens", "max_request_items", "max_concurrent_requests"],
-        *["max_queue_tokens", "request_bytes", "recycle_watermark_bytes", "predicted_peak_bytes"],
+        *[
+            "max_queue_tokens",
+            "request_bytes",
+            "cache_bytes",
+            "recycle_watermark_bytes",
+            "predicted_peak_bytes",
+        ],
     }
 
 
 @pytest.mark.parametrize(
-    ("machine", "footprint", "lines"),
+    ("machine", "footprint", "cache_mb", "lines"),
     [
         (
             Machine(3, 8 * GIB),
+            None,
             None,
             [
                 "memory_limit: 75% of 8 GiB = 6 GiB",
@@ -408,6 +460,7 @@ def test_the_figures_are_ready_for_json() -> None:
         (
             Machine(2, GIB, contained=True),
             ROUND,
+            0,
             [
                 "memory_limit: the container's own limit = 1 GiB",
                 "cpu_limit: the container's own quota = 2",
@@ -421,14 +474,45 @@ def test_the_figures_are_ready_for_json() -> None:
                 " = 346 MiB",
             ],
         ),
+        (
+            Machine(2, 2 * GIB, contained=True),
+            ROUND,
+            64,
+            [
+                "memory_limit: the container's own limit = 2 GiB",
+                "cpu_limit: the container's own quota = 2",
+                "workers by cpus: ceil(2) = 2",
+                "cache a worker: as set, part of what each worker counts = 64 MiB",
+                "workers by memory: (1.7 GiB usable - 250 MiB shared) / 119.2 MiB a worker"
+                " at least = 12",
+                "workers: bound by cpus = 2",
+                "threads: floor(2 / 2 workers) = 1",
+                "predicted peak: 250 MiB + 2 x 230 MiB = 710 MiB",
+                "recycle watermark: (92% of the limit - 250 MiB) / 2, at most 4 x 166 MiB"
+                " + 64 MiB cache = 728 MiB",
+            ],
+        ),
+        (
+            Machine(8, 8 * GIB),
+            None,
+            512,
+            [
+                "memory_limit: 75% of 8 GiB = 6 GiB",
+                "cpu_limit: 8 CPUs - 0.5 = 7.5",
+                "workers by cpus: ceil(7.5) = 8",
+                "cache a worker: as set, part of what each worker counts = 512 MiB",
+                "workers by memory: (8 GiB - 2 GiB reserve) / 2 GiB a worker,"
+                " footprint not measured = 3",
+            ],
+        ),
     ],
-    ids=["unmeasured", "measured"],
+    ids=["unmeasured", "measured", "cache", "unmeasured cache"],
 )
 def test_the_sum_is_explained(
-    machine: Machine, footprint: Footprint | None, lines: list[str]
+    machine: Machine, footprint: Footprint | None, cache_mb: int | None, lines: list[str]
 ) -> None:
     """Each line of the sum shows its inputs and its result."""
-    steps = make_plan(machine, footprint).steps
+    steps = make_plan(machine, footprint, overrides=Overrides(cache_mb=cache_mb)).steps
     assert [f"{step.name}: {step.reason} = {step.value}" for step in steps][: len(lines)] == lines
 
 

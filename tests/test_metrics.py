@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sentence_api.http.service import Encoded
 from sentence_api.ops.metrics import MASTER, Metrics
 from sentence_api.serving.batcher import Pass
+from sentence_api.serving.recent import Kept, RecentTexts
 
 FAMILIES = {
     "sentence_api_requests": ("counter", {"route", "status"}),
@@ -27,6 +28,9 @@ FAMILIES = {
     "sentence_api_rejected_requests": ("counter", {"reason"}),
     "sentence_api_inference_seconds": ("counter", set()),
     "sentence_api_batch_items": ("histogram", set()),
+    "sentence_api_cache_hits": ("counter", set()),
+    "sentence_api_cache_misses": ("counter", set()),
+    "sentence_api_cache_bytes": ("gauge", set()),
     "sentence_api_collection_seconds": ("counter", set()),
     "sentence_api_collections": ("counter", set()),
     "sentence_api_queue_tokens": ("gauge", set()),
@@ -235,6 +239,33 @@ def test_buckets(alone: Metrics) -> None:
         "sentence_api_queue_seconds": seconds,
         "sentence_api_batch_items": [1, 2, 4, 8, 16, 32, 64, 128, math.inf],
     }
+
+
+def test_recent_texts(directory: Path) -> None:
+    """What was looked for is counted once, and what all workers hold is summed."""
+    metrics = Metrics(directory)
+    vector = np.zeros(2, dtype=np.float32)
+    held = 0
+    for slot in (0, 1):
+        metrics.use_slot(slot)
+        recent = RecentTexts(1_000_000)
+        recent.keep("fox", Kept(vector, 3, 3, is_exact=True))
+        recent.find("", ["fox", "dog", "fox"])
+        metrics.on_cache(recent)
+        metrics.on_cache(recent)
+        held += recent.held_bytes
+    found = {"cache_hits_total": 4, "cache_misses_total": 2}
+    assert samples(metrics) == {**found, "cache_bytes": held}
+    for slot in (0, 1):
+        metrics.forget_gauges(slot)
+    assert samples(metrics) == found
+
+
+def test_the_cache_is_shown_before_it_is_used(alone: Metrics) -> None:
+    """A rate of hits can be drawn from the start, also where nothing is kept."""
+    shown = alone.render().decode()
+    for name in ("cache_hits_total", "cache_misses_total", "cache_bytes"):
+        assert f"\nsentence_api_{name} 0.0\n" in shown
 
 
 def test_collections(alone: Metrics) -> None:

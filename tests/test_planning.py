@@ -155,6 +155,7 @@ def test_every_override_is_a_setting(tmp_path: Path) -> None:
         "max_concurrent_requests": 17,
         "max_queue_tokens": 1919,
         "max_body_bytes": 9_000_000,
+        "cache_mb": 21,
     }
     assert set(numbers) == {field.name for field in fields(Overrides)}
     for name, value in numbers.items():

@@ -18,10 +18,11 @@ from sentence_api.ops.watch import ServedModel, Watch
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB
 from sentence_api.serving.lifecycle import Lifecycle, State
+from sentence_api.serving.recent import RecentTexts
 from sentence_api.settings import Settings
 from tests.test_http_app import MANIFEST
 
-_COUNTED = ("exits_total", "collections_total", "api_queue_tokens")
+_COUNTED = ("exits_total", "collections_total", "api_queue_tokens", "cache_misses_total")
 PLAN = make_plan(Machine(1, 4 * GIB))
 
 
@@ -31,6 +32,7 @@ class Model:
 
     lifecycle: Lifecycle
     waiting_tokens: int = 0
+    recent: RecentTexts | None = None
     error: Exception | None = None
     started: list[State] = field(default_factory=list)
 
@@ -190,6 +192,17 @@ def test_each_request_is_followed_by_a_collection(serve: Callable[..., Server]) 
         server.processes.after_request()
         gevent.sleep(0)
     assert server.counts() == {"collections_total": 3, "queue_tokens": 77}
+
+
+def test_what_was_looked_for_is_counted_after_the_response(serve: Callable[..., Server]) -> None:
+    """A worker that keeps recent texts counts what it did not find among them."""
+    server = serve()
+    server.start_worker()
+    server.model.recent = RecentTexts(1_000_000)
+    server.model.recent.find("", ["fox", "dog"])
+    server.processes.after_request()
+    gevent.sleep(0)
+    assert server.counts() == {"collections_total": 1, "cache_misses_total": 2}
 
 
 def test_requests_that_end_together_share_a_collection(serve: Callable[..., Server]) -> None:

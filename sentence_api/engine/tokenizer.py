@@ -31,6 +31,11 @@ class Tokens(NamedTuple):
     full_length: int
     is_exact: bool = True
 
+    @property
+    def read(self) -> int:
+        """How many tokens the model reads."""
+        return len(self.ids)
+
 
 class TextTokenizer:
     """A fast tokenizer cut to a model's maximum. Not for two threads at once.

@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from sentence_api.http.service import ROUTES, Encoded
 from sentence_api.ops.sample import SECONDS, UNPLANNED
 from sentence_api.serving.batcher import Pass
+from sentence_api.serving.recent import RecentTexts
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
@@ -103,6 +104,20 @@ class Metrics:
         )
         self.batch_items = Histogram(
             f"{prefix}_batch_items", "Texts per forward pass.", buckets=_ITEMS, registry=own
+        )
+        self.cache_hits = Counter(
+            f"{prefix}_cache_hits", "Texts found among the recent ones.", registry=own
+        )
+        self.cache_misses = Counter(
+            f"{prefix}_cache_misses",
+            "Texts looked for among the recent ones and not found.",
+            registry=own,
+        )
+        self.cache_bytes = Gauge(
+            f"{prefix}_cache_bytes",
+            "Memory held for recent texts.",
+            registry=own,
+            multiprocess_mode="livesum",
         )
         self.collection_seconds = Counter(
             f"{prefix}_collection_seconds", "Time spent in forced collections.", registry=own
@@ -193,6 +208,13 @@ class Metrics:
         self.padded_tokens.inc(done.padded_tokens)
         self.padding_tokens.inc(done.padding_tokens)
         self.inference_seconds.inc(done.seconds)
+
+    def on_cache(self, recent: RecentTexts) -> None:
+        """Count what was looked for among the recent texts, and note what they hold."""
+        hits, misses = recent.take_counts()
+        self.cache_hits.inc(hits)
+        self.cache_misses.inc(misses)
+        self.cache_bytes.set(recent.held_bytes)
 
     def on_collect(self, seconds: float) -> None:
         """Count one forced collection."""

@@ -17,6 +17,7 @@ from sentence_api.resources.formula import Plan
 from sentence_api.resources.host import read_cgroup_memory
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import Collector, Watermark, freeze
+from sentence_api.serving.recent import RecentTexts
 from sentence_api.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class Startable(Protocol):
 
     @property
     def waiting_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def recent(self) -> RecentTexts | None: ...  # noqa: D102
 
     def start(self) -> None: ...  # noqa: D102
 
@@ -130,6 +133,8 @@ class Processes:
         ended, self._ended = self._ended, 0
         self._metrics.count()
         self._metrics.waiting_tokens.set(self._model.waiting_tokens)
+        if self._model.recent is not None:
+            self._metrics.on_cache(self._model.recent)
         if self._collector is not None:
             self._collector.after_requests(ended)
         if self._watermark is not None:

@@ -48,8 +48,16 @@ def plan_table(plan: Plan, subject: Subject) -> str:
             f" {plan.max_queue_tokens} tokens waiting,"
             f" retires at {format_size(plan.recycle_watermark_bytes)}",
         ),
+        *_cache_row(plan),
     )
     return _aligned(rows)
+
+
+def _cache_row(plan: Plan) -> list[tuple[str, str]]:
+    """Return the row on recent texts, if any are kept."""
+    if not plan.cache_bytes:
+        return []
+    return [("recent texts", f"up to {format_size(plan.cache_bytes)} in each worker")]
 
 
 def plan_steps(plan: Plan, subject: Subject) -> str:
@@ -72,6 +80,7 @@ def plan_environment(plan: Plan) -> str:
         "max_queue_tokens",
     )
     lines = [f"{names_of(name)[0]}={getattr(plan, name)}" for name in settings]
+    lines.append(f"{names_of('cache_mb')[0]}={plan.cache_bytes // MIB}")
     lines.append(f"MEMORY_LIMIT_BYTES={plan.memory_limit_bytes}")
     lines.append(f"CPU_LIMIT={plan.cpu_limit:g}")
     return "\n".join(lines)

@@ -11,7 +11,8 @@ With a measured footprint (the case of every exported model):
 where `shared` is the loaded model and the program files it maps, and `per_worker` is a worker's
 private memory at its largest forward pass plus what its connections and requests may hold, at the
 smallest load that makes sense; caps are then as large as still fits. Without a footprint a machine
-keeps a reserve of 2 GiB and each worker counts 1.5 GiB.
+keeps a reserve of 2 GiB and each worker counts 1.5 GiB. A cache of recent texts comes on top of
+either, in full.
 `ceil(cpu_limit)` equals `ceil(cpus)` for whole CPUs, and makes the plan on the host and the plan
 inside the container that it starts agree.
 """
@@ -92,6 +93,12 @@ class Overrides:
     max_concurrent_requests: int | None = None
     max_queue_tokens: int | None = None
     max_body_bytes: int | None = None
+    cache_mb: int | None = None
+
+    @property
+    def cache_bytes(self) -> int:
+        """What a worker may hold of recent texts."""
+        return (self.cache_mb or 0) * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,7 @@ class Plan:
         max_queue_tokens: Tokens that may wait in one worker.
         max_concurrent_requests: Open connections per worker.
         request_bytes: What the requests of one worker may hold in memory together.
+        cache_bytes: What one worker may hold of recent texts.
         memory_limit_bytes: Limit for the whole service.
         cpu_limit: CPUs for the whole service.
         recycle_watermark_bytes: Private memory at which a worker retires.
@@ -137,6 +145,7 @@ class Plan:
     recycle_watermark_bytes: int
     predicted_peak_bytes: int
     bound_by: str
+    cache_bytes: int = 0
     steps: tuple[Step, ...] = field(default=(), compare=False)
 
     def as_dict(self) -> dict[str, int | float | str]:
@@ -154,11 +163,12 @@ class _Load:
     max_tokens: int
     connections: int
     request_bytes: int
+    cache_bytes: int
 
     def cost(self, footprint: Footprint) -> int:
         """Return the worker's private memory in bytes at this load."""
-        requests = self.request_bytes + self.connections * CONNECTION_BYTES
-        return footprint.per_worker_bytes(max(self.batch_tokens, self.max_tokens)) + requests
+        held = self.request_bytes + self.connections * CONNECTION_BYTES + self.cache_bytes
+        return footprint.per_worker_bytes(max(self.batch_tokens, self.max_tokens)) + held
 
 
 def make_plan(
@@ -211,9 +221,10 @@ def make_plan(
         request_bytes=load.request_bytes,
         memory_limit_bytes=memory_limit,
         cpu_limit=cpu_limit,
-        recycle_watermark_bytes=min(share, WATERMARK_FACTOR * cost),
+        recycle_watermark_bytes=min(share, _leak(cost, chosen.cache_bytes)),
         predicted_peak_bytes=base + workers * cost,
         bound_by=bound_by,
+        cache_bytes=chosen.cache_bytes,
     )
     return replace(plan, steps=_steps(machine, plan, fit, (base, shared, cost), chosen))
 
@@ -229,14 +240,15 @@ class _Fit:
 def _fit_unmeasured(machine: Machine, memory_limit: int, chosen: Overrides) -> _Fit:
     """Fit workers of unknown footprint; a machine keeps a reserve, a container does not."""
     reserve = 0 if machine.contained else UNMEASURED_RESERVE
-    needed = reserve + (chosen.workers or 1) * UNMEASURED_WORKER
+    worker = UNMEASURED_WORKER + chosen.cache_bytes
+    needed = reserve + (chosen.workers or 1) * worker
     if machine.memory_bytes < needed:
         raise DoesNotFit(_missing(chosen.workers, needed, machine.memory_bytes))
     return _Fit(
         # The limit may be less than what the reserve leaves.
-        workers=min(machine.memory_bytes - reserve, memory_limit) // UNMEASURED_WORKER,
+        workers=min(machine.memory_bytes - reserve, memory_limit) // worker,
         reason=f"({format_size(machine.memory_bytes)} - {format_size(reserve)} reserve)"
-        f" / {format_size(UNMEASURED_WORKER)} a worker, footprint not measured",
+        f" / {format_size(worker)} a worker, footprint not measured",
     )
 
 
@@ -277,16 +289,22 @@ def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
     # The largest body must fit the budget: alone it is let in whatever it needs.
     body = (chosen.max_body_bytes or 0) * HELD_PER_BODY_BYTE
     requests = max(REQUEST_BYTES, body)
-    loads = [_Load(tokens, max_tokens, connections, requests)]
+    cache = chosen.cache_bytes
+    loads = [_Load(tokens, max_tokens, connections, requests, cache)]
     while tokens > least:
         tokens = max(least, tokens // 2)
-        loads.append(_Load(tokens, max_tokens, connections, requests))
+        loads.append(_Load(tokens, max_tokens, connections, requests, cache))
     fewest = chosen.max_concurrent_requests or MIN_CONNECTIONS
     while connections > fewest:
         connections //= 2
-        loads.append(_Load(least, max_tokens, connections, requests))
-    loads.append(_Load(least, max_tokens, fewest, max(MIN_REQUEST_BYTES, body)))
+        loads.append(_Load(least, max_tokens, connections, requests, cache))
+    loads.append(_Load(least, max_tokens, fewest, max(MIN_REQUEST_BYTES, body), cache))
     return loads
+
+
+def _leak(cost: int, cache: int) -> int:
+    """Return the private memory that no load explains; a cache keeps to its bound by itself."""
+    return WATERMARK_FACTOR * (cost - cache) + cache
 
 
 def _workers(by_cpus: int, by_memory: int, chosen: Overrides) -> tuple[int, str]:
@@ -306,10 +324,13 @@ def _steps(
     base, shared, cost = sizes
     by_cpus = math.ceil(plan.cpu_limit)
     threads = "as set" if chosen.threads else f"floor({by_cpus} / {plan.workers} workers)"
+    cached = format_size(plan.cache_bytes)
+    cache = Step("cache a worker", "as set, part of what each worker counts", cached)
     return (
         Step("memory_limit", _memory_reason(machine), format_size(plan.memory_limit_bytes)),
         Step("cpu_limit", _cpu_reason(machine), f"{plan.cpu_limit:g}"),
         Step("workers by cpus", f"ceil({plan.cpu_limit:g})", str(by_cpus)),
+        *([cache] if plan.cache_bytes else []),
         Step("workers by memory", fit.reason, str(fit.workers)),
         Step("workers", f"bound by {plan.bound_by}", str(plan.workers)),
         Step("threads", threads, str(plan.threads)),
@@ -321,7 +342,8 @@ def _steps(
         Step(
             "recycle watermark",
             f"({WATERMARK_SHARE:.0%} of the limit - {format_size(shared)}) / {plan.workers},"
-            f" at most {WATERMARK_FACTOR} x {format_size(cost)}",
+            f" at most {WATERMARK_FACTOR} x {format_size(cost - plan.cache_bytes)}"
+            + (f" + {cached} cache" if plan.cache_bytes else ""),
             format_size(plan.recycle_watermark_bytes),
         ),
     )
