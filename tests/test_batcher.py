@@ -522,6 +522,29 @@ def test_what_cannot_be_done_in_time_is_refused(
     assert [len(each) for each in outcomes(*waiting)] == [1, 1, 1]
 
 
+def test_a_batch_that_takes_long_refuses_no_question(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """A small request is let in and answered in time beside work that ends after its deadline."""
+    engine = Engine(lambda _: time.sleep(0.05))  # 64 tokens in 50 ms: 1,280 a second
+    batcher = start(engine, Caps(items=8, tokens=64, queue_tokens=100_000))
+    outcomes(spawn(batcher, texts(64)))
+    batch = spawn(batcher, texts(*[64] * 40))
+    gevent.sleep(0.01)
+    soon = time.monotonic() + 0.6
+    assert batcher.waiting_tokens > 1280 * 0.6
+    questions = [spawn(batcher, texts(8), deadline=soon) for _ in range(4)]
+    found = outcomes(*questions)
+    assert [len(each) for each in found] == [1, 1, 1, 1]
+    assert time.monotonic() < soon
+    # Another batch would be too late, and so would be more questions than fit every second pass.
+    with pytest.raises(QueueFull):
+        batcher.require_room(65, time.monotonic() + 0.6)
+    with pytest.raises(QueueFull):
+        batcher.require_room(64, time.monotonic() + 0.09)
+    batch.kill()
+
+
 def test_the_speed_is_followed(start: Callable[..., Batcher], texts: Texts) -> None:
     """One slow pass does not make the batcher refuse for ever: later ones correct its picture."""
     holding = Holding()

@@ -255,13 +255,28 @@ class Batcher:
             QueueFull: Too many tokens wait already.
         """
         waiting = self.waiting_tokens
-        bound: float = self._caps.queue_tokens
-        if deadline is not None and self._tokens_per_second is not None:
-            bound = min(bound, self._tokens_per_second * (deadline - time.monotonic()))
-        if tokens > self._caps.tokens:
-            bound *= _LARGE_SHARE
-        if waiting and waiting + tokens > bound:
-            raise QueueFull(f"{waiting} tokens are waiting already; try again later")
+        if not waiting:
+            return
+        is_large = tokens > self._caps.tokens
+        bound = self._caps.queue_tokens * (_LARGE_SHARE if is_large else 1.0)
+        if waiting + tokens <= bound and self._in_time(tokens, deadline, is_large=is_large):
+            return
+        raise QueueFull(f"{waiting} tokens are waiting already; try again later")
+
+    def _in_time(self, tokens: int, deadline: float | None, *, is_large: bool) -> bool:
+        """Tell whether such work will be done by its deadline, as far as the speed is known."""
+        if deadline is None or self._tokens_per_second is None:
+            return True
+        left = self._tokens_per_second * (deadline - time.monotonic())
+        if is_large:
+            return self.waiting_tokens + tokens <= left * _LARGE_SHARE
+        if self.waiting_tokens + tokens <= left:
+            return True
+        # Of two passes one belongs to the smallest job: large ones that wait hardly matter to it.
+        small = sum(
+            job.waiting_tokens for job in self._rotation if job.waiting_tokens <= self._caps.tokens
+        )
+        return 2 * (small + tokens) <= left
 
     def _run(self) -> None:
         """Run passes as long as there is work, and sleep when there is none."""
