@@ -16,44 +16,16 @@ import httpx2
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
+from visits import CONTRASTS, LEAST_CONTRAST, Status
 from visits import RECORDED as RECORDED_FILE
-from visits import Status
 
 pytestmark = pytest.mark.browser
 
 RECORDED = json.loads(RECORDED_FILE.read_text(encoding="utf-8"))
 TEXTS = ["How do I reset my password?", "I forgot my login", "<b>bold</b> & <img src=x>"]
-LEAST_CONTRAST = 4.5
 UNKNOWN = "\u2013"
 # The page asks every three seconds.
 UPDATE_MS = 15_000
-# The contrast of each piece of text with what is painted below it, by the formula of WCAG 2.
-CONTRASTS = """() => {
-  const numbers = (text) => text.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
-  const rgba = (text) => {
-    const [r, g, b, a = 1] = numbers(text.replace("color(srgb", ""));
-    return text.startsWith("color") ? [r, g, b, a] : [r / 255, g / 255, b / 255, a];
-  };
-  const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = rgba(getComputedStyle(at).backgroundColor);
-      if (color[3] === 1) return color;
-      if (color[3] !== 0) throw new Error(`half transparent: ${at.outerHTML}`);
-    }
-    return [1, 1, 1, 1];
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
-    const [a, b] = [light(rgba(getComputedStyle(element).color)), light(ground(element))];
-    found.push([walker.currentNode.data.trim(), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
-  }
-  return found;
-}"""
 
 
 def compare(page: Page, texts: list[str]) -> None:

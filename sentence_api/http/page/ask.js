@@ -40,12 +40,13 @@ function parse(text) {
 }
 
 /** The parsed answer and the response, or an error that `complain` can explain. */
-export async function ask(path, { seconds, body }) {
+export async function ask(path, { seconds, body, key }) {
   const options = { cache: "no-store", signal: AbortSignal.timeout(seconds * 1000) };
   if (body !== undefined) {
     options.method = "POST";
     options.headers = { "Content-Type": "application/json" };
     options.body = JSON.stringify(body);
+    if (key) options.headers.Authorization = `Bearer ${key}`;
   }
   const { response, text } = await exchange(path, options);
   const answer = parse(text);
@@ -65,7 +66,13 @@ export function isMissing(error) {
   return error instanceof Refused && error.status === 404;
 }
 
+export function isUnauthorized(error) {
+  return error instanceof Refused && error.status === 401;
+}
+
 function sentence(error) {
+  // The server's own words are about headers, of which a person at the page sees none.
+  if (isUnauthorized(error)) return "The server does not know this key. Check it and try again.";
   if (error instanceof Refused) {
     const meaning = MEANINGS[error.status] ?? "The server cannot answer";
     const again = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";

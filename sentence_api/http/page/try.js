@@ -1,12 +1,14 @@
 // The place to try it: texts in, the similarities of their vectors and the timing out.
 
-import { ask, complain } from "./ask.js";
+import { ask, complain, isUnauthorized } from "./ask.js";
 import { el, fact, number, stack } from "./draw.js";
 
 // A larger table cannot be read. The API itself takes more in one request.
 const MOST_TEXTS = 24;
 const ANSWER_SECONDS = 60;
 const PARTS = { tokenize: "Splitting into tokens", queue: "Waiting", inference: "Model" };
+// A header cannot hold it, and fetch would fail as if the server were away.
+const UNSENDABLE = /[^\x20-\xff]/;
 const find = (id) => document.getElementById(id);
 
 const similarity = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
@@ -71,15 +73,35 @@ function showTiming(header, milliseconds) {
 }
 
 function showShell(body) {
+  // Never the key itself: this is there to be copied.
+  const key = readKey() ? ` -H 'Authorization: Bearer KEY'` : "";
   const address = new URL("query/batch", document.baseURI);
   const quoted = JSON.stringify(body).replaceAll("'", String.raw`'\''`);
   find("shell").textContent =
-    `curl -X POST -H 'Content-Type: application/json' \\\n  -d '${quoted}' \\\n  '${address}'`;
+    `curl -X POST -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}' \\\n  '${address}'`;
 }
 
 function readTexts() {
   const lines = find("texts").value.split("\n");
   return lines.map((text) => text.trim()).filter((text) => text !== "");
+}
+
+/** The key is kept in its field and nowhere else. */
+const readKey = () => find("key").value.trim();
+
+/** Show the field for a key, and after the first time say what was wrong with it. */
+function askForKey(error) {
+  const part = find("key-part");
+  const isFirst = part.hidden;
+  part.hidden = false;
+  // Emptied first, so that a second wrong key is announced as well.
+  refuse(null);
+  if (!isFirst) {
+    find("key").setAttribute("aria-invalid", "true");
+    refuse(readKey() ? error : "Enter one of this server's API keys.");
+  }
+  find("key").focus();
+  find("key").select();
 }
 
 function refuse(sentence) {
@@ -90,11 +112,13 @@ function refuse(sentence) {
 
 async function compare(texts) {
   const body = { questions: texts };
+  const key = readKey();
   const started = performance.now();
-  const { answer, response } = await ask("query/batch", { seconds: ANSWER_SECONDS, body });
+  const { answer, response } = await ask("query/batch", { seconds: ANSWER_SECONDS, body, key });
   const milliseconds = performance.now() - started;
   const matrix = answer.embeddings.map((a) => answer.embeddings.map((b) => similarity(a, b)));
   complain(find("try-trouble"), null);
+  find("key").removeAttribute("aria-invalid");
   say({ answer, matrix, milliseconds });
   showHeat(texts, matrix);
   showTiming(response.headers.get("Server-Timing"), milliseconds);
@@ -115,11 +139,16 @@ async function submit(event) {
     refuse(`That is ${texts.length} texts. This table shows up to ${MOST_TEXTS}; POST /query/batch takes more.`);
     return;
   }
+  if (UNSENDABLE.test(readKey())) {
+    askForKey("This key has a character that no key can have. Check it and try again.");
+    return;
+  }
   form.setAttribute("aria-busy", "true");
   try {
     await compare(texts);
   } catch (error) {
-    refuse(error);
+    if (isUnauthorized(error)) askForKey(error);
+    else refuse(error);
   } finally {
     form.removeAttribute("aria-busy");
   }
