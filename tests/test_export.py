@@ -24,7 +24,7 @@ from transformers import BertModel
 
 from sentence_api.engine.artifact import Manifest, read_manifest, verify
 from sentence_api.engine.corpus import varied_texts
-from sentence_api.engine.export import CANARY_TEXT, export, find_source
+from sentence_api.engine.export import CANARY_TEXT, export, find_source, same_nearest
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ExportFailed
@@ -182,6 +182,18 @@ def test_manifest_tells_what_was_exported(made: Callable[[str], Exported]) -> No
     np.testing.assert_allclose(manifest.canary.vector, canary, atol=1e-6)
 
 
+def test_the_nearest_texts_are_compared() -> None:
+    """One for the same neighbours, less the more of them are others; nobody is their own."""
+    vectors, others = np.random.default_rng(1).standard_normal((2, 200, 8)).astype(np.float32)
+    assert same_nearest(vectors, vectors.copy()) == 1
+    one_moved = vectors.copy()
+    one_moved[0] = others[0]
+    # It has ten others now, and of the rest the few that it was or is near to have one.
+    assert 0.98 < same_nearest(one_moved, vectors) < 1
+    # By chance ten of 199 are the same in one of twenty cases.
+    assert same_nearest(others, vectors) == pytest.approx(10 / 199, abs=0.03)
+
+
 def test_manifest_holds_measurements_of_each_precision(made: Callable[[str], Exported]) -> None:
     """Accuracy and footprint are there for every precision this machine computes in."""
     exported = made("mpnet")
@@ -193,6 +205,8 @@ def test_manifest_holds_measurements_of_each_precision(made: Callable[[str], Exp
         # Weights drawn at random lose more in half precision than a model's own.
         least = MIN_COSINE if precision == "float32" else 0.9
         assert least <= accuracy.min_cosine <= 1.00001
+        assert accuracy.same_nearest is not None
+        assert (0.95 if precision == "float32" else 0.5) <= accuracy.same_nearest <= 1
     for footprint in manifest.footprints.values():
         # A process with Python, Flask and OpenVINO in it is neither tiny nor huge.
         assert 30 << 20 < footprint.base_bytes < 1 << 30

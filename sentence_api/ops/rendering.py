@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentence_api.engine.artifact import Manifest
+from sentence_api.engine.artifact import NEAREST, Manifest
 from sentence_api.ops.planning import Subject
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, Plan, make_plan
@@ -147,11 +147,13 @@ def export_summary(manifest: Manifest, output: Path) -> str:
     ]
     for precision, accuracy in manifest.accuracy.items():
         footprint = manifest.footprints[precision]
+        nearest = accuracy.same_nearest
+        same = "" if nearest is None else f", {nearest:.1%} of their {NEAREST} nearest the same"
         rows.append(
             (
                 precision,
                 f"worst cosine {accuracy.min_cosine:.6f}"
-                f" of {accuracy.texts} texts; {format_size(footprint.base_bytes)} shared,"
+                f" of {accuracy.texts} texts{same}; {format_size(footprint.base_bytes)} shared,"
                 f" {format_size(footprint.worker_bytes)} a worker",
             )
         )
