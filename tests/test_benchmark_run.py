@@ -20,6 +20,7 @@ from benchmarks import page, plots, reach
 from benchmarks.answers import fault, least_cosine
 from benchmarks.contestants import Contestant
 from benchmarks.figures import disturbed, ratios, share
+from benchmarks.ideal import latencies
 from benchmarks.limit import fastest, packed
 from benchmarks.load import bodies, parse
 from benchmarks.paced import drive_paced
@@ -300,3 +301,11 @@ def test_a_wrong_argument_is_one_line(argument: str) -> None:
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert "there are" in done.stderr
+
+
+def test_an_ideal_server_loses_no_time() -> None:
+    """Alone a request takes one pass; in a rush it waits for one and shares the next."""
+    alone = latencies(rate=0.01, fixed=0.003, text=0.002, seconds=50_000, seed=1)
+    assert alone == pytest.approx([0.005] * 3)
+    median, _, most = latencies(rate=300, fixed=0.003, text=0.002, seconds=60, seed=1)
+    assert 0.010 < median < most < 0.1
