@@ -17,8 +17,14 @@ pytestmark = pytest.mark.container
 SMALLEST = Tier.parse("512M/1")
 SECONDS = 20
 MIB = 1 << 20
-# Holds so many bytes in memory for longer than the test takes.
-EAT = "import time; held = bytearray({}); time.sleep(600)"
+# Holds so many bytes in memory for longer than the test takes, and offers itself to the kernel: in
+# float32 a worker is larger than what is held when memory runs out.
+EAT = """
+import time
+open("/proc/self/oom_score_adj", "w").write("1000")
+held = bytearray({})
+time.sleep(600)
+"""
 # Kills the worker: of gunicorn's processes the one that was started last.
 KILL = """
 import os, pathlib, signal
