@@ -3,7 +3,8 @@
 - `run [--quick]` compares this server with others.
 - `render FILE` writes page and plots of a result again.
 
-`--help` of each says more. Beside them: `benchmarks.memory` and `benchmarks.overhead`.
+`--help` of each says more. Beside them: `benchmarks.memory`, `.planner`, `.overhead` and
+`.ideal`.
 """
 
 from __future__ import annotations

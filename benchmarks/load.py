@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, Self
 
 _SCRIPT = Path(__file__).parent / "post.lua"
 TIMEOUT_SECONDS = 120
@@ -40,6 +40,12 @@ class Load:
     def p99(self) -> float:
         """99th percentile in milliseconds."""
         return self.milliseconds[99.0]
+
+    def without_failures(self) -> Self:
+        """Return it, or end the program where a request failed, which makes it worthless."""
+        if self.failures:
+            raise SystemExit(f"{self.failures} requests failed")
+        return self
 
     def record(self) -> dict[str, Any]:
         """Return it ready for JSON."""

@@ -12,11 +12,9 @@ import argparse
 import statistics
 from typing import Any
 
-import psutil
-
 from benchmarks.load import drive
 from benchmarks.run import ARTIFACT
-from benchmarks.server import GUNICORN, Running, serving
+from benchmarks.server import GUNICORN, serving
 from benchmarks.workloads import make_workloads
 from sentence_api.engine.artifact import TOKENIZER
 
@@ -51,21 +49,14 @@ def _rates(asked: list[Any], seconds: int, *, metered: bool) -> tuple[float, flo
     module = GUNICORN if metered else UNMETERED
     with serving("0", module, WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **every) as server:
         _drive(server.url, asked, 2)
-        before = _cpu_seconds(server)
+        before = server.cpu_seconds()
         rate = _drive(server.url, asked, seconds)
-        return rate, rate * seconds / (_cpu_seconds(server) - before)
-
-
-def _cpu_seconds(server: Running) -> float:
-    times = [psutil.Process(pid).cpu_times() for pid in server.processes()]
-    return sum(each.user + each.system for each in times)
+        return rate, rate * seconds / (server.cpu_seconds() - before)
 
 
 def _drive(url: str, asked: list[Any], seconds: int) -> float:
     load = drive(url, "/query", asked, connections=CONNECTIONS, seconds=seconds, cores="1")
-    if load.failures:
-        raise SystemExit(f"{load.failures} requests failed")
-    return load.rate
+    return load.without_failures().rate
 
 
 if __name__ == "__main__":

@@ -56,12 +56,7 @@ def brief(record: Record, name: str) -> str:
                 cells.append(_NOTHING)
             else:
                 cells.append(f"{rate:.0f}/s" if is_rate else f"{_latency(found, 50)} ms")
-        weighed = rows(record, "memory", contestant=contestant, cores=1)
-        idle = median(row["idle_bytes"] for row in weighed if "idle_bytes" in row)
-        started = rows(record, "starts", contestant=contestant, cores=1)
-        start = median(row["seconds"] for row in started)
-        cells.append(_NOTHING if idle is None else f"{idle / MIB:.0f} MiB")
-        cells.append(_NOTHING if start is None else f"{start:.1f} s")
+        cells += [_idle(record, contestant), _start(record, contestant)]
         lines.append(f"| {' | '.join(cells)} |")
     where = f"{about['date'][:10]}, {about['processor']}, commit {about['commit']}"
     return "\n".join([f"[{where}](benchmarks/results/{name}.md):", "", *lines])
@@ -100,20 +95,32 @@ def _contestants(record: Record) -> list[str]:
     ]
     for name, each in record["contestants"].items():
         checks = [row["cosine"] for row in rows(record, "checks", contestant=name)]
-        start = median(row["seconds"] for row in rows(record, "starts", contestant=name, cores=1))
         weighed = rows(record, "memory", contestant=name, cores=1)
-        idle = median(row["idle_bytes"] for row in weighed if "idle_bytes" in row)
         most = max((row.get("peak_bytes", 0) for row in weighed), default=0)
         cells = (
             f"{name}: {each['title']}",
             f"{min(checks):.6f}" if checks else _NOTHING,
-            _NOTHING if start is None else f"{start:.1f} s",
-            _NOTHING if idle is None else f"{idle / MIB:.0f} MiB",
+            _start(record, name),
+            _idle(record, name),
             f"{most / MIB:.0f} MiB" if most else _NOTHING,
             ", ".join(f"{package} {version}" for package, version in each["versions"].items()),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _start(record: Record, contestant: str) -> str:
+    """Return how long one took to start on one core."""
+    started = rows(record, "starts", contestant=contestant, cores=1)
+    seconds = median(row["seconds"] for row in started)
+    return _NOTHING if seconds is None else f"{seconds:.1f} s"
+
+
+def _idle(record: Record, contestant: str) -> str:
+    """Return what one held of memory at rest on one core."""
+    weighed = rows(record, "memory", contestant=contestant, cores=1)
+    held = median(row["idle_bytes"] for row in weighed if "idle_bytes" in row)
+    return _NOTHING if held is None else f"{held / MIB:.0f} MiB"
 
 
 def _loads(record: Record, workload: str, cores: int) -> list[str]:

@@ -16,18 +16,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks import machine
-from benchmarks.load import Load, drive
+from benchmarks.load import drive
 from benchmarks.paced import drive_paced
+from benchmarks.readme import RESULTS
 from benchmarks.run import ARTIFACT
 from benchmarks.server import ROOT, Running, serving
 from benchmarks.texts import TextSource
@@ -81,19 +79,18 @@ def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator
     with serving(own, WEB_CONCURRENCY=workers, SENTENCE_API_THREADS=1) as server:
         measured = _bench(server, load_cores)
         for length, requests in asked.items():
-            with _busy(server, seconds) as busy:
-                load = drive(
-                    server.url,
-                    "/query",
-                    requests,
-                    connections=workers * _CONNECTIONS,
-                    seconds=seconds,
-                    cores=load_cores,
-                )
+            before = server.cpu_seconds()
+            load = drive(
+                server.url,
+                "/query",
+                requests,
+                connections=workers * _CONNECTIONS,
+                seconds=seconds,
+                cores=load_cores,
+            ).without_failures()
+            busy_cores = (server.cpu_seconds() - before) / seconds
             what = f"{length} tokens, full: requests/s"
-            yield Check(
-                workers, what, measured.rate(length) * busy(), _good(load).rate, is_rate=True
-            )
+            yield Check(workers, what, measured.rate(length) * busy_cores, load.rate, is_rate=True)
         # At the share of the capacity that is planned for, as far as `bench` has seen it itself.
         known = next(each for each in measured.latencies if each.share == SHARE)
         rate = SHARE * workers * measured.rate(LATENCY_LENGTH)
@@ -105,9 +102,9 @@ def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator
             seconds=4 * seconds,
             cores=load_cores,
             seed=workers,
-        )
+        ).without_failures()
         what = f"{LATENCY_LENGTH} tokens, {rate:.0f}/s at random: 95 % within ms"
-        yield Check(workers, what, 1000 * known.p95, _good(load).milliseconds[95.0])
+        yield Check(workers, what, 1000 * known.p95, load.milliseconds[95.0])
 
 
 def _bench(server: Running, cores: str) -> Measurement:
@@ -121,26 +118,6 @@ def _bench(server: Running, cores: str) -> Measurement:
             check=True,
         )
         return kept(Path(folder))
-
-
-@contextmanager
-def _busy(server: Running, seconds: float) -> Iterator[Callable[[], float]]:
-    """Give what tells, afterwards, how many cores the server kept busy."""
-    before = _cpu_seconds(server)
-    used: list[float] = []
-    yield lambda: used[0] / seconds
-    used.append(_cpu_seconds(server) - before)
-
-
-def _cpu_seconds(server: Running) -> float:
-    times = [psutil.Process(pid).cpu_times() for pid in server.processes()]
-    return sum(each.user + each.system for each in times)
-
-
-def _good(load: Load) -> Load:
-    if load.failures:
-        raise SystemExit(f"{load.failures} requests failed")
-    return load
 
 
 def _row(check: Check) -> str:
@@ -161,7 +138,7 @@ def _write(checks: list[Check]) -> None:
         "kernel": machine.kernel(),
     }
     worst = max(abs(check.error) for check in checks if check.is_rate)
-    stem = ROOT / "benchmarks" / "results" / f"{now:%Y-%m-%d-%H%M}-planner"
+    stem = RESULTS / f"{now:%Y-%m-%d-%H%M}-planner"
     record = {"about": about, "checks": [{**asdict(each), "error": each.error} for each in checks]}
     stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     lines = [

@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.contestants import Contestant, environment
 from benchmarks.machine import busy_seconds
-from benchmarks.server import ROOT
+from benchmarks.server import ROOT, cpu_seconds
 from sentence_api.resources.process import process_memory
 
 LOGS = ROOT / "var" / "benchmarks" / "logs"
@@ -86,12 +86,7 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that its living processes have used."""
-        total = 0.0
-        for process in self.processes():
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
+        return cpu_seconds(self.processes())
 
     def settle(self) -> bool:
         """Wait until it has worked off what its clients no longer wait for.

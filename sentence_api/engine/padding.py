@@ -30,12 +30,15 @@ def pass_width(lengths: Sequence[int]) -> int:
 
 def distinct(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
     """Return the sequences that differ, and for each of `sequences` its place among those."""
-    places: dict[bytes, int] = {}
+    known: dict[bytes, int] = {}
     found: list[TokenIds] = []
+    places: list[int] = []
     for sequence in sequences:
-        if places.setdefault(sequence.tobytes(), len(found)) == len(found):
+        place = known.setdefault(sequence.tobytes(), len(found))
+        if place == len(found):
             found.append(sequence)
-    return found, [places[sequence.tobytes()] for sequence in sequences]
+        places.append(place)
+    return found, places
 
 
 def pad(sequences: Sequence[TokenIds], width: int, pad_token_id: int) -> tuple[TokenIds, TokenIds]:

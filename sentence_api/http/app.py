@@ -43,22 +43,28 @@ def build_app(service: Service) -> Flask:
 class Front:
     """The WSGI application around Flask's.
 
-    Attributes:
+    Args:
+        service: Is told of each response.
         calls: What answers a POST, by path.
+        others: Flask's own application.
     """
 
     def __init__(
         self, service: Service, calls: dict[str, query.Call], others: Callable[..., Any]
     ) -> None:
-        self.calls = calls
+        self._calls = calls
         self._on_response = service.on_response
         self._others = others
 
+    def takes(self, method: str, path: str) -> bool:
+        """Tell whether `answer` answers such a request."""
+        return method == "POST" and path in self._calls
+
     def answer(self, environ: Environ, exchange: Exchange) -> Answer:
-        """Answer a POST to one of the calls."""
+        """Answer a request that it `takes`."""
         exchange.route = environ["PATH_INFO"]
         try:
-            answer = self.calls[exchange.route](environ, exchange)
+            answer = self._calls[exchange.route](environ, exchange)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
             answer = errors.answer(exc, exchange)
         self._on_response(exchange.route, answer.status, exchange.code, exchange.seconds)
@@ -67,7 +73,7 @@ class Front:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request as WSGI asks for it."""
         exchange = Exchange(environ)
-        if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] in self.calls:
+        if self.takes(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
             answer = self.answer(environ, exchange)
             start_response(answer.status_line, answer.headers + exchange.headers())
             return answer.parts

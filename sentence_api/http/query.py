@@ -25,7 +25,6 @@ from sentence_api.serving.memory import Reservation
 _HELD_PER_NUMBER = 20
 _SystemSocket = get_original("socket", "socket")
 
-
 Call = Callable[[Environ, Exchange], Answer]
 
 

@@ -40,8 +40,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         front = self.wsgi.wsgi_app
         names = {name for name, _ in req.headers}
         is_plain = (
-            req.method == "POST"
-            and req.path in front.calls
+            front.takes(req.method, req.path)
             and req.version == (1, 1)
             # What stands twice gunicorn joins, and before what is expected it says "continue".
             and len(names) == len(req.headers)
