@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 from functools import lru_cache
+from io import BytesIO
 from typing import Any
 
 from gevent import GreenletExit
+from gunicorn.http.body import LengthReader
 from gunicorn.http.wsgi import SERVER
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -25,22 +27,63 @@ _HEADERS = {
 }
 
 
+# Heads that are recognised, and the bytes of the longest of them.
+_HEADS = 128
+_HEAD_BYTES = 1024
+_HEAD_END = b"\r\n\r\n"
+
+
+class _Known:
+    """A request whose head is byte for byte that of one that gunicorn has accepted.
+
+    Attributes:
+        unreader: What reads its connection.
+        body: What reads its body.
+        arrived: Bytes of the body that came with the head.
+        must_close: Whether its connection must end with it.
+    """
+
+    __slots__ = ("arrived", "body", "must_close", "unreader")
+
+    def __init__(self, unreader: Any, rest: bytes, length: int) -> None:
+        self.unreader = unreader
+        self.arrived = len(rest)
+        self.must_close = False
+        self.body: Any
+        if self.arrived == length:
+            self.body = BytesIO(rest)
+        else:
+            unreader.unread(rest)
+            self.body = LengthReader(unreader, length)
+
+    def force_close(self) -> None:
+        """Note that where the next request would start is unknown."""
+        self.must_close = True
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Answers a plain query with one write, and everything else as gunicorn does.
 
-    gunicorn reads and checks the request either way. A whole WSGI environment, the check of our
-    own headers and a second write took a fifth of what a question costs outside of the model
-    (docs/adr/0013).
+    gunicorn reads and checks a request either way. A whole WSGI environment, the check of our own
+    headers and a second write took a fifth of what a question costs outside of the model
+    (docs/adr/0013). A client repeats its heads byte for byte, so once gunicorn has accepted one it
+    is recognised, and what it says need not be found out again (docs/adr/0015).
     """
 
     alive: bool
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The environment that a head makes, and the length of the body that it declares.
+        self._heads: dict[bytes, tuple[Environ, int]] = {}
+
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Answer one request; raise StopIteration where the connection ends with it."""
-        front = self.wsgi.wsgi_app
+        # As soon as it has a request of its own, what was seen before no longer tells of the next.
+        head = vars(req.unreader).pop("head", b"")
         names = {name for name, _ in req.headers}
         is_plain = (
-            front.takes(req.method, req.path)
+            self.wsgi.wsgi_app.takes(req.method, req.path)
             and req.version == (1, 1)
             # What stands twice gunicorn joins, and before what is expected it says "continue".
             and len(names) == len(req.headers)
@@ -49,29 +92,62 @@ class Worker(GeventWorker):  # type: ignore[misc]
         )
         if not is_plain:
             return super().handle_request(listener_name, req, sock, addr)
+        environ: Environ = {
+            _HEADERS[name]: value for name, value in req.headers if name in _HEADERS
+        }
+        environ["PATH_INFO"] = req.path
+        closes = req.should_close()
+        if 0 < len(head) <= _HEAD_BYTES and not closes and "CONTENT_LENGTH" in environ:
+            if len(self._heads) >= _HEADS:
+                del self._heads[next(iter(self._heads))]
+            self._heads[head] = environ, int(environ["CONTENT_LENGTH"])
+        # What has come with the head; reading that much waits for nobody.
+        arrived = req.unreader.buf.tell()
+        self._answer(req, dict(environ), arrived, sock, closes=closes)
+        self._answer_known(req.unreader, sock)
+        return True
+
+    def _answer_known(self, unreader: Any, sock: Any) -> None:
+        """Answer what follows on a connection, up to the first head that is not known."""
+        while True:
+            data = None
+            with self.timeout_ctx():
+                data = unreader.read()
+            if not data:
+                raise StopIteration
+            head, found, rest = data.partition(_HEAD_END)
+            known = self._heads.get(head) if found else None
+            if known is None:
+                unreader.unread(data)
+                unreader.head = head if found else b""
+                return
+            environ, length = known
+            request = _Known(unreader, rest, length)
+            self._answer(request, dict(environ), request.arrived, sock, closes=False)
+
+    def _answer(
+        self, request: Any, environ: Environ, arrived: int, sock: Any, *, closes: bool
+    ) -> None:
+        """Answer a plain request; raise StopIteration where the connection ends with it."""
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False
-        environ: Environ = {
-            _HEADERS[name]: value for name, value in req.headers if name in _HEADERS
-        }
-        # What has come with the head; reading that much waits for nobody.
-        environ[ARRIVED] = req.unreader.buf.tell()
-        environ |= {"PATH_INFO": req.path, "wsgi.input": req.body, "gunicorn.socket": sock}
+        environ[ARRIVED] = arrived
+        environ["wsgi.input"] = request.body
+        environ["gunicorn.socket"] = sock
         try:
             exchange = Exchange(environ)
-            answer = front.answer(environ, exchange)
-            closes = not self.alive or req.should_close()
+            answer = self.wsgi.wsgi_app.answer(environ, exchange)
+            closes = closes or not self.alive
             _send(sock, answer, exchange, closes=closes)
-        except (GreenletExit, SystemExit):
-            # The worker is being ended; its parent class leaves it at that too.
-            return None
+        except (GreenletExit, SystemExit) as exc:
+            # The worker is being ended.
+            raise StopIteration from exc
         finally:
-            self.cfg.post_request(self, req, environ, None)
-        if closes:
+            self.cfg.post_request(self, request, environ, None)
+        if closes or request.must_close:
             raise StopIteration
-        return True
 
 
 def _send(sock: Any, answer: Answer, exchange: Exchange, *, closes: bool) -> None:
@@ -88,7 +164,11 @@ def _send(sock: Any, answer: Answer, exchange: Exchange, *, closes: bool) -> Non
     try:
         for part in answer.parts:
             if len(part) <= SEND_BUFFER_BYTES:
-                sock.sendall(head + part)
+                whole = head + part
+                # The kernel nearly always takes it all; `sendall` asks first how much it would.
+                sent = sock.send(whole)
+                if sent < len(whole):
+                    sock.sendall(whole[sent:])
             else:
                 sock.sendall(head)
                 sock.sendall(part)

@@ -1,0 +1,218 @@
+"""Requests whose head a worker has seen before are answered as those that it has not."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import httpx2
+import pytest
+from wire import JSON, Answer, Connection, eventually, head, message, metrics
+
+pytestmark = pytest.mark.system
+
+QUERY = b'{"question": "fox", "dimensions": 2}'
+# The first head of a connection is read by gunicorn, the second is noted, the third is known.
+UNTIL_KNOWN = 2
+
+
+def settled(answer: Answer) -> tuple[int, dict[str, str], Any]:
+    """Return what of an answer is the same each time."""
+    varying = ("date", "x-request-id", "server-timing")
+    headers = {name: value for name, value in answer.headers.items() if name not in varying}
+    body = json.loads(answer.body)
+    body.get("error", {}).pop("request_id", None)
+    return answer.status, headers, body
+
+
+def make_known(connection: Connection, sent: bytes) -> list[Answer]:
+    """Send a request until the next with its head is a known one."""
+    answers = []
+    for _ in range(UNTIL_KNOWN):
+        connection.send(sent)
+        answers.append(connection.read())
+    return answers
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        message("/query", QUERY),
+        message("/query", QUERY, X_Request_ID="mine"),
+        message("/query", b'{"question": "fo\xc3\xa9"}'),
+        message("/query", b"{"),
+        message("/query", b""),
+        message("/query", b'{"question": ""}'),
+        message("/query", QUERY, **{"Content-Type": "text/plain"}),
+        message("/query", QUERY, Authorization="Bearer whatever"),
+        message("/query", QUERY + b" " * 20_000),
+        message("/query?answer=42", QUERY),
+        message("/query/batch", b'{"questions": ["a", "b"], "dimensions": 2}'),
+        message("/query/batch", b'{"questions": []}'),
+        message("/nope", QUERY),
+        message("/query", QUERY, X_Long="a" * 2000),
+    ],
+)
+def test_answers_stay_the_same(sent: bytes, url: str) -> None:
+    """Whatever is asked, and whatever is wrong with it, is answered alike each time."""
+    with Connection(url) as connection:
+        answers = make_known(connection, sent)
+        for _ in range(2):
+            connection.send(sent)
+            answers.append(connection.read())
+    assert [settled(answer) for answer in answers[1:]] == [settled(answers[0])] * 3
+
+
+def test_each_body_is_read(url: str) -> None:
+    """Of a known head only the head is known: bodies of one length are told apart."""
+    with Connection(url) as connection:
+        answers = []
+        for text in ["fox", "dog", "cat", "cow", "fox"]:
+            body = json.dumps({"question": text, "dimensions": 2}).encode()
+            connection.send(message("/query", body))
+            answers.append(json.loads(connection.read().body)["embedding"])
+    assert len({tuple(round(number, 2) for number in answer) for answer in answers}) == 4
+
+
+def test_each_head_is_told_apart(url: str) -> None:
+    """Heads that differ in a byte are different requests."""
+    with Connection(url) as connection:
+        for _ in range(UNTIL_KNOWN + 1):
+            for each in ("a", "b"):
+                connection.send(message("/query", QUERY, X_Request_ID=each))
+                assert connection.read().headers["x-request-id"] == each
+            connection.send(message("/query", QUERY[:-1] + b" }"))
+            assert connection.read().status == 200
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60, len(message("/query", QUERY)) - 5])
+def test_pieces(cut: int, url: str) -> None:
+    """A request may arrive in two pieces, cut in its head or its body."""
+    sent = message("/query", QUERY)
+    with Connection(url) as connection:
+        make_known(connection, sent)
+        for _ in range(2):
+            connection.send(sent[:cut])
+            time.sleep(0.05)
+            connection.send(sent[cut:])
+            assert connection.read().status == 200
+
+
+def test_pipelining(url: str) -> None:
+    """Known and unknown requests sent without waiting are answered in order."""
+    sent = message("/query", QUERY)
+    with Connection(url) as connection:
+        make_known(connection, sent)
+        ids = [f"id-{number % 3}" for number in range(9)]
+        connection.send(
+            sent + b"".join(message("/query", QUERY, X_Request_ID=each) for each in ids)
+        )
+        connection.send(b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n" + sent)
+        assert connection.read().status == 200
+        assert [connection.read().headers["x-request-id"] for _ in ids] == ids
+        assert b"embedding" not in connection.read().body
+        assert b"embedding" in connection.read().body
+
+
+def test_after_other_requests(url: str) -> None:
+    """A head that gunicorn reads in between is not taken for the one that was seen before it."""
+    sent = message("/query", QUERY)
+    with Connection(url) as connection:
+        make_known(connection, sent)
+        for _ in range(2):
+            # Seen, but for a path of Flask's; the query after it comes in one piece with another.
+            connection.send(head("/nope", Content_Length="0"))
+            assert connection.read().status == 404
+            connection.send(sent + sent)
+            assert [b"embedding" in connection.read().body for _ in range(2)] == [True, True]
+
+
+def test_more_heads_than_are_kept(url: str) -> None:
+    """With an id of its own in each request no head comes again, and every id is right."""
+    before = metrics(url)
+    with Connection(url) as connection:
+        for number in range(300):
+            connection.send(message("/query", QUERY, X_Request_ID=f"id-{number}"))
+            assert connection.read().headers["x-request-id"] == f"id-{number}"
+    counted = 'sentence_api_requests_total{route="/query",status="200"}'
+    assert eventually(lambda: metrics(url)[counted] == before.get(counted, 0) + 300)
+
+
+def test_slow_body(tight: Any) -> None:
+    """A known head does not give its body more time, and what comes later is no request."""
+    with Connection(tight.url) as connection:
+        hidden = message("/query", QUERY)
+        sent = message("/query", b'{"question": "fox"}'.ljust(len(hidden) + 5))
+        make_known(connection, sent)
+        connection.send(sent[: -len(hidden)])
+        answer = connection.read()
+        assert (answer.status, answer.error()["code"]) == (408, "slow_body")
+        connection.send(hidden)
+        assert connection.rest() == b""
+
+
+@pytest.mark.parametrize("dripped", [b"", b"POST /query HTTP/1.1\r\nHost: te"])
+def test_idle_connection_is_closed(dripped: bytes, tight: Any) -> None:
+    """After known requests too a connection is kept for the keep-alive time and no longer."""
+    with Connection(tight.url) as connection:
+        make_known(connection, message("/query", QUERY))
+        connection.send(message("/query", QUERY))
+        assert connection.read().status == 200
+        connection.send(dripped)
+        started = time.monotonic()
+        assert connection.rest() == b""
+        assert 0.9 <= time.monotonic() - started < 10
+
+
+def test_client_that_leaves(url: str) -> None:
+    """A client may leave after a known request, before it and within it."""
+    sent = message("/query", QUERY)
+    for last in (b"", sent, sent[:-5]):
+        with Connection(url) as connection:
+            make_known(connection, sent)
+            connection.send(last)
+    with Connection(url) as connection:
+        connection.send(sent)
+        assert connection.read().status == 200
+
+
+def test_connection_close(url: str) -> None:
+    """A request that ends its connection does so after known ones, and each time."""
+    for _ in range(UNTIL_KNOWN + 1):
+        with Connection(url) as connection:
+            make_known(connection, message("/query", QUERY))
+            connection.send(message("/query", QUERY, Connection="close"))
+            answer = connection.read()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert connection.rest() == b""
+
+
+def test_worker_that_retires(start: Any) -> None:
+    """The last request of a worker is answered, known or not, and ends its connection."""
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_MAX_REQUESTS=10)
+    with Connection(server.url) as connection:
+        answers = []
+        while not answers or answers[-1].headers["connection"] == "keep-alive":
+            connection.send(message("/query", QUERY))
+            answers.append(connection.read())
+        assert connection.rest() == b""
+    # Those that looked whether the server is ready count too.
+    assert UNTIL_KNOWN < len(answers) <= 10
+    assert {answer.status for answer in answers} == {200}
+    response = httpx2.post(f"{server.url}/query", content=QUERY, headers=JSON, trust_env=False)
+    assert response.status_code == 200
+
+
+def test_keys(start: Any, tmp_path: Any) -> None:
+    """A known head still has to bring a key that is one."""
+    keys = tmp_path / "keys"
+    keys.write_text("right\n")
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_KEYS_FILE=keys)
+    with Connection(server.url) as connection:
+        for _ in range(UNTIL_KNOWN + 1):
+            for key, status in (("right", 200), ("wrong", 401)):
+                connection.send(message("/query", QUERY, Authorization=f"Bearer {key}"))
+                assert connection.read().status == status
+            connection.send(message("/query", QUERY))
+            assert connection.read().status == 401
