@@ -47,6 +47,21 @@ def test_a_large_pass_is_not_padded_to_the_grid(lengths: list[int], width: int) 
     assert pass_width(lengths) == width
 
 
+@pytest.mark.parametrize(
+    ("longest", "width"),
+    [(14, 14), (15, 16), (16, 16), (29, 29), (30, 32), (44, 44), (45, 48), (59, 59), (60, 64)],
+)
+def test_a_large_pass_is_padded_to_a_fast_width(longest: int, width: int) -> None:
+    """A multiple of 16 pays for one padding token in fifteen, and for no more."""
+    assert pass_width([3] * 8 + [longest]) == width
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=20))
+def test_no_pass_is_wider_than_its_cap(lengths: list[int]) -> None:
+    """The batcher counts a text at its padded length."""
+    assert max(lengths) <= pass_width(lengths) <= padded_length(max(lengths))
+
+
 def test_distinct() -> None:
     """Equal sequences share a place; the first of each is kept, in order."""
     a, b, longer = (np.array(ids, dtype=np.int64) for ids in ([1, 2], [2, 1], [1, 2, 0]))
