@@ -396,3 +396,28 @@ def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> N
     asked = set(re.findall(r"\$\{(\w+):\?[^}]+\}", text))
     assert asked == {"SENTENCE_API_IMAGE", *release("sha256:new", options, state).variables}
     assert text.count("${") == len(re.findall(r"\$\{\w+:\?", text))
+
+
+def test_a_wheelhouse_of_other_requirements(monkeypatch: Any, tmp_path: Path) -> None:
+    """A build stops before pip would, and says what to do, where requirements have changed."""
+    monkeypatch.chdir(tmp_path)
+    lock = tmp_path / "requirements" / "serve.txt"
+    lock.parent.mkdir()
+    lock.write_text("flask==1\n")
+    (tmp_path / "wheelhouse").mkdir()
+
+    class Collecting(FakeDocker):
+        def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
+            if arguments[0] == "cp":
+                Path(arguments[-1], image.CHECKSUMS).write_text("0  flask-1.whl\n")
+            return super().ask(*arguments, environ=environ)
+
+    docker = Collecting()
+    assert image.collect_wheels(Options(), docker) == 1
+    image.build(("build", "."), docker)
+    lock.write_text("flask==2\n")
+    with pytest.raises(DeploymentFailed, match=r"deploy-production\.sh wheelhouse again"):
+        image.build(("build", "."), docker)
+    # As an older version left it: nothing is known of it.
+    (tmp_path / "wheelhouse" / image.COLLECTED_FOR).unlink()
+    image.build(("build", "."), docker)

@@ -344,4 +344,4 @@ def _key(settings: Settings) -> str | None:
         text = settings.keys_file.read_text("utf-8")
     except OSError as exc:
         raise DeploymentFailed(f"cannot read {settings.keys_file}: {exc.strerror}") from exc
-    return keys_in(text)[0]
+    return next(iter(keys_in(text)), None)

@@ -5,6 +5,7 @@ Standard library only: it runs on the host.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -20,8 +21,9 @@ DOCKERFILE = "Dockerfile.production-optimized"
 IMAGE = f"{PROJECT}:latest"
 WHEELS = f"{PROJECT}:wheels"
 WHEELHOUSE = Path("wheelhouse")
-# The list that makes a wheelhouse complete.
+# The list that makes a wheelhouse complete, and what tells for which requirements it was collected.
 CHECKSUMS = "SHA256SUMS"
+COLLECTED_FOR = "REQUIREMENTS"
 # What is baked into the image: the build argument, and the settings that give it.
 _BAKED = {
     "MODEL": ("SENTENCE_API_MODEL", "SENTENCE_TRANSFORMER_MODEL"),
@@ -91,6 +93,16 @@ def build(command: tuple[str, ...], docker: Docker) -> str:
     Raises:
         DeploymentFailed: It cannot be built; where something cannot be fetched there are ways.
     """
+    collected_for = WHEELHOUSE / COLLECTED_FOR
+    if (
+        (WHEELHOUSE / CHECKSUMS).exists()
+        and collected_for.exists()
+        and collected_for.read_text("utf-8") != _requirements()
+    ):
+        raise DeploymentFailed(
+            f"{WHEELHOUSE}/ was collected for other requirements than these; run"
+            " ./deploy-production.sh wheelhouse again, or remove it to build with a network"
+        )
     try:
         docker.show(*command)
     except DeploymentFailed as exc:
@@ -130,6 +142,7 @@ def collect_wheels(options: Options, docker: Docker) -> int:
     finally:
         docker.works("rm", container)
         docker.works("image", "rm", WHEELS)
+    (WHEELHOUSE / COLLECTED_FOR).write_text(_requirements(), "utf-8")
     return len(checksums.read_text("utf-8").splitlines())
 
 
@@ -180,6 +193,12 @@ def _run_python(image: str, docker: Docker, *arguments: str, settings: Mapping[s
         # What our own program says is clear without the command that ran it.
         own = str(exc).partition("failed: sentence-api: ")[2]
         raise DeploymentFailed(own or str(exc)) from exc
+
+
+def _requirements() -> str:
+    """Return a digest of everything that a build may be told to install."""
+    locks = sorted(Path("requirements").glob("*.txt"))
+    return hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest() + "\n"
 
 
 def _version() -> str:
