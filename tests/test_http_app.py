@@ -599,7 +599,7 @@ def test_what_a_request_holds() -> None:
         (RequestEntityTooLarge, "body_too_large", "the body is too large"),
         (RequestURITooLarge, "uri_too_long", "the address is too long"),
         (ImATeapot, "http_error", "I'm a teapot"),
-        (InternalServerError, "http_error", "Internal Server Error"),
+        (InternalServerError, "internal_error", "the service failed on this request"),
     ],
 )
 def test_refusals_of_the_layer_below(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask, request
+from werkzeug.exceptions import default_exceptions
 
 from sentence_api.http import errors, health, page, plan, query, status
 from sentence_api.http.exchange import EXCHANGE, Environ, Exchange
@@ -67,6 +68,12 @@ class Front:
             answer = self._calls[exchange.route](environ, exchange)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the client gets an answer
             answer = errors.answer(exc, exchange)
+        self._on_response(exchange.route, answer.status, exchange.code, exchange.seconds)
+        return answer
+
+    def refuse(self, status: int, exchange: Exchange) -> Answer:
+        """Answer what is no request, or none that the server below reads."""
+        answer = errors.answer(default_exceptions[status](), exchange)
         self._on_response(exchange.route, answer.status, exchange.code, exchange.seconds)
         return answer
 

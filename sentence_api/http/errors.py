@@ -39,6 +39,10 @@ _PLAIN = {
     405: ("method_not_allowed", "this path does not accept that method"),
     413: ("body_too_large", "the body is too large"),
     414: ("uri_too_long", "the address is too long"),
+    417: ("expectation_failed", "this is more than the service can be expected to do"),
+    431: ("headers_too_large", "the headers are too large or too many"),
+    500: ("internal_error", "the service failed on this request"),
+    501: ("not_implemented", "this transfer coding is not known here; send the body as it is"),
 }
 _CLIENT_ERRORS = 500
 

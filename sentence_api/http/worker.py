@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from io import BytesIO
@@ -61,6 +62,20 @@ class _Known:
         self.must_close = True
 
 
+class _Overheard:
+    """Takes a client's place while gunicorn words a refusal, of which only the status is wanted."""
+
+    status = 500
+
+    def gettimeout(self) -> float:
+        """Say that nothing need be changed before it is written to."""
+        return 0.0
+
+    def sendall(self, data: bytes) -> None:
+        """Read the status line."""
+        self.status = int(data.split(b" ", 2)[1])
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Answers a plain query with one write, and everything else as gunicorn does.
 
@@ -106,6 +121,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._answer(req, dict(environ), arrived, sock, closes=closes)
         self._answer_known(req.unreader, sock)
         return True
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
+        """Answer what gunicorn refuses in the form of all other errors; gunicorn's is HTML."""
+        overheard = _Overheard()
+        super().handle_error(req, overheard, addr, exc)
+        exchange = Exchange({})
+        # The client may be gone, and the connection ends anyway.
+        with suppress(OSError):
+            _send(
+                client, self.wsgi.wsgi_app.refuse(overheard.status, exchange), exchange, closes=True
+            )
 
     def _answer_known(self, unreader: Any, sock: Any) -> None:
         """Answer what follows on a connection, up to the first head that is not known."""

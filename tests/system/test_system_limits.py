@@ -181,3 +181,28 @@ def test_long_heads_are_refused(tight: Any) -> None:
     with Connection(tight.url) as connection:
         connection.send(b"POST /query HTTP/1.1\r\nHost: test\r\n" + b"X-Long: x\r\n" * 6000)
         assert connection.status() == 431
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"hello\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "bad_request"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: test\r\n\r\n", 414, "uri_too_long"),
+        (head("/query", Expect="miracles"), 417, "expectation_failed"),
+        (head("/query", X_Long="x" * 3000), 431, "headers_too_large"),
+        (head("/query", Transfer_Encoding="gibberish"), 501, "not_implemented"),
+    ],
+)
+def test_what_is_no_request(sent: bytes, status: int, code: str, tight: Any) -> None:
+    """What the HTTP layer cannot read is refused in the form of every other error."""
+    counted = f'sentence_api_errors_total{{code="{code}"}}'
+    before = metrics(tight.url).get(counted, 0)
+    with Connection(tight.url) as connection:
+        connection.send(sent)
+        answer = connection.read()
+        assert (answer.status, answer.error()["code"]) == (status, code)
+        assert answer.headers["x-request-id"] == answer.error()["request_id"]
+        assert answer.headers["connection"] == "close"
+        assert connection.rest() == b""
+    assert eventually(lambda: metrics(tight.url).get(counted) == before + 1)
