@@ -145,7 +145,11 @@ class SentenceModel:
                 " export it again"
             )
         self._batcher = Batcher(
-            engine.forward, self._caps, self.manifest.pad_token_id, self._on_pass
+            engine.forward,
+            self._caps,
+            self.manifest.pad_token_id,
+            self._on_pass,
+            packs=engine.packs,
         )
 
     def encode(

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.server import ROOT
-from sentence_api.engine.artifact import GRAPH
-from sentence_api.engine.openvino import OpenVinoEngine
+from sentence_api.engine.artifact import read_manifest
+from sentence_api.engine.loader import load_engine
 
 # Padded tokens of a pass, and what lengths are rounded up to, among which the ideal is sought.
 _CAPS = (128, 256, 512, 1024, 2048)
@@ -99,7 +99,7 @@ def fastest(candidates: Sequence[Shapes], seconds_of: Callable[[Shapes], float])
 
 def main(artifact: Path, precision: str) -> None:
     """Answer until the input ends."""
-    engine = OpenVinoEngine(artifact / GRAPH, precision, 1)
+    engine = load_engine(artifact, read_manifest(artifact), precision, threads=1)
     engine.start()
 
     def seconds_of(shapes: Shapes, seconds: float = _LEAST_SECONDS) -> float:

@@ -57,6 +57,25 @@ class Engine:
         return np.stack([input_ids[:, 0], lengths], axis=1).astype(np.float32)
 
 
+class PackedEngine(Engine):
+    """The same for texts that share rows; `passes` holds those of all rows."""
+
+    def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
+        """Return (number, length) per text."""
+        assert (input_ids[segments == 0] == PAD).all()
+        found = []
+        for row, numbers in zip(input_ids, segments, strict=True):
+            for number in range(1, numbers.max() + 1):
+                text = row[numbers == number]
+                assert (text == text[0]).all()
+                found.append((text[0], len(text)))
+        number = len(self.passes)
+        self.passes.append([int(text) for text, _ in found])
+        self.shapes.append(input_ids.shape)
+        self.before(number)
+        return np.array(found, dtype=np.float32)
+
+
 class Texts:
     """Makes texts with numbers of their own."""
 
@@ -99,7 +118,8 @@ def start() -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
     def start(engine: Engine, caps: Caps = WIDE, **options: Callable[[Pass], None]) -> Batcher:
-        made.append(Batcher(engine.forward, caps, PAD, **options))
+        packs = isinstance(engine, PackedEngine)
+        made.append(Batcher(engine.forward, caps, PAD, packs=packs, **options))
         return made[-1]
 
     yield start
@@ -187,6 +207,62 @@ def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) 
         assert rows <= items
         assert rows * width <= cap or rows == 1
         assert width == pass_width([lengths[text] for text in batch])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=40), min_size=1, max_size=12),
+    st.integers(1, 40),
+    st.integers(16, 600),
+)
+def test_both_caps_hold_where_texts_share_rows(jobs: list[list[int]], items: int, cap: int) -> None:
+    """Every text is in exactly one pass, no pass exceeds a cap, and every request completes."""
+    engine, texts = PackedEngine(), Texts()
+    passes: list[Pass] = []
+    batcher = Batcher(engine.forward, Caps(items, cap, 10**9), PAD, passes.append, packs=True)
+    submitted = [texts(*lengths) for lengths in jobs]
+    found = outcomes(*(spawn(batcher, tokens) for tokens in submitted))
+    batcher.close()
+    assert found == [expected(tokens) for tokens in submitted]
+    seen = Counter(text for batch in engine.passes for text in batch)
+    assert seen == Counter(int(ids[0]) for tokens in submitted for ids in tokens)
+    for (rows, width), batch, done in zip(engine.shapes, engine.passes, passes, strict=True):
+        assert len(batch) <= items
+        assert rows * width <= cap or rows == 1
+        assert done.padded_tokens == rows * width
+        assert done.padded_tokens - done.padding_tokens == done.tokens
+    assert sum(done.items for done in passes) == len(seen)
+
+
+def test_short_texts_share_a_row(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Texts of any length come along, and a pass is as small as they allow."""
+    engine = PackedEngine()
+    batcher = start(engine)
+    jobs = [texts(8), texts(30, 5), texts(12)]
+    assert outcomes(*(spawn(batcher, tokens) for tokens in jobs)) == [*map(expected, jobs)]
+    assert engine.shapes == [(1, 56)]
+
+
+def test_equal_texts_that_share_rows(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Of equal texts one is computed, and all get its vector, whatever lies around them."""
+    engine = PackedEngine()
+    batcher = start(engine)
+    (same,) = texts(20)
+    jobs = [[same, *texts(9)], [*texts(30), same], [same, same, *texts(11)]]
+    assert outcomes(*(spawn(batcher, tokens) for tokens in jobs)) == [*map(expected, jobs)]
+    assert engine.shapes == [(2, 40)]
+
+
+def test_a_short_text_comes_along_with_long_ones(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """What the long ones leave of their rows is not wasted."""
+    engine = PackedEngine()
+    jobs = [texts(230, 230, 230, 230, 230), texts(10), texts(20)]
+    batcher = start(engine)
+    assert outcomes(*(spawn(batcher, tokens) for tokens in jobs)) == [*map(expected, jobs)]
+    assert engine.shapes == [(4, 256), (1, 256)]
+    assert pass_of(engine, jobs[1]) == pass_of(engine, jobs[2]) == [0]
 
 
 def test_a_text_longer_than_the_cap_goes_alone(start: Callable[..., Batcher], texts: Texts) -> None:
@@ -648,7 +724,7 @@ def test_a_failed_pass_fails_its_requests_only(
     assert len(engine.passes) == 2
     assert batcher.waiting_tokens == 0
     (record,) = caplog.records
-    assert record.getMessage() == "forward pass failed: 2 texts of 224 tokens"
+    assert record.getMessage() == "forward pass failed: 2 texts, width 224"
     assert record.exc_info
     later = texts(8)
     assert outcomes(spawn(batcher, later)) == [expected(later)]

@@ -41,7 +41,7 @@ from sentence_api.engine.warmup import warm_up
 
 def vectors(engine):
     ids = [np.array(row) for row in {IDS}]
-    return engine.forward(*pad(ids, 8, 0)).tolist()
+    return engine.forward(*pad([[each] for each in ids], 8, 0)).tolist()
 
 def in_children(count, work):
     # Each child computes while the others wait, and sends what it got through a pipe.
@@ -83,13 +83,13 @@ def run_apart(code: str, *arguments: str, **environ: str) -> str:
 
 def forward(engine: Engine) -> Vectors:
     """Return the engine's vectors of `IDS`."""
-    return engine.forward(*pad([np.array(row) for row in IDS], 8, 0))
+    return engine.forward(*pad([[np.array(row)] for row in IDS], 8, 0))
 
 
 @pytest.fixture(scope="module")
 def openvino(artifact: Path) -> OpenVinoEngine:
     """Return the engine that serves, in the precision every machine has."""
-    engine = OpenVinoEngine(artifact / "model.xml", "float32", 1)
+    engine = OpenVinoEngine(artifact / "model.xml", "float32", 1, "mean")
     engine.start()
     return engine
 
@@ -109,7 +109,7 @@ def smallest_cosine(one: Engine, other: Engine, artifact: Path, texts: list[str]
     cosines = []
     for start in range(0, len(ids), 3):
         part = ids[start : start + 3]
-        inputs = pad(part, max(map(len, part)), 0)
+        inputs = pad([[each] for each in part], max(map(len, part)), 0)
         a, b = one.forward(*inputs), other.forward(*inputs)
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         cosines += (np.einsum("ij,ij->i", a, b) / lengths).tolist()
@@ -122,6 +122,20 @@ def test_openvino_agrees_with_torch(
 ) -> None:
     """In float32 both engines give the same vectors, in batches of mixed lengths too."""
     assert smallest_cosine(openvino, torch, artifact, TEXTS[::12]) >= 0.9999
+
+
+def test_texts_that_share_a_row(openvino: OpenVinoEngine, artifact: Path) -> None:
+    """A text's vector is its own, whoever lies beside it, in whatever order."""
+    tokenizer = TextTokenizer(artifact / "tokenizer.json", 256)
+    ids = [text.ids for text in tokenizer.encode([text for text in TEXTS if len(text) < 120][::6])]
+    alone = np.concatenate([openvino.forward(*pad([[each]], len(each), 0)) for each in ids])
+    width = max(len(a) + len(b) for a, b in zip(ids[::2], ids[1::2], strict=False))
+    pairs = [[a, b] for a, b in zip(ids[::2], ids[1::2], strict=False)]
+    together = openvino.forward(*pad(pairs, width, 0))
+    turned = openvino.forward(*pad([pair[::-1] for pair in pairs], width + 5, 0))
+    assert len(together) > 10
+    for found in (together, turned.reshape(-1, 2, 384)[:, ::-1].reshape(-1, 384)):
+        assert np.abs(found - alone[: len(found)]).max() < 1e-4
 
 
 def test_torch_in_bfloat16_stays_close(torch: TorchEngine, artifact: Path) -> None:
@@ -155,7 +169,7 @@ from pathlib import Path
 import numpy as np
 from sentence_api.engine.openvino import OpenVinoEngine
 from sentence_api.resources.process import process_memory
-engine = OpenVinoEngine(Path(sys.argv[1]) / "model.xml", "float32", 1)
+engine = OpenVinoEngine(Path(sys.argv[1]) / "model.xml", "float32", 1, "mean")
 engine.start()
 def run(shapes):
     for shape in shapes:
@@ -213,7 +227,7 @@ def test_explicit_precision_is_kept() -> None:
 
 def test_bfloat16_serves_on_any_processor(openvino: OpenVinoEngine, artifact: Path) -> None:
     """Asking for bfloat16 gives right vectors, also where the processor does not compute in it."""
-    half = OpenVinoEngine(artifact / "model.xml", "bfloat16", 1)
+    half = OpenVinoEngine(artifact / "model.xml", "bfloat16", 1, "mean")
     half.start()
     assert smallest_cosine(half, openvino, artifact, TEXTS[::12]) >= 0.999
 
@@ -264,7 +278,7 @@ print(json.dumps(sorted(name for name, module in sys.modules.items() if module i
 def test_one_thread_survives_a_fork_when_warm(artifact: Path, openvino: OpenVinoEngine) -> None:
     """With one thread, children of a master that has inferred give its own vectors."""
     code = """
-engine = OpenVinoEngine(graph, "float32", threads=1)
+engine = OpenVinoEngine(graph, "float32", 1, "mean")
 assert engine.forks_warm
 warm_up(engine)
 mine = vectors(engine)
@@ -279,7 +293,7 @@ print(json.dumps([mine, *in_children(3, lambda: vectors(engine)), vectors(engine
 def test_two_threads_survive_a_fork_when_cold(artifact: Path, openvino: OpenVinoEngine) -> None:
     """With two threads the master only compiles, and its children infer."""
     code = """
-engine = OpenVinoEngine(graph, "float32", threads=2)
+engine = OpenVinoEngine(graph, "float32", 2, "mean")
 assert not engine.forks_warm
 
 def work():
@@ -297,7 +311,7 @@ print(json.dumps(in_children(2, work)))
 def test_threads_are_not_pinned(artifact: Path) -> None:
     """Inference threads may run on every core; pinned, all forked workers would share one."""
     code = """
-engine = OpenVinoEngine(graph, "float32", threads=2)
+engine = OpenVinoEngine(graph, "float32", 2, "mean")
 warm_up(engine)
 allowed = {tuple(sorted(os.sched_getaffinity(int(t)))) for t in os.listdir("/proc/self/task")}
 print(json.dumps([sorted(allowed), sorted(os.sched_getaffinity(0))]))

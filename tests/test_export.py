@@ -26,6 +26,7 @@ from sentence_api.engine.artifact import Manifest, read_manifest, verify
 from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.export import CANARY_TEXT, export, find_source, same_nearest
 from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ExportFailed
 from sentence_api.serving.batcher import Caps
@@ -118,6 +119,19 @@ def test_openvino_artifact_repeats_its_source(name: str, made: Callable[[str], E
     assert encoded.truncated == tuple(
         i for i, ids in enumerate(alone) if len(ids) > tiny_models.MAX_TOKENS
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [("mpnet", None), ("roberta", None), ("distilbert", None), ("cls_dense_bert", "cls")],
+)
+def test_texts_share_rows_where_the_model_is_known_to_allow_it(
+    name: str, pooling: str | None, made: Callable[[str], Exported]
+) -> None:
+    """BERT takes a mask for each pair of tokens; others are served one text a row."""
+    manifest = made(name).manifest
+    assert manifest.packed_pooling == pooling
+    assert load_engine(made(name).artifact, manifest, "float32", 1).packs is (pooling is not None)
 
 
 def test_torch_artifact_repeats_its_source(tmp_path: Path) -> None:

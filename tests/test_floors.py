@@ -39,7 +39,7 @@ EDGES = {
     "__main__": {"commands", "healthcheck", "ops"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.
-SERVING_OF_ENGINE = {f"{PACKAGE}.engine.interface", f"{PACKAGE}.engine.padding"}
+SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "packing", "padding")}
 HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
 
 # Files, or folders with a slash at the end, that alone may import a library or module.
@@ -47,10 +47,10 @@ ENGINE = f"{PACKAGE}/engine"
 ONLY_THERE = {
     "flask": ("api.py", f"{PACKAGE}/http/"),
     "werkzeug": (f"{PACKAGE}/http/",),
-    "torch": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
-    "sentence_transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
-    "transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py"),
-    f"{PACKAGE}.engine.torch": (f"{ENGINE}/loader.py", f"{ENGINE}/export.py"),
+    "torch": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
+    "sentence_transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
+    "transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
+    f"{PACKAGE}.engine.torch": (f"{ENGINE}/loader.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
     f"{PACKAGE}.engine.export": (f"{PACKAGE}/commands.py",),
 }
 MOST_LINES = 300

@@ -72,8 +72,8 @@ def test_distinct() -> None:
 
 def test_pad() -> None:
     """Each row is its text, then padding; the mask is 1 on the text only."""
-    sequences = [np.array(ids, dtype=np.int64) for ids in ([5, 6, 7], [8], [])]
-    input_ids, mask = pad(sequences, 4, 9)
+    rows = [[np.array(ids, dtype=np.int64)] for ids in ([5, 6, 7], [8], [])]
+    input_ids, mask = pad(rows, 4, 9)
     assert input_ids.tolist() == [[5, 6, 7, 9], [8, 9, 9, 9], [9, 9, 9, 9]]
     assert mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert (input_ids.dtype, mask.dtype) == (np.int64, np.int64)
@@ -81,5 +81,13 @@ def test_pad() -> None:
 
 def test_a_padding_token_in_a_text_is_still_text() -> None:
     """The mask follows the lengths, not the token ids."""
-    input_ids, mask = pad([np.array([0, 1], dtype=np.int64)], 2, 0)
+    input_ids, mask = pad([[np.array([0, 1], dtype=np.int64)]], 2, 0)
     assert (input_ids.tolist(), mask.tolist()) == ([[0, 1]], [[1, 1]])
+
+
+def test_texts_that_share_a_row() -> None:
+    """They lie side by side, numbered from 1 in each row."""
+    a, b, c = (np.array(ids, dtype=np.int64) for ids in ([5, 6], [7], [8, 9, 5]))
+    input_ids, segments = pad([[a, b], [c]], 4, 0)
+    assert input_ids.tolist() == [[5, 6, 7, 0], [8, 9, 5, 0]]
+    assert segments.tolist() == [[1, 1, 2, 0], [1, 1, 1, 0]]

@@ -67,6 +67,7 @@ class Manifest(BaseModel):
     Attributes:
         source: `bundled:<package>==<version>`, `folder:<name>` or `hub:<id>`.
         max_tokens: Longest text the model reads, special tokens included.
+        packed_pooling: How the graph pools where it takes several texts a row; None where not.
         normalizes: The source model's own pipeline ends with a normalisation.
         prompts: Text put before a query or a document, by input type.
         files: SHA-256 of every other file, by path below the artifact.
@@ -85,6 +86,7 @@ class Manifest(BaseModel):
     dimensions: int = Field(gt=0)
     max_tokens: int = Field(gt=0)
     pooling: str
+    packed_pooling: Literal["mean", "cls"] | None = None
     normalizes: bool
     pad_token_id: int = Field(ge=0)
     prompts: dict[str, str]

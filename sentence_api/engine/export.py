@@ -33,9 +33,11 @@ from sentence_api.engine.artifact import (
 )
 from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.graph import packed_pooling_of, write_graph
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions
+from sentence_api.engine.packing import Pooling
 from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.torch import drop_normalize, first_line, load_source
@@ -151,8 +153,10 @@ def export(
         normalizes = drop_normalize(loaded)
         report(f"[3/5] writing the {engine} model")
         _write_tokenizer(loaded, folder / TOKENIZER)
+        packed_pooling = None
         if engine == "openvino":
-            _write_graph(loaded, folder / GRAPH)
+            packed_pooling = packed_pooling_of(loaded)
+            write_graph(loaded, packed_pooling, folder / GRAPH)
         else:
             loaded.save(str(folder / SOURCE), safe_serialization=True, create_model_card=False)
         manifest = _draft(
@@ -161,6 +165,7 @@ def export(
             engine=engine,
             loaded=loaded,
             reference=reference,
+            packed_pooling=packed_pooling,
             normalizes=normalizes,
             folder=folder,
         )
@@ -244,42 +249,6 @@ def _write_tokenizer(model: SentenceTransformer, path: Path) -> None:
     tokenizer.save(str(path))
 
 
-class _Pipeline(torch.nn.Module):  # type: ignore[misc]
-    """All modules of the model as one function of two tensors, which is what is compiled."""
-
-    def __init__(self, model: SentenceTransformer) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        features = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return self.model(features)["sentence_embedding"]
-
-
-def _write_graph(model: SentenceTransformer, path: Path) -> None:
-    """Compile the model into a graph with dynamic batch and tokens, and fp16 weights."""
-    import openvino  # noqa: PLC0415
-
-    # Whoever has loaded the engine before has also hidden the converter.
-    if sys.modules.get("openvino.tools.ovc", openvino) is None:
-        del sys.modules["openvino.tools.ovc"]
-    from openvino.tools.ovc import convert_model  # noqa: PLC0415
-
-    ones = torch.ones(2, 8, dtype=torch.long)
-    shape = (openvino.PartialShape([-1, -1]), openvino.Type.i64)
-    try:
-        graph = convert_model(
-            _Pipeline(model).eval(),
-            example_input={"input_ids": ones, "attention_mask": ones},
-            input=[("input_ids", *shape), ("attention_mask", *shape)],
-        )
-    except Exception as exc:
-        raise ExportFailed(
-            f"OpenVINO cannot compile this model ({first_line(exc)}); export it with --engine torch"
-        ) from exc
-    openvino.save_model(graph, str(path), compress_to_fp16=True)
-
-
 def _draft(
     *,
     model: str,
@@ -287,6 +256,7 @@ def _draft(
     engine: EngineName,
     loaded: SentenceTransformer,
     reference: Reference,
+    packed_pooling: Pooling | None,
     normalizes: bool,
     folder: Path,
 ) -> Manifest:
@@ -299,6 +269,7 @@ def _draft(
         dimensions=reference.vectors.shape[1],
         max_tokens=int(loaded.max_seq_length),
         pooling=str(getattr(loaded[1], "pooling_mode", "none")) if len(loaded) > 1 else "none",
+        packed_pooling=packed_pooling,
         normalizes=normalizes,
         pad_token_id=loaded.tokenizer.pad_token_id or 0,
         prompts={name: prompt for name, prompt in loaded.prompts.items() if prompt},
@@ -383,8 +354,11 @@ def _require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
 
 
 def _unit_vectors(engine: Engine, tokens: Sequence[Tokens], pad_token_id: int) -> Vectors:
-    """Return the vectors of some texts, of length 1."""
+    """Return the vectors of some texts, of length 1; where texts may share a row, all share one."""
     ids = [text.ids for text in tokens]
-    vectors: Vectors = engine.forward(*pad(ids, max(map(len, ids)), pad_token_id))
+    rows, width = [[each] for each in ids], max(map(len, ids))
+    if engine.packs:
+        rows, width = [ids], sum(map(len, ids))
+    vectors: Vectors = engine.forward(*pad(rows, width, pad_token_id))
     unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

@@ -18,23 +18,26 @@ class Engine(Protocol):
         name: `openvino` or `torch`.
         precision: What it computes in, `float32` or `bfloat16`.
         forks_warm: Passes may run before a fork, and what they leave behind is worth sharing.
+        packs: Several texts may share a row.
     """
 
     name: str
     precision: str
     forks_warm: bool
+    packs: bool
 
     def start(self) -> None:
         """Get ready for `forward`; calling it again changes nothing."""
 
-    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
-        """Return one vector per row, not normalised.
+    def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
+        """Return one vector per text, row by row, not normalised.
 
         Args:
-            input_ids: Token ids, shape (batch, tokens), padded.
-            attention_mask: 1 for a token and 0 for padding, same shape.
+            input_ids: Token ids, shape (rows, tokens), padded.
+            segments: For each token the number of its text in its row, 1 for the first, and 0 for
+                padding, same shape; with one text in each row, the attention mask.
 
         Returns:
-            A new array, shape (batch, dimensions).
+            A new array, shape (texts, dimensions).
         """
         ...

@@ -24,7 +24,7 @@ def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int
     from sentence_api.engine.openvino import OpenVinoEngine  # noqa: PLC0415
 
     try:
-        return OpenVinoEngine(artifact / GRAPH, precision, threads)
+        return OpenVinoEngine(artifact / GRAPH, precision, threads, manifest.packed_pooling)
     except RuntimeError as exc:
         reason = str(exc).strip().splitlines()[-1]
         raise ArtifactInvalid(f"OpenVINO cannot compile {artifact / GRAPH}: {reason}") from exc

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sentence_api.engine import packing
 from sentence_api.engine.interface import TokenIds, Vectors
 from sentence_api.settings import Precision
 
@@ -52,13 +53,18 @@ class OpenVinoEngine:
         graph: The `.xml` file; its weights lie beside it.
         precision: `float32` or `bfloat16`.
         threads: Inference threads.
+        pooling: Of a graph made for packing, what makes a vector of a text's tokens; else None.
     """
 
     name = "openvino"
 
-    def __init__(self, graph: Path, precision: str, threads: int) -> None:
+    def __init__(
+        self, graph: Path, precision: str, threads: int, pooling: packing.Pooling | None = None
+    ) -> None:
         runtime = _runtime()
         self.precision = precision
+        self.packs = pooling is not None
+        self._pooling = pooling
         # The plugin packs the weights on the first pass of each kind: few rows take one layout, a
         # batch another (90 MB in float32 for all-MiniLM-L6-v2), and only what is packed before
         # the fork is shared. With one thread a pass runs in the calling thread and nothing is lost
@@ -84,9 +90,11 @@ class OpenVinoEngine:
         if self._request is None:
             self._request = self._compiled.create_infer_request()
 
-    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
-        """Return one vector per row; see `Engine`."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
+        """Return one vector per text; see `Engine`."""
+        inputs = {"input_ids": input_ids, "attention_mask": segments}
+        if self._pooling is not None:
+            inputs = packing.inputs(input_ids, segments, self._pooling)
         results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
         # The output memory belongs to the request and is overwritten by the next pass.
         return np.array(results[0], dtype=np.float32)

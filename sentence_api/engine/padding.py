@@ -48,11 +48,17 @@ def distinct(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
     return found, places
 
 
-def pad(sequences: Sequence[TokenIds], width: int, pad_token_id: int) -> tuple[TokenIds, TokenIds]:
-    """Return input ids and attention mask of shape (len(sequences), width)."""
-    input_ids = np.full((len(sequences), width), pad_token_id, dtype=np.int64)
-    attention_mask = np.zeros((len(sequences), width), dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        input_ids[row, : len(sequence)] = sequence
-        attention_mask[row, : len(sequence)] = 1
-    return input_ids, attention_mask
+def pad(
+    rows: Sequence[Sequence[TokenIds]], width: int, pad_token_id: int
+) -> tuple[TokenIds, TokenIds]:
+    """Return input ids and segments of shape (len(rows), width); see `Engine.forward`."""
+    input_ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
+    segments = np.zeros((len(rows), width), dtype=np.int64)
+    for row, sequences in enumerate(rows):
+        start = 0
+        for number, sequence in enumerate(sequences, 1):
+            end = start + len(sequence)
+            input_ids[row, start:end] = sequence
+            segments[row, start:end] = number
+            start = end
+    return input_ids, segments

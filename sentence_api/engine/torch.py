@@ -76,6 +76,7 @@ class TorchEngine:
     name = "torch"
     # The weights are used as they were read; a pass leaves nothing behind worth sharing.
     forks_warm = False
+    packs = False
 
     def __init__(self, folder: Path, precision: str, threads: int) -> None:
         self.precision = precision
@@ -93,11 +94,11 @@ class TorchEngine:
         torch.set_num_threads(self._threads)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
-    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+    def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
         """Return one vector per row; see `Engine`."""
         features = {
             "input_ids": torch.from_numpy(input_ids),
-            "attention_mask": torch.from_numpy(attention_mask),
+            "attention_mask": torch.from_numpy(segments),
         }
         vectors = self._model(features)["sentence_embedding"].float().numpy()
         return np.ascontiguousarray(vectors, dtype=np.float32)

@@ -19,6 +19,7 @@ import numpy as np
 from gevent.event import Event
 
 from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.engine.packing import Rows, row_width, tightened
 from sentence_api.engine.padding import distinct, pad, padded_length, pass_width
 from sentence_api.errors import (
     ClientGone,
@@ -174,10 +175,11 @@ class Batcher:
     """Runs the forward passes of one process. All calls come from one thread.
 
     Args:
-        forward: Computes one vector per row of (input ids, attention mask).
+        forward: Computes one vector per text of (input ids, segments); see `Engine.forward`.
         caps: Bounds of passes and queue.
-        pad_token_id: What fills a row behind its text.
+        pad_token_id: What fills a row behind its texts.
         on_pass: Called after each pass.
+        packs: Whether several texts may share a row.
 
     Attributes:
         waiting_tokens: Tokens that wait for a pass.
@@ -189,8 +191,11 @@ class Batcher:
         caps: Caps,
         pad_token_id: int = 0,
         on_pass: Callable[[Pass], None] = lambda _: None,
+        *,
+        packs: bool = False,
     ) -> None:
         self._forward = forward
+        self._packs = packs
         self._caps = caps
         self._pad_token_id = pad_token_id
         self._on_pass = on_pass
@@ -292,9 +297,9 @@ class Batcher:
             batch: list[tuple[Job, int]] = []
             try:
                 self._drop()
-                batch = self._select()
+                batch, rows = self._select()
                 if batch:
-                    self._compute(batch)
+                    self._compute(batch, rows)
             except Exception:
                 # Whatever went wrong, the requests of the next turn still deserve their answer,
                 # and those of this one an end.
@@ -316,62 +321,97 @@ class Batcher:
                 self._rotation.remove(job)
                 self._end(job, reason)
 
-    def _select(self) -> list[tuple[Job, int]]:
-        """Choose the texts of the next pass.
+    def _rows(self) -> tuple[Rows, int]:
+        """Return empty rows for the pass that the head decides, and the shortest text for them."""
+        longest = self._rotation[0].longest()
+        width = padded_length(longest)
+        if self._packs:
+            width = max(width, min(row_width(longest), self._caps.tokens))
+            return Rows(width, max(1, self._caps.tokens // width)), 1
+        shortest = longest - max(_SLACK_TOKENS, longest // _SLACK_SHARE)
+        return Rows(width, max(1, self._caps.tokens // width), alone=True), max(1, shortest)
+
+    def _select(self) -> tuple[list[tuple[Job, int]], Rows]:
+        """Choose the texts of the next pass, and rows for them by their place in it.
 
         The job at the head decides the width with its longest text; then every job in turn adds
-        one text of about that length until a cap is reached. The head goes to the end, so each
+        its longest that there is room for until a cap is reached: where texts share rows any may
+        come along, else those of about the length of the first. The head goes to the end, so each
         job decides in turn and none starves. For every second pass the smallest job is put at the
         head: a question waits for two passes at most, however many large batches are there.
         """
         if not self._rotation:
-            return []
+            return [], Rows(0, 1)
         if self._smallest_next:
             smallest = min(self._rotation, key=lambda job: job.waiting_tokens)
             self._rotation.remove(smallest)
             self._rotation.appendleft(smallest)
         self._smallest_next = not self._smallest_next
-        longest = self._rotation[0].longest()
-        width = padded_length(longest)
-        shortest = longest - max(_SLACK_TOKENS, longest // _SLACK_SHARE)
-        room = max(1, min(self._caps.items, self._caps.tokens // width))
+        rows, shortest = self._rows()
         batch: list[tuple[Job, int]] = []
         round_ = deque(self._rotation)
-        while round_ and len(batch) < room:
+        while round_ and len(batch) < self._caps.items and rows.gap >= shortest:
             job = round_.popleft()
-            index = job.take(shortest, width)
+            index = job.take(shortest, rows.gap)
             if index is not None:
-                self.waiting_tokens -= len(job.tokens[index])
+                length = len(job.tokens[index])
+                self.waiting_tokens -= length
+                rows.add(len(batch), length)
                 batch.append((job, index))
                 round_.append(job)
         self._rotation.rotate(-1)
         if any(job.exhausted for job, _ in batch):
             self._rotation = deque(job for job in self._rotation if not job.exhausted)
-        return batch
+        return batch, rows
 
-    def _compute(self, batch: list[tuple[Job, int]]) -> None:
+    def _lines(self, rows: Rows, lengths: list[int], places: list[int]) -> Rows:
+        """Return the rows of a pass by the number of each text that differs from all before it.
+
+        Args:
+            rows: As they were chosen, by place in the pass.
+            lengths: Tokens of each text that differs.
+            places: For each place in the pass which of those it is.
+        """
+        if not self._packs:
+            lines = Rows(pass_width(lengths), len(lengths), alone=True)
+            lines.rows = [[number] for number in range(len(lengths))]
+            return lines
+        new = set(range(len(lengths)))
+        once: list[list[int]] = [[] for _ in rows.rows]
+        for line, row in zip(once, rows.rows, strict=True):
+            for place in row:
+                if places[place] in new:
+                    new.remove(places[place])
+                    line.append(places[place])
+        return tightened(lengths, [line for line in once if line], rows.width)
+
+    def _compute(self, batch: list[tuple[Job, int]], rows: Rows) -> None:
         """Run one pass and hand out its vectors."""
         sequences, places = distinct([job.tokens[index] for job, index in batch])
         lengths = [len(ids) for ids in sequences]
-        width = pass_width(lengths)
+        lines = self._lines(rows, lengths, places)
+        order = {
+            number: at for at, number in enumerate(number for row in lines.rows for number in row)
+        }
         started = time.monotonic()
         jobs = {id(job): job for job, _ in batch}.values()
         for job in jobs:
             job.started(started)
         try:
-            vectors = self._forward(*pad(sequences, width, self._pad_token_id))
+            held = [[sequences[number] for number in row] for row in lines.rows]
+            vectors = self._forward(*pad(held, lines.width, self._pad_token_id))
             if len(vectors) != len(sequences):
                 raise ValueError(f"{len(vectors)} vectors for {len(sequences)} texts")  # noqa: TRY301
         except Exception:
-            log.exception("forward pass failed: %d texts of %d tokens", len(sequences), width)
+            log.exception("forward pass failed: %d texts, width %d", len(sequences), lines.width)
             self._fail(list(jobs))
             return
         seconds = time.monotonic() - started
         for job in jobs:
             job.inference_seconds += seconds
         for (job, index), place in zip(batch, places, strict=True):
-            job.receive(index, vectors[place])
-        padded_tokens = len(sequences) * width
+            job.receive(index, vectors[order[place]])
+        padded_tokens = len(lines.rows) * lines.width
         if padded_tokens * _FULL_SHARE >= self._caps.tokens:
             rate = padded_tokens / seconds
             known = self._tokens_per_second or rate

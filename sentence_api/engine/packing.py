@@ -1,0 +1,110 @@
+"""Packing: how the texts of a pass share rows, each seeing itself only (docs/adr/0017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from sentence_api.engine.interface import TokenIds
+from sentence_api.engine.padding import padded_length
+
+Pooling = Literal["mean", "cls"]
+
+# Attention costs each token its whole row: 58 us a token in rows of 64, 61 of 128, 67 of 256.
+_ROW_WIDTHS = (64, 128)
+
+
+def row_width(longest: int) -> int:
+    """Return the width of the rows in which a text of so many tokens finds company."""
+    return next((width for width in _ROW_WIDTHS if longest <= width), padded_length(longest))
+
+
+class Rows:
+    """Texts by number, laid side by side into rows of one width.
+
+    Args:
+        width: Tokens of a row.
+        most: Rows, at least one.
+        alone: Each text takes a row of its own.
+
+    Attributes:
+        rows: The numbers of the texts in each.
+    """
+
+    def __init__(self, width: int, most: int, *, alone: bool = False) -> None:
+        self.width = width
+        self.rows: list[list[int]] = []
+        self._most = most
+        self._alone = alone
+        self._gaps: list[int] = []
+
+    @property
+    def gap(self) -> int:
+        """The tokens of the longest text that there is room for."""
+        return self.width if len(self.rows) < self._most else max(self._gaps)
+
+    def add(self, number: int, length: int) -> bool:
+        """Put a text into the row that it fills best; return whether there was room."""
+        fitting: list[tuple[int, int]] = []
+        if not self._alone:
+            fitting = [(gap, row) for row, gap in enumerate(self._gaps) if gap >= length]
+        if fitting:
+            _, row = min(fitting)
+        elif len(self.rows) < self._most and length <= self.width:
+            row = len(self.rows)
+            self.rows.append([])
+            self._gaps.append(self.width)
+        else:
+            return False
+        self.rows[row].append(number)
+        self._gaps[row] = 0 if self._alone else self._gaps[row] - length
+        return True
+
+
+def tightened(lengths: Sequence[int], rows: Sequence[Sequence[int]], width: int) -> Rows:
+    """Return rows of the same texts, no more and no wider than these, as narrow as is found.
+
+    Args:
+        lengths: Tokens of each text.
+        rows: The numbers of the texts in each, which fit.
+        width: Tokens of a row.
+    """
+    longest_first = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    narrow = padded_length(max(lengths[longest_first[0]], -(-sum(lengths) // len(rows))))
+    while narrow <= width:
+        again = Rows(narrow, len(rows))
+        if all(again.add(number, lengths[number]) for number in longest_first):
+            return again
+        narrow = padded_length(narrow + 1)
+    as_they_are = Rows(width, len(rows))
+    as_they_are.rows = [list(row) for row in rows]
+    return as_they_are
+
+
+def inputs(input_ids: TokenIds, segments: TokenIds, pooling: Pooling) -> dict[str, TokenIds]:
+    """Return what a packed graph reads, by name.
+
+    Args:
+        input_ids: Token ids, shape (rows, tokens).
+        segments: Number of the text that each token belongs to, from 1 in each row; 0 is padding.
+        pooling: What makes a text's vector from those of its tokens.
+
+    Returns:
+        `tokens`, shape (3, rows, tokens): ids, segments and the place of each token in its text.
+        `pooled`: the tokens whose vectors count, as numbers in all rows, text by text. `offsets`:
+        where in that each text begins.
+    """
+    before = np.zeros_like(segments)
+    before[:, 1:] = segments[:, :-1]
+    begins = ((segments != before) & (segments > 0)).ravel()
+    starts = np.flatnonzero(begins)
+    tokens = np.flatnonzero(segments)
+    positions = np.zeros_like(segments)
+    positions.ravel()[tokens] = tokens - starts[np.cumsum(begins)[tokens] - 1]
+    # In one array, the graph knows that all three have the same shape.
+    found = {"tokens": np.stack([input_ids, segments, positions])}
+    if pooling == "mean":
+        return found | {"pooled": tokens, "offsets": np.flatnonzero(begins[tokens])}
+    return found | {"pooled": starts, "offsets": np.arange(len(starts))}
