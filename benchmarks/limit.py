@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from benchmarks.server import ROOT
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.loader import load_engine
+from sentence_api.engine.packing import row_width
 
 # Padded tokens of a pass, and what lengths are rounded up to, among which the ideal is sought.
 _CAPS = (128, 256, 512, 1024, 2048)
@@ -92,6 +94,18 @@ def packed(lengths: Sequence[int], cap: int, step: int) -> Shapes:
     return shapes
 
 
+def shared(lengths: Sequence[int], cap: int) -> Shapes:
+    """Return passes over rows that these texts would fill without a gap, were they so lucky."""
+    tokens: Counter[int] = Counter()
+    for length in lengths:
+        tokens[row_width(length)] += length
+    shapes: Shapes = []
+    for width, total in sorted(tokens.items()):
+        most, rows = max(1, cap // width), -(-total // width)
+        shapes += [(min(most, rows - first), width) for first in range(0, rows, most)]
+    return shapes
+
+
 def fastest(candidates: Sequence[Shapes], seconds_of: Callable[[Shapes], float]) -> Shapes:
     """Return the candidate that takes the least time."""
     return min(candidates, key=seconds_of)
@@ -119,12 +133,11 @@ def main(artifact: Path, precision: str) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "seek" in asked:
-            found = {
-                json.dumps(packed(asked["seek"], cap, step)): None
-                for cap in _CAPS
-                for step in _STEPS
-            }
-            answer: Any = fastest([json.loads(each) for each in found], seconds_of)
+            found = [packed(asked["seek"], cap, step) for cap in _CAPS for step in _STEPS]
+            if engine.packs:
+                found += [shared(asked["seek"], cap) for cap in _CAPS]
+            differing = {json.dumps(each): each for each in found}
+            answer: Any = fastest(list(differing.values()), seconds_of)
         else:
             answer = seconds_of([tuple(each) for each in asked["shapes"]], asked["seconds"])
         print(json.dumps(answer), flush=True)

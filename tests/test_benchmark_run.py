@@ -21,7 +21,7 @@ from benchmarks.answers import fault, least_cosine
 from benchmarks.contestants import Contestant
 from benchmarks.figures import disturbed, ratios, share
 from benchmarks.ideal import latencies
-from benchmarks.limit import fastest, packed
+from benchmarks.limit import fastest, packed, shared
 from benchmarks.load import bodies, parse
 from benchmarks.paced import drive_paced
 from benchmarks.rounds import some_lengths
@@ -68,6 +68,12 @@ def test_passes_are_packed(
 ) -> None:
     """Texts fill passes by length, never beyond the cap unless one text alone is."""
     assert packed(lengths, cap, step) == shapes
+
+
+def test_rows_that_are_full() -> None:
+    """Texts fill rows of their width to the last token, so many as a pass takes."""
+    assert shared([7] * 64, 128) == [(2, 64), (2, 64), (2, 64), (1, 64)]
+    assert shared([64, 60, 100, 256, 256], 512) == [(2, 64), (1, 128), (2, 256)]
 
 
 def test_the_fastest_passes_are_taken() -> None:
