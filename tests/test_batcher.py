@@ -186,23 +186,35 @@ def test_waiting_requests_share_a_pass(start: Callable[..., Batcher], texts: Tex
     assert engine.shapes == [(4, 8)]
 
 
-@settings(deadline=None)
-@given(
+ANY_MIX = given(
     st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=40), min_size=1, max_size=12),
     st.integers(1, 40),
     st.integers(16, 600),
 )
-def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) -> None:
-    """Every text is in exactly one pass, no pass exceeds a cap, and every request completes."""
-    engine, texts = Engine(), Texts()
-    batcher = Batcher(engine.forward, Caps(items, cap, 10**9), PAD)
+
+
+def all_computed(
+    engine: Engine, caps: Caps, jobs: list[list[int]], on_pass: Callable[[Pass], None]
+) -> dict[int, int]:
+    """Check that each text is computed once and each request completes; return tokens by number."""
+    texts = Texts()
+    packs = isinstance(engine, PackedEngine)
+    batcher = Batcher(engine.forward, caps, PAD, on_pass, packs=packs)
     submitted = [texts(*lengths) for lengths in jobs]
     found = outcomes(*(spawn(batcher, tokens) for tokens in submitted))
     batcher.close()
     assert found == [expected(tokens) for tokens in submitted]
-    seen = Counter(text for batch in engine.passes for text in batch)
-    assert seen == Counter(int(ids[0]) for tokens in submitted for ids in tokens)
     lengths = {int(ids[0]): len(ids) for tokens in submitted for ids in tokens}
+    assert Counter(text for batch in engine.passes for text in batch) == Counter(list(lengths))
+    return lengths
+
+
+@settings(deadline=None)
+@ANY_MIX
+def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) -> None:
+    """Every text is in exactly one pass, no pass exceeds a cap, and every request completes."""
+    engine = Engine()
+    lengths = all_computed(engine, Caps(items, cap, 10**9), jobs, lambda _: None)
     for (rows, width), batch in zip(engine.shapes, engine.passes, strict=True):
         assert rows <= items
         assert rows * width <= cap or rows == 1
@@ -210,28 +222,17 @@ def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) 
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=40), min_size=1, max_size=12),
-    st.integers(1, 40),
-    st.integers(16, 600),
-)
+@ANY_MIX
 def test_both_caps_hold_where_texts_share_rows(jobs: list[list[int]], items: int, cap: int) -> None:
-    """Every text is in exactly one pass, no pass exceeds a cap, and every request completes."""
-    engine, texts = PackedEngine(), Texts()
-    passes: list[Pass] = []
-    batcher = Batcher(engine.forward, Caps(items, cap, 10**9), PAD, passes.append, packs=True)
-    submitted = [texts(*lengths) for lengths in jobs]
-    found = outcomes(*(spawn(batcher, tokens) for tokens in submitted))
-    batcher.close()
-    assert found == [expected(tokens) for tokens in submitted]
-    seen = Counter(text for batch in engine.passes for text in batch)
-    assert seen == Counter(int(ids[0]) for tokens in submitted for ids in tokens)
+    """The same, and what a pass says of itself is what was computed."""
+    engine, passes = PackedEngine(), list[Pass]()
+    lengths = all_computed(engine, Caps(items, cap, 10**9), jobs, passes.append)
     for (rows, width), batch, done in zip(engine.shapes, engine.passes, passes, strict=True):
-        assert len(batch) <= items
+        assert len(batch) == done.items <= items
         assert rows * width <= cap or rows == 1
         assert done.padded_tokens == rows * width
+        assert done.tokens == sum(lengths[text] for text in batch)
         assert done.padded_tokens - done.padding_tokens == done.tokens
-    assert sum(done.items for done in passes) == len(seen)
 
 
 def test_short_texts_share_a_row(start: Callable[..., Batcher], texts: Texts) -> None:
