@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from benchmarks.server import ROOT
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.loader import load_engine
-from sentence_api.engine.packing import row_width
+from sentence_api.engine.packing import Rows, row_width
 
 # Padded tokens of a pass, and what lengths are rounded up to, among which the ideal is sought.
 _CAPS = (128, 256, 512, 1024, 2048)
@@ -95,14 +94,16 @@ def packed(lengths: Sequence[int], cap: int, step: int) -> Shapes:
 
 
 def shared(lengths: Sequence[int], cap: int) -> Shapes:
-    """Return passes over rows that these texts would fill without a gap, were they so lucky."""
-    tokens: Counter[int] = Counter()
-    for length in lengths:
-        tokens[row_width(length)] += length
+    """Return passes over rows that texts of about one length share, longest first."""
+    waiting: dict[int, list[int]] = {}
+    for length in sorted(lengths, reverse=True):
+        waiting.setdefault(row_width(length), []).append(length)
     shapes: Shapes = []
-    for width, total in sorted(tokens.items()):
-        most, rows = max(1, cap // width), -(-total // width)
-        shapes += [(min(most, rows - first), width) for first in range(0, rows, most)]
+    for width, texts in waiting.items():
+        while texts:
+            rows = Rows(width, max(1, cap // width))
+            texts = [length for length in texts if not rows.add(0, length)]  # noqa: PLW2901
+            shapes.append((len(rows.rows), width))
     return shapes
 
 

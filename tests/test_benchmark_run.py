@@ -70,10 +70,11 @@ def test_passes_are_packed(
     assert packed(lengths, cap, step) == shapes
 
 
-def test_rows_that_are_full() -> None:
-    """Texts fill rows of their width to the last token, so many as a pass takes."""
-    assert shared([7] * 64, 128) == [(2, 64), (2, 64), (2, 64), (1, 64)]
-    assert shared([64, 60, 100, 256, 256], 512) == [(2, 64), (1, 128), (2, 256)]
+def test_rows_that_are_shared() -> None:
+    """Texts fill rows of their width as far as they go, so many rows as a pass takes."""
+    assert shared([7] * 64, 128) == [(2, 64)] * 4
+    assert shared([7] * 19, 128) == [(2, 64), (1, 64)]
+    assert shared([64, 256, 60, 100, 256], 512) == [(2, 256), (1, 128), (2, 64)]
 
 
 def test_the_fastest_passes_are_taken() -> None:
