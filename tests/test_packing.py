@@ -53,11 +53,11 @@ def test_tightened_rows_hold_the_same_texts(lengths: list[int], most: int) -> No
     lengths = [length for number, length in enumerate(lengths) if rows.add(number, length)]
     rows = Rows(64, most)
     assert all(rows.add(number, length) for number, length in enumerate(lengths))
-    tight = tightened(lengths, rows.rows, 64)
-    assert sorted(number for row in tight.rows for number in row) == list(range(len(lengths)))
-    assert all(sum(lengths[number] for number in row) <= tight.width for row in tight.rows)
-    assert len(tight.rows) <= len(rows.rows)
-    assert tight.width <= 64
+    tight, width = tightened(lengths, rows.rows, 64)
+    assert sorted(number for row in tight for number in row) == list(range(len(lengths)))
+    assert all(sum(lengths[number] for number in row) <= width for row in tight)
+    assert len(tight) <= len(rows.rows)
+    assert width <= 64
 
 
 @pytest.mark.parametrize(
@@ -69,15 +69,15 @@ def test_tightened_rows_are_narrow(lengths: list[int], shape: tuple[int, int]) -
     rows = Rows(64, 16)
     for number, length in enumerate(lengths):
         rows.add(number, length)
-    tight = tightened(lengths, rows.rows, 64)
-    assert (len(tight.rows), tight.width) == shape
+    tight, width = tightened(lengths, rows.rows, 64)
+    assert (len(tight), width) == shape
 
 
 def test_what_is_in_the_way_stays() -> None:
     """Where longest first does not fit into as many rows, they stay as they are."""
     lengths = [4, 4, 3, 3, 3, 3]
     rows = [[0, 2, 3], [1, 4, 5]]
-    assert tightened(lengths, rows, 10).rows == rows
+    assert tightened(lengths, rows, 10) == (rows, 10)
 
 
 SEGMENTS = np.array([[1, 1, 2, 0], [1, 1, 1, 1], [1, 2, 3, 3]])

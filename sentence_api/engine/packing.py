@@ -63,8 +63,10 @@ class Rows:
         return True
 
 
-def tightened(lengths: Sequence[int], rows: Sequence[Sequence[int]], width: int) -> Rows:
-    """Return rows of the same texts, no more and no wider than these, as narrow as is found.
+def tightened(
+    lengths: Sequence[int], rows: list[list[int]], width: int
+) -> tuple[list[list[int]], int]:
+    """Return rows of the same texts and their width, no more and no wider than these.
 
     Args:
         lengths: Tokens of each text.
@@ -76,11 +78,9 @@ def tightened(lengths: Sequence[int], rows: Sequence[Sequence[int]], width: int)
     while narrow <= width:
         again = Rows(narrow, len(rows))
         if all(again.add(number, lengths[number]) for number in longest_first):
-            return again
+            return again.rows, narrow
         narrow = padded_length(narrow + 1)
-    as_they_are = Rows(width, len(rows))
-    as_they_are.rows = [list(row) for row in rows]
-    return as_they_are
+    return rows, width
 
 
 def inputs(input_ids: TokenIds, segments: TokenIds, pooling: Pooling) -> dict[str, TokenIds]:

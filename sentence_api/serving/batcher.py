@@ -364,8 +364,10 @@ class Batcher:
             self._rotation = deque(job for job in self._rotation if not job.exhausted)
         return batch, rows
 
-    def _lines(self, rows: Rows, lengths: list[int], places: list[int]) -> Rows:
-        """Return the rows of a pass by the number of each text that differs from all before it.
+    def _lines(
+        self, rows: Rows, lengths: list[int], places: list[int]
+    ) -> tuple[list[list[int]], int]:
+        """Return rows of the numbers of the texts that differ from all before them, and the width.
 
         Args:
             rows: As they were chosen, by place in the pass.
@@ -373,9 +375,7 @@ class Batcher:
             places: For each place in the pass which of those it is.
         """
         if not self._packs:
-            lines = Rows(pass_width(lengths), len(lengths), alone=True)
-            lines.rows = [[number] for number in range(len(lengths))]
-            return lines
+            return [[number] for number in range(len(lengths))], pass_width(lengths)
         new = set(range(len(lengths)))
         once: list[list[int]] = [[] for _ in rows.rows]
         for line, row in zip(once, rows.rows, strict=True):
@@ -389,21 +389,19 @@ class Batcher:
         """Run one pass and hand out its vectors."""
         sequences, places = distinct([job.tokens[index] for job, index in batch])
         lengths = [len(ids) for ids in sequences]
-        lines = self._lines(rows, lengths, places)
-        order = {
-            number: at for at, number in enumerate(number for row in lines.rows for number in row)
-        }
+        lines, width = self._lines(rows, lengths, places)
+        order = {number: at for at, number in enumerate(n for line in lines for n in line)}
         started = time.monotonic()
         jobs = {id(job): job for job, _ in batch}.values()
         for job in jobs:
             job.started(started)
         try:
-            held = [[sequences[number] for number in row] for row in lines.rows]
-            vectors = self._forward(*pad(held, lines.width, self._pad_token_id))
+            held = [[sequences[number] for number in line] for line in lines]
+            vectors = self._forward(*pad(held, width, self._pad_token_id))
             if len(vectors) != len(sequences):
                 raise ValueError(f"{len(vectors)} vectors for {len(sequences)} texts")  # noqa: TRY301
         except Exception:
-            log.exception("forward pass failed: %d texts, width %d", len(sequences), lines.width)
+            log.exception("forward pass failed: %d texts, width %d", len(sequences), width)
             self._fail(list(jobs))
             return
         seconds = time.monotonic() - started
@@ -411,7 +409,7 @@ class Batcher:
             job.inference_seconds += seconds
         for (job, index), place in zip(batch, places, strict=True):
             job.receive(index, vectors[order[place]])
-        padded_tokens = len(lines.rows) * lines.width
+        padded_tokens = len(lines) * width
         if padded_tokens * _FULL_SHARE >= self._caps.tokens:
             rate = padded_tokens / seconds
             known = self._tokens_per_second or rate
