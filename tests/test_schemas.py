@@ -1,7 +1,11 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from sentence_api.errors import InvalidValue, MalformedJson, ServiceError, TooManyItems
 from sentence_api.http.schemas import parse_batch, parse_query
@@ -13,6 +17,7 @@ OPTIONS = {
     "encoding_format": "float",
     "truncate": True,
 }
+ROOT = Path(__file__).parent.parent
 WORDS = "the user's own words"
 
 
@@ -33,13 +38,13 @@ def refusal(body: bytes, max_items: int | None = None) -> tuple[type, str, str |
 
 def test_a_query_with_defaults() -> None:
     """A question alone is enough."""
-    assert parse_query(b'{"question":"Why?"}').model_dump() == {"question": "Why?", **OPTIONS}
+    assert asdict(parse_query(b'{"question":"Why?"}')) == {"question": "Why?", **OPTIONS}
 
 
 def test_a_batch_with_defaults() -> None:
     """Questions alone are enough, and stay in order, repeated or not."""
     body = b'{"questions":["b","a","b"]}'
-    assert parse_batch(body, 3).model_dump() == {"questions": ["b", "a", "b"], **OPTIONS}
+    assert asdict(parse_batch(body, 3)) == {"questions": ["b", "a", "b"], **OPTIONS}
 
 
 def test_every_option() -> None:
@@ -53,8 +58,8 @@ def test_every_option() -> None:
     }
     query = parse_query(encoded({"question": "a", **options}))
     batch = parse_batch(encoded({"questions": ["a"], **options}), 1)
-    assert query.model_dump() == {"question": "a", **options}
-    assert batch.model_dump() == {"questions": ["a"], **options}
+    assert asdict(query) == {"question": "a", **options}
+    assert asdict(batch) == {"questions": ["a"], **options}
 
 
 @pytest.mark.parametrize("text", ["a", " a ", "\u3042", "\n?\n", "\u200b", "\U0001f642", "a\0b"])
@@ -77,13 +82,15 @@ def test_texts_are_taken_as_they_are(text: str) -> None:
         pytest.param('{"question":"a"}'.encode("utf-16"), id="UTF-16"),
         pytest.param(b'{"question":"\\ud800"}', id="half a surrogate pair"),
         pytest.param(b'{"question":"a\nb"}', id="raw line break"),
-        pytest.param(b'{"question":' + b"[" * 10_000, id="deep"),
     ],
 )
 def test_malformed_json(body: bytes) -> None:
-    """What is not JSON in UTF-8 is told from a wrong value, for both calls."""
-    for max_items in (None, 10):
-        kind, message, param = refusal(body, max_items)
+    """JSON that is malformed or not UTF-8 is no invalid value, for both calls."""
+    batch = body.replace(b'"question":"', b'"questions":["')
+    if batch != body:
+        batch = b'"]'.join(batch.rsplit(b'"', 1))
+    for each, max_items in ((body, None), (batch, 10)):
+        kind, message, param = refusal(each, max_items)
         assert (kind, param) == (MalformedJson, None)
         assert message.startswith("the body is not valid JSON: ")
         assert "\n" not in message
@@ -112,17 +119,17 @@ def test_malformed_json(body: bytes) -> None:
         ({"question": "a", "dimensions": True}, "dimensions must be a whole number", "dimensions"),
         (
             {"question": "a", "dimensions": 0},
-            "dimensions input should be greater than or equal to 1",
+            "dimensions must be at least 1",
             "dimensions",
         ),
         (
             {"question": "a", "input_type": "passage"},
-            "input_type input should be 'query' or 'document'",
+            "input_type must be 'query' or 'document'",
             "input_type",
         ),
         (
             {"question": "a", "encoding_format": "int8"},
-            "encoding_format input should be 'float' or 'base64'",
+            "encoding_format must be 'float' or 'base64'",
             "encoding_format",
         ),
     ],
@@ -151,6 +158,90 @@ def test_an_invalid_batch(body: dict[str, Any], message: str, param: str) -> Non
     assert refusal(encoded(body), 10) == (InvalidValue, message, param)
 
 
+REPEATED = [b"1", b'""', b"null", b"[]", b"{}", b'"a"', b'{"":1}', b"[" * 99 + b"]" * 99]
+
+
+def many(start: bytes, item: bytes, end: bytes) -> bytes:
+    """Return a body of 2 MB in which one item repeats."""
+    return start + b",".join([item] * (2_000_000 // (len(item) + 1))) + end
+
+
+def peak_growth(body: str) -> tuple[int, float]:
+    """Return the bytes and seconds that parsing takes in a process of its own.
+
+    Args:
+        body: A Python expression over `many`.
+    """
+    program = f"""
+import re, sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_schemas import many
+from sentence_api.errors import ServiceError
+from sentence_api.http.schemas import parse_batch
+def kib(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+body = {body}
+Path("/proc/self/clear_refs").write_text("5")
+before = kib("VmRSS")
+started = time.perf_counter()
+try:
+    parse_batch(body, 256)
+except ServiceError:
+    pass
+print((kib("VmHWM") - before) * 1024, time.perf_counter() - started)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    size, seconds = done.stdout.split()
+    return int(size), float(seconds)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *[f"""many(b'{{"questions":[', {item!r}, b']}}')""" for item in REPEATED],
+        """many(b'{"questions":["a"],"x":[', b'[]', b']}')""",
+        """b'{"questions":["a"],' + b','.join(b'"%d":1' % i for i in range(200_000)) + b'}'""",
+        """many(b'{', b'"questions":["a"]', b'}')""",
+        """b'{"questions":' + b'[' * 2_000_000""",
+    ],
+)
+def test_an_invalid_body_of_two_megabytes_is_refused_cheaply(body: str) -> None:
+    """The first fault ends the parsing: no memory beyond a few times the body, no long wait."""
+    size, seconds = peak_growth(body)
+    assert size < 12 << 20
+    assert seconds < 0.25
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"%s":"a","%s":"b"}',
+        b'{"normalize":true,"%s":"a","normalize":true}',
+        b'{"%s":"a: b \\" c:","\\u0071uestion":"a"}',
+    ],
+)
+def test_a_field_that_stands_twice(body: bytes) -> None:
+    """A proxy may read the first and we the last, so neither is taken."""
+    expected = (MalformedJson, "the body names a field twice", None)
+    assert refusal(body.replace(b"%s", b"question")) == expected
+    batch = body.replace(b"%s", b"questions").replace(b"0071uestion", b"0071uestions")
+    for text in (b'"a: b \\" c:"', b'"a"', b'"b"'):
+        batch = batch.replace(b":" + text, b":[" + text + b"]")
+    assert refusal(batch, 10) == expected
+
+
+@pytest.mark.parametrize("text", ['a "quoted" word', "a: b", '{"question": "a", "question": "b"}'])
+def test_quotes_and_colons_within_texts(text: str) -> None:
+    """Texts that look like JSON are texts."""
+    query = encoded({"question": text, "normalize": False, "dimensions": 3})
+    assert parse_query(query).question == text
+    batch = encoded({"questions": [text] * 256, "encoding_format": "base64", "truncate": True})
+    assert parse_batch(batch, 256).questions == [text] * 256
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"question"', b"1", b"null", b"true"])
 def test_a_body_that_is_no_object(body: bytes) -> None:
     """JSON of another kind is an invalid value without a field."""
@@ -162,7 +253,7 @@ def test_too_many_texts() -> None:
     """A request may hold as many texts as the plan says and not one more."""
     body = encoded({"questions": ["a"] * 4})
     assert len(parse_batch(body, 4).questions) == 4
-    message = "4 texts in one request, at most 3 are accepted; send several requests"
+    message = "more than 3 texts in one request; send several requests"
     assert refusal(body, 3) == (TooManyItems, message, "questions")
 
 
