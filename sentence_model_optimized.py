@@ -24,8 +24,6 @@ from sentence_api.serving.recent import Kept, RecentTexts
 
 log = logging.getLogger(__name__)
 
-# About 10 ms of tokenizing: the event loop is let in between pieces of this many characters.
-_PIECE_CHARACTERS = 20_000
 # Prose has three to five characters per token, Chinese about one.
 _CHARACTERS_PER_TOKEN = 8
 _Known = TypeVar("_Known")
@@ -242,19 +240,9 @@ class SentenceModel:
         return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
 
     def _tokenize(self, texts: Sequence[str], prompt: str) -> list[Tokens]:
-        """Tokenize in pieces, letting the event loop in between them."""
+        """Tokenize, letting the event loop in between pieces of the work."""
         _, tokenizer = self._loaded()
-        tokens: list[Tokens] = []
-        piece: list[str] = []
-        characters = 0
-        for text in texts:
-            piece.append(prompt + text)
-            characters += len(text)
-            if characters >= _PIECE_CHARACTERS:
-                tokens += tokenizer.encode(piece)
-                piece, characters = [], 0
-                gevent.sleep(0)
-        return tokens + tokenizer.encode(piece)
+        return tokenizer.encode(texts, prompt, lambda: gevent.sleep(0))
 
     def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
         """Keep what was computed for these texts, if that is wanted."""
@@ -266,12 +254,13 @@ class SentenceModel:
 
     def _refuse_long(self, text: Tokens | Kept, index: int) -> None:
         """Raise for a text that would have to be cut."""
+        longest = self.manifest.max_tokens
         count = "" if text.is_exact else "at least "
-        raise TextTooLong(
-            f"text {index} has {count}{text.full_length} tokens, the model reads"
-            f" {self.manifest.max_tokens}; shorten it or leave truncate on",
-            index=index,
-        )
+        reason = f"has {count}{text.full_length} tokens, the model reads {longest}"
+        if text.full_length <= longest:
+            _, tokenizer = self._loaded()
+            reason = f"has more than the {tokenizer.most_characters} characters that are looked at"
+        raise TextTooLong(f"text {index} {reason}; shorten it or leave truncate on", index=index)
 
 
 def _in_order(found: Mapping[int, _Known], rest: Iterable[_Known], count: int) -> list[_Known]:

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sentence_api.engine.corpus import TEXTS, varied_texts
-from sentence_api.engine.tokenizer import TextTokenizer
+from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.errors import ArtifactInvalid
 
 MAX_TOKENS = 256
@@ -132,9 +132,56 @@ def test_a_huge_text_costs_no_more_than_its_beginning(tokenizer: TextTokenizer) 
     assert 512 <= huge.full_length < 40_000
 
 
-def test_a_long_text_with_few_tokens_is_read_to_its_end(tokenizer: TextTokenizer) -> None:
+HONEST = {
+    "prose": "The quick brown fox jumps over the lazy dog. ",
+    "German": "Donaudampfschifffahrtsgesellschaftskapitän fährt über die Brücke. ",
+    "Chinese": "機械学習とは何ですか。",
+    "Hindi": "मशीन लर्निंग क्या है? ",
+    "code": "def f(x): return {'a': [x ** 2 for _ in range(10)]}\n    ",
+    "base64": "TWFueSBoYW5kcyBtYWtlIGxpZ2h0IHdvcms" * 2 + "\n",
+    "emoji": "🙂🙃 ",
+}
+
+
+@pytest.mark.parametrize("sentence", HONEST.values(), ids=HONEST)
+@pytest.mark.parametrize("characters", [8_191, 8_193, 20_000, 200_000])
+def test_long_honest_texts_have_the_ids_of_the_source(
+    sentence: str, characters: int, tokenizer: TextTokenizer, source: PreTrainedTokenizerBase
+) -> None:
+    """However long a text is, what the model reads of it is what the source model reads."""
+    text = (sentence * (characters // len(sentence) + 1))[:characters]
+    (tokens,) = tokenizer.encode([text])
+    assert tokens.ids.tolist() == source_ids(source, [text], cut=True)[0]
+
+
+def test_a_long_text_with_few_tokens_is_read_on(tokenizer: TextTokenizer) -> None:
     """What stands behind a lot of white space is not lost."""
-    (spaced,) = tokenizer.encode(["fox" + " " * 100_000 + "dog"])
+    (spaced,) = tokenizer.encode(["fox" + " " * 30_000 + "dog"])
     (plain,) = tokenizer.encode(["fox dog"])
     assert spaced.ids.tolist() == plain.ids.tolist()
     assert spaced.is_exact
+
+
+def test_a_word_of_megabytes_is_not_read_to_its_end(tokenizer: TextTokenizer) -> None:
+    """Of a text with hardly a token in 128 characters for each it may have, the rest is cut."""
+    (word,) = tokenizer.encode(["fox " + "a" * 2_000_000])
+    (beginning,) = tokenizer.encode(["fox " + "a" * 1000])
+    assert word.ids.tolist() == beginning.ids.tolist()
+    assert (word.full_length, word.read, word.is_exact) == (5, 4, False)
+
+
+@pytest.mark.parametrize("unit", ["a", "e\u0301\u0302", "각", " ", "q" * 99 + " ", "機"])
+def test_pauses_bound_the_work_between_them(unit: str, artifact: Path) -> None:
+    """Between two pauses no more is tokenized than a piece, or a beginning of one text."""
+    tokenizer = TextTokenizer(artifact / "tokenizer.json", MAX_TOKENS)
+    encode, work = tokenizer._encode, [0]
+
+    def counting(texts: Sequence[str]) -> list[Tokens]:
+        work[-1] += sum(map(len, texts))
+        return encode(texts)
+
+    tokenizer._encode = counting  # type: ignore[method-assign]
+    texts = [unit * (2_000_000 // len(unit)), *[unit * (8_000 // len(unit))] * 250]
+    tokenizer.encode(texts, pause=lambda: work.append(0))
+    assert len(work) > 200
+    assert max(work) <= tokenizer.most_characters == 128 * MAX_TOKENS
