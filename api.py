@@ -55,6 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         plan.threads,
         Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens),
         metrics.on_pass,
+        on_fault=lifecycle.pass_failed,
         # Made before the workers freeze what lives, so no collection walks over what it fills with.
         recent=RecentTexts(plan.cache_bytes) if plan.cache_bytes else None,
     )

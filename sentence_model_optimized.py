@@ -62,6 +62,8 @@ class SentenceModel:
         threads: Inference threads.
         caps: Bounds of forward passes and queue.
         on_pass: Called after each forward pass.
+        on_fault: Called after each pass that failed or gave a wrong vector, with whether the
+            reference vector still came out after it.
         recent: Where vectors are kept for texts that come again, or None.
 
     Attributes:
@@ -76,6 +78,7 @@ class SentenceModel:
         caps: Caps,
         on_pass: Callable[[Pass], None] = lambda _: None,
         *,
+        on_fault: Callable[[bool], None] = lambda _: None,
         recent: RecentTexts | None = None,
     ) -> None:
         self.artifact = artifact
@@ -85,6 +88,7 @@ class SentenceModel:
         self._threads = threads
         self._caps = caps
         self._on_pass = on_pass
+        self._on_fault = on_fault
         self._manifest: Manifest | None = None
         self._tokenizer: TextTokenizer | None = None
         self._engine: Engine | None = None
@@ -130,13 +134,10 @@ class SentenceModel:
             CanaryFailed: The vector is not the one the source model gave.
             NotReady: Nothing is loaded.
         """
-        engine, tokenizer = self._loaded()
+        engine, _ = self._loaded()
         if not engine.forks_warm:
             warm_up(engine)
-        canary = self.manifest.canary
-        ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
-        vector = _normalized(engine.forward(ids, np.ones_like(ids)))[0]
-        cosine = float(vector @ np.array(canary.vector, dtype=np.float32))
+        cosine = self._canary_cosine()
         if not cosine >= MIN_COSINE:
             raise CanaryFailed(
                 f"the model gives a wrong reference vector (cosine {cosine:.4f} instead of 1);"
@@ -147,7 +148,9 @@ class SentenceModel:
             self._caps,
             self.manifest.pad_token_id,
             self._on_pass,
+            dimensions=self.manifest.dimensions,
             packs=engine.packs,
+            proves=self._prove,
         )
 
     def encode(
@@ -234,6 +237,24 @@ class SentenceModel:
             raise NotReady("the model is not loaded")
         return self._engine, self._tokenizer
 
+    def _canary_cosine(self) -> float:
+        """Return how close the reference text comes to its vector."""
+        engine, tokenizer = self._loaded()
+        canary = self.manifest.canary
+        ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
+        vector = _normalized(engine.forward(ids, np.ones_like(ids)))[0]
+        return float(vector @ np.array(canary.vector, dtype=np.float32))
+
+    def _prove(self) -> bool:
+        """Return whether the reference vector still comes out, and tell `on_fault`."""
+        try:
+            holds = self._canary_cosine() >= MIN_COSINE
+        except Exception:
+            log.exception("the reference text failed")
+            holds = False
+        self._on_fault(holds)
+        return holds
+
     def _least_tokens(self, texts: Sequence[str]) -> int:
         """Return fewer tokens than these texts have, unless their words are all very long."""
         longest = self.manifest.max_tokens
@@ -246,7 +267,7 @@ class SentenceModel:
 
     def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
         """Keep what was computed for these texts, if that is wanted."""
-        if self.recent is None or job.vectors is None:
+        if self.recent is None or job.vectors is None or not job.is_trusted:
             return
         for text, length, vector in zip(texts, tokens, job.vectors, strict=True):
             kept = Kept(vector, length.read, length.full_length, length.is_exact)

@@ -77,7 +77,7 @@ def serve(
     """Return a function that starts a server with some settings and waits until it is ready."""
     servers: list[Server] = []
 
-    def start(**settings: str | int) -> Server:
+    def start(config: str = "gunicorn-production.conf.py", **settings: str | int) -> Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -86,7 +86,7 @@ def serve(
         log = tmp_path_factory.mktemp("server") / "server.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "gunicorn-production.conf.py"],
+                [sys.executable, "-m", "gunicorn", "-c", config],
                 cwd=ROOT,
                 env={
                     **inherited,

@@ -117,9 +117,9 @@ def start() -> Iterator[Callable[..., Batcher]]:
     """Return a function that makes a batcher, which is closed in the end."""
     made: list[Batcher] = []
 
-    def start(engine: Engine, caps: Caps = WIDE, **options: Callable[[Pass], None]) -> Batcher:
+    def start(engine: Engine, caps: Caps = WIDE, **options: Callable[..., object]) -> Batcher:
         packs = isinstance(engine, PackedEngine)
-        made.append(Batcher(engine.forward, caps, PAD, packs=packs, **options))
+        made.append(Batcher(engine.forward, caps, PAD, dimensions=2, packs=packs, **options))
         return made[-1]
 
     yield start
@@ -199,7 +199,7 @@ def all_computed(
     """Check that each text is computed once and each request completes; return tokens by number."""
     texts = Texts()
     packs = isinstance(engine, PackedEngine)
-    batcher = Batcher(engine.forward, caps, PAD, on_pass, packs=packs)
+    batcher = Batcher(engine.forward, caps, PAD, on_pass, dimensions=2, packs=packs)
     submitted = [texts(*lengths) for lengths in jobs]
     found = outcomes(*(spawn(batcher, tokens) for tokens in submitted))
     batcher.close()
@@ -729,6 +729,100 @@ def test_a_failed_pass_fails_its_requests_only(
     assert record.exc_info
     later = texts(8)
     assert outcomes(spawn(batcher, later)) == [expected(later)]
+
+
+class Faulty(Engine):
+    """An engine that gives some texts a wrong vector; `canary` tells whether it has recovered."""
+
+    def __init__(self, wrong: dict[int, tuple[float, float]], *, canary: bool = True) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.canary = canary
+        self.proofs = 0
+
+    def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
+        """Return (number, length) per row, or what is wrong."""
+        vectors = super().forward(input_ids, attention_mask)
+        for row, number in enumerate(input_ids[:, 0].tolist()):
+            vectors[row] = self.wrong.get(number, vectors[row])
+        return vectors
+
+    def proves(self) -> bool:
+        """Tell whether the canary holds."""
+        self.proofs += 1
+        return self.canary
+
+
+NAN, INF = float("nan"), float("inf")
+WRONG = [(NAN, 1.0), (1.0, INF), (-INF, 1.0), (0.0, 0.0), (3e38, 3e38), (1e-30, 0.0)]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_vector_fails_its_own_request(
+    wrong: tuple[float, float], start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """The others of its pass are answered, for the canary still holds, but nobody keeps them."""
+    victim, other, later = texts(8, 8), texts(8), texts(8)
+    engine = Faulty({int(victim[1][0]): wrong})
+    batcher = start(engine, proves=engine.proves)
+    hit, bystander = spawn(batcher, victim), gevent.spawn(batcher.submit, other)
+    assert outcomes(hit) == [InferenceFailed]
+    assert bystander.get(timeout=SECONDS).vectors.tolist() == expected(other)
+    assert not bystander.value.is_trusted
+    assert (len(engine.passes), engine.proofs, batcher.waiting_tokens) == (1, 1, 0)
+    job = batcher.submit(later)
+    assert job.vectors is not None
+    assert (job.vectors.tolist(), job.is_trusted, engine.proofs) == (expected(later), True, 1)
+
+
+def test_equal_texts_share_a_wrong_vector(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Whoever asked the text that came out wrong gets an error, however many they are."""
+    (text,), other = texts(8), texts(8)
+    engine = Faulty({int(text[0]): (NAN, NAN)})
+    batcher = start(engine, proves=engine.proves)
+    waiting = [spawn(batcher, [text]), spawn(batcher, other), spawn(batcher, [text])]
+    assert outcomes(*waiting) == [InferenceFailed, expected(other), InferenceFailed]
+
+
+def test_without_the_canary_a_wrong_vector_fails_the_whole_pass(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """An engine that lost its reference vector answers nobody; what waits may try elsewhere."""
+    victim, other, waits = texts(8), texts(8), texts(200, 200, 200, 200, 200, 200, 200)
+    engine = Faulty({int(victim[0][0]): (NAN, 1.0)}, canary=False)
+    batcher = start(engine, Caps(items=64, tokens=256, queue_tokens=10_000), proves=engine.proves)
+    found = outcomes(spawn(batcher, victim), spawn(batcher, other), spawn(batcher, waits))
+    assert found == [InferenceFailed, InferenceFailed, Draining]
+    assert batcher.waiting_tokens == 0
+    assert outcomes(spawn(batcher, texts(8))) == [Draining]
+
+
+def test_a_pass_that_raises_asks_for_the_canary(
+    start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """Where it does not come out either, no more work is taken."""
+
+    def before(_: int) -> None:
+        raise RuntimeError("the engine is broken")
+
+    engine = Faulty({}, canary=False)
+    engine.before = before
+    batcher = start(engine, proves=engine.proves)
+    assert outcomes(spawn(batcher, texts(8))) == [InferenceFailed]
+    assert outcomes(spawn(batcher, texts(8))) == [Draining]
+    assert engine.proofs == 1
+
+
+@pytest.mark.parametrize("width", [0, 1, 3])
+def test_an_engine_that_returns_another_width(
+    width: int, start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """A vector with too few or too many numbers is wrong, whatever they are."""
+    engine = Engine()
+    batcher = start(engine)
+    forward = engine.forward
+    batcher._forward = lambda *inputs: np.ones((len(forward(*inputs)), width), np.float32)
+    assert outcomes(spawn(batcher, texts(8))) == [InferenceFailed]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])

@@ -739,7 +739,7 @@ STATES = {
     "unhealthy": (
         {"verified": False, "model_error": "it broke"},
         "not_ready",
-        "the model failed to load; see /model-status",
+        "the model cannot be used; see /model-status",
     ),
     "draining": (
         {"is_draining": lambda: True},

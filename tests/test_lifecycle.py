@@ -6,7 +6,7 @@ from sentence_api.errors import Draining, NotReady, ServiceError
 from sentence_api.serving.lifecycle import Lifecycle, State
 
 LOADING = "the model is loading; try again shortly"
-FAILED = "the model failed to load; see /model-status"
+FAILED = "the model cannot be used; see /model-status"
 STOPPING = "this worker is finishing its last requests"
 
 
@@ -78,3 +78,28 @@ def test_draining_is_asked_each_time() -> None:
 def test_states_are_named_as_health_names_them() -> None:
     """The states are the words of the HTTP contract."""
     assert [str(state) for state in State] == ["starting", "healthy", "unhealthy", "draining"]
+
+
+def test_repeated_faults_are_reported_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three failed passes within a minute are unhealthy; work is accepted all the while."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    lifecycle = Lifecycle(model_loaded=True, verified=True)
+    for seconds, state in ((0, State.HEALTHY), (50, State.HEALTHY), (5, State.UNHEALTHY)):
+        now[0] += seconds
+        lifecycle.pass_failed(True)
+        assert lifecycle.state is state
+        lifecycle.require_accepting()
+    assert lifecycle.error == "3 forward passes failed within 60 s"
+    now[0] += 6
+    assert (lifecycle.state, lifecycle.error) == (State.HEALTHY, None)
+
+
+def test_a_process_without_its_canary_gives_up() -> None:
+    """It answers nothing more, says why, and ends itself."""
+    ended: list[None] = []
+    lifecycle = Lifecycle(model_loaded=True, verified=True, give_up=lambda: ended.append(None))
+    lifecycle.pass_failed(False)
+    assert (lifecycle.state, len(ended)) == (State.UNHEALTHY, 1)
+    assert lifecycle.error == "the model no longer gives its reference vector"
+    assert answer(lifecycle, "require_ready") == (NotReady, FAILED)

@@ -25,7 +25,7 @@ def register(app: Flask, service: Service) -> None:
             "status": state,
             "model_loaded": lifecycle.model_loaded,
             "model_loading": state is State.STARTING,
-            "model_error": lifecycle.model_error,
+            "model_error": lifecycle.error,
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "version": __version__,
         }

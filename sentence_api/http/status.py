@@ -56,7 +56,7 @@ def _model(service: Service) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model_loaded": lifecycle.model_loaded,
         "model_loading": lifecycle.state is State.STARTING,
-        "model_error": lifecycle.model_error,
+        "model_error": lifecycle.error,
         "load_time": round(service.model.load_seconds, 3),
         "verified": lifecycle.verified,
         "precision": service.model.precision,

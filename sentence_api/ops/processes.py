@@ -80,6 +80,7 @@ class Processes:
         self._ended = 0
         self._oom_kills = _oom_kills()
         self._frozen = False
+        self._gave_up = False
 
     def before_fork(self, taken: Iterable[int]) -> int:
         """Freeze what is shared, once, and return the lowest slot that no worker holds."""
@@ -100,6 +101,7 @@ class Processes:
         self._board.begin(slot)
         self._collector = Collector(self._settings.collect_every, self._metrics.on_collect)
         self._lifecycle.is_draining = is_draining
+        self._lifecycle.give_up = lambda: self._give_up(slot, retire)
         if self._directory is not None and self._settings.recycle:
             self._watermark = Watermark(
                 self._plan.recycle_watermark_bytes,
@@ -151,7 +153,7 @@ class Processes:
     def worker_stops(self, slot: int, *, asked: bool) -> None:
         """Note in the worker that it ends; `asked` is False when it ends by a fault."""
         self._metrics.count()
-        if asked:
+        if asked and not self._gave_up:
             self._board.announce(slot, Exit.STOP)
 
     def worker_ended(self, slot: int) -> None:
@@ -171,6 +173,13 @@ class Processes:
             return False
         self._oom_kills += 1
         return True
+
+    def _give_up(self, slot: int, retire: Callable[[], None]) -> None:
+        """End a worker whose model is at fault; that counts as a crash."""
+        log.error("retiring: the model no longer gives its reference vector")
+        self._gave_up = True
+        self._board.set_ready(slot, ready=False)
+        retire()
 
     def _retire(self, slot: int, retire: Callable[[], None]) -> None:
         """Begin this worker's retirement."""

@@ -29,6 +29,7 @@ from sentence_api.errors import (
     QueueFull,
     ServiceError,
 )
+from sentence_api.serving.soundness import unsound_rows
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Job:
         vectors: One row per text in the order submitted, once `done`.
         queue_seconds: Time until the first of its passes began.
         inference_seconds: Time of the passes it took part in.
+        is_trusted: No row of any of its passes was wrong.
     """
 
     __slots__ = (
@@ -95,6 +97,7 @@ class Job:
         "error",
         "inference_seconds",
         "is_gone",
+        "is_trusted",
         "queue_seconds",
         "tokens",
         "vectors",
@@ -107,6 +110,7 @@ class Job:
         self.tokens = tokens
         self.deadline = deadline
         self.is_gone = is_gone
+        self.is_trusted = True
         self.vectors: Vectors | None = None
         self.error: ServiceError | None = None
         self.done = Event()
@@ -179,7 +183,10 @@ class Batcher:
         caps: Bounds of passes and queue.
         pad_token_id: What fills a row behind its texts.
         on_pass: Called after each pass.
+        dimensions: Numbers of a vector.
         packs: Whether several texts may share a row.
+        proves: Tells whether the engine still gives its reference vector; asked after each pass
+            that failed or gave a wrong row. Where it does not, the batcher takes no more work.
 
     Attributes:
         waiting_tokens: Tokens that wait for a pass.
@@ -192,9 +199,13 @@ class Batcher:
         pad_token_id: int = 0,
         on_pass: Callable[[Pass], None] = lambda _: None,
         *,
+        dimensions: int,
         packs: bool = False,
+        proves: Callable[[], bool] = lambda: True,
     ) -> None:
         self._forward = forward
+        self._dimensions = dimensions
+        self._proves = proves
         self._packs = packs
         self._caps = caps
         self._pad_token_id = pad_token_id
@@ -225,7 +236,7 @@ class Batcher:
             QueueFull: Too many tokens wait already.
             DeadlineExceeded: The deadline passed before the last pass began.
             ClientGone: The client left.
-            InferenceFailed: The engine raised.
+            InferenceFailed: The engine raised, or gave a wrong vector.
             Draining: The batcher was closed.
             ValueError: There are no texts.
         """
@@ -245,8 +256,12 @@ class Batcher:
 
     def close(self) -> None:
         """Stop; work that still waits fails."""
-        self._closed = True
+        self._refuse_all()
         self._runner.kill()
+
+    def _refuse_all(self) -> None:
+        """Take no more work and end what waits."""
+        self._closed = True
         while self._rotation:
             self._end(self._rotation.popleft(), Draining("this worker is stopping"))
 
@@ -288,7 +303,7 @@ class Batcher:
         loop = gevent.get_hub().loop
         # The lowest priority: libev serves every ready socket of this turn before the timer.
         turn = loop.timer(0.0, priority=loop.MINPRI)  # type: ignore[attr-defined]
-        while True:
+        while not self._closed:
             if not self._rotation:
                 self._wake.clear()
                 self._wake.wait()
@@ -398,17 +413,22 @@ class Batcher:
         try:
             held = [[sequences[number] for number in line] for line in lines]
             vectors = self._forward(*pad(held, width, self._pad_token_id))
-            if len(vectors) != len(sequences):
-                raise ValueError(f"{len(vectors)} vectors for {len(sequences)} texts")  # noqa: TRY301
+            unsound = unsound_rows(vectors, len(sequences), self._dimensions)
         except Exception:
             log.exception("forward pass failed: %d texts, width %d", len(sequences), width)
             self._fail(list(jobs))
+            if not self._proves():
+                self._refuse_all()
             return
         seconds = time.monotonic() - started
         for job in jobs:
             job.inference_seconds += seconds
-        for (job, index), place in zip(batch, places, strict=True):
-            job.receive(index, vectors[order[place]])
+        at = [order[place] for place in places]
+        if unsound:
+            self._distrust([job for job, _ in batch], at, set(unsound))
+        for (job, index), row in zip(batch, at, strict=True):
+            if job.error is None:
+                job.receive(index, vectors[row])
         padded_tokens = len(lines) * width
         if padded_tokens * _FULL_SHARE >= self._caps.tokens:
             rate = padded_tokens / seconds
@@ -417,6 +437,23 @@ class Batcher:
         tokens = sum(len(job.tokens[index]) for job, index in batch)
         padding_tokens = padded_tokens - sum(lengths)
         self._on_pass(Pass(len(batch), tokens, padded_tokens, padding_tokens, seconds))
+
+    def _distrust(self, jobs: list[Job], at: list[int], unsound: set[int]) -> None:
+        """End the jobs that a pass gave wrong rows, and all of it where the engine is at fault.
+
+        Args:
+            jobs: The job of each text of the pass.
+            at: The row of each text.
+            unsound: The wrong rows.
+        """
+        log.error("forward pass gave %d wrong rows, for %d texts", len(unsound), len(at))
+        holds = self._proves()
+        for job in jobs:
+            job.is_trusted = False
+        hit = [job for job, row in zip(jobs, at, strict=True) if not holds or row in unsound]
+        self._fail(list({id(job): job for job in hit}.values()))
+        if not holds:
+            self._refuse_all()
 
     def _fail(self, jobs: list[Job]) -> None:
         """End the jobs of a failed pass, wherever the rest of their texts waits."""
