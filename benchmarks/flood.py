@@ -1,8 +1,9 @@
 """The worst load that a plan allows; `benchmarks.memory` runs it in a process of its own.
 
 Most connections do what costs memory: the largest batches of the longest texts, bodies at the
-bound, texts of megabytes, bodies and heads that stop half-way, and answers that nobody reads. A few
-send small queries all the while, and those count.
+bound, texts of megabytes, invalid bodies made to cost what parsing can cost, bodies and heads that
+stop half-way, and answers that nobody reads. A few send small queries all the while, and those
+count.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ from typing import Any
 from benchmarks.server import ROOT
 from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 
-# Of twenty connections so many are of each kind, in three parts of the time. A few that want much
-# fill the queue, then the budget, then both against bodies and answers that block them; the rest
-# of the plan is the connections themselves, each with as long a head as it may send.
+# Of twenty connections so many are of each kind, in four parts of the time. A few that want much
+# fill the queue, then the budget, then the parser, then all against bodies and answers that block
+# them; the rest of the plan is the connections themselves, each with as long a head as it may send.
 _PHASES = (
     {"batch": 1, "half_head": 19},
     {"bound_body": 1, "half_head": 19},
-    {"batch": 1, "bound_body": 1, "half_body": 1, "unread": 1, "half_head": 16},
+    {"invalid_body": 3, "half_head": 17},
+    {"batch": 1, "bound_body": 1, "invalid_body": 1, "half_body": 1, "unread": 1, "half_head": 15},
+)
+# Repeated to the bound of a body, each costs a parser that reads on far more than its length.
+_INVALID_ITEMS = (
+    *(b"1", b'""', b"null", b"[]", b"{}", b'"a"', b"1.5", b"[1]", b'{"":1}'),
+    b"[" * 99 + b"]" * 99,
 )
 _SMALL = 8
 _WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
@@ -134,6 +141,23 @@ def _at_bound(items: int, body_bytes: int, end: str) -> bytes:
     return body
 
 
+def _invalid(body_bytes: int) -> list[bytes]:
+    """Return bodies of just under `body_bytes` that are refused."""
+    bodies = [_repeated(b'{"questions":[', item, b"]}", body_bytes) for item in _INVALID_ITEMS]
+    bodies.append(_repeated(b"{", b'"questions":["a"]', b"}", body_bytes))
+    bodies.append(_repeated(b'{"questions":["a"],"x":[', b"[]", b"]}", body_bytes))
+    fields = b",".join(b'"%06d":1' % number for number in range(body_bytes // 11 - 2))
+    bodies.append(b'{"questions":["a"],' + fields + b"}")
+    bodies.append(b'{"questions":' + b"[" * (body_bytes - 13))
+    return bodies
+
+
+def _repeated(start: bytes, item: bytes, end: bytes, body_bytes: int) -> bytes:
+    """Return a body of just under `body_bytes` in which one item repeats."""
+    times = (body_bytes - len(start) - len(end)) // (len(item) + 1)
+    return start + b",".join([item] * times) + end
+
+
 class _Flood:
     """The connections of one load."""
 
@@ -156,6 +180,15 @@ class _Flood:
             for texts in (1, 2, items)
             for end in ("", "\N{PILE OF POO}")
         ]
+        # A word of megabytes is one token, and combining accents are none.
+        self._bound += [
+            _request("/query", json.dumps({"question": word}, ensure_ascii=False).encode())
+            for word in (
+                "a" * (body_bytes - 20),
+                "\N{COMBINING ACUTE ACCENT}" * (body_bytes // 2 - 20),
+            )
+        ]
+        self._invalid = [_request("/query/batch", body) for body in _invalid(body_bytes)]
         questions = [f"{_WORDS[index % len(_WORDS)]} {index}" for index in range(items)]
         self._short = _request("/query/batch", json.dumps({"questions": questions}).encode())
 
@@ -243,6 +276,10 @@ class _Flood:
     async def _bound_body(self) -> str:
         """A body of the largest size: one text, two or as many as are allowed."""
         return await self._exchange(random.choice(self._bound))
+
+    async def _invalid_body(self) -> str:
+        """A body of the largest size that is refused for what it holds."""
+        return await self._exchange(random.choice(self._invalid))
 
     async def _half_body(self) -> str:
         """A body that stops half-way and then trickles; most are small, so that many get in."""

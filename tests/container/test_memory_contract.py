@@ -41,8 +41,9 @@ def test_the_smallest_container_keeps_the_contract(image: str) -> None:
     assert result.samples > SECONDS
     # The load was what it claims to be.
     outcomes = result.load.outcomes
-    assert {"batch", "bound_body", "half_head", "small"} <= set(outcomes)
+    assert {"batch", "bound_body", "invalid_body", "half_head", "small"} <= set(outcomes)
     assert outcomes["batch"].get("429", 0) > 0
+    assert outcomes["invalid_body"].get("422", 0) > 0
 
 
 def test_a_process_that_eats_memory_is_seen(image: str) -> None:
