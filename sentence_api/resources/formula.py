@@ -204,7 +204,7 @@ def make_plan(
     if footprint is None:
         load, base, shared, cost = loads[0], 0, 0, memory_limit // workers
     else:
-        base, shared = footprint.base_bytes, footprint.shared_bytes
+        base, shared = footprint.resident_bytes, footprint.shared_bytes
         room = int(memory_limit * USABLE_SHARE) - shared
         load = next(load for load in loads if workers * load.cost(footprint) <= room)
         cost = load.cost(footprint)
