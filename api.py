@@ -13,8 +13,8 @@ from flask import Flask
 from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
-from sentence_api.http.auth import Keys
 from sentence_api.http.service import Service
+from sentence_api.keys import Keys
 from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.planning import check_engine, one_line_exit, plan_for

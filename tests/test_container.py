@@ -18,7 +18,7 @@ import pytest
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops import container, image, preflight, runners
 from sentence_api.ops.docker import Docker
-from sentence_api.ops.release import Options, Release, State, read_keys
+from sentence_api.ops.release import Options, Release, State, keys_text
 from sentence_api.settings import Settings, names_of
 from tests.conftest import ROOT
 
@@ -149,13 +149,13 @@ def state(tmp_path: Path) -> State:
 
 def release(image: str, options: Options, state: State) -> Release:
     """Return the release of that image under PLAN."""
-    keys = state.keys_file(read_keys(options.keys))
+    keys = state.keys_file(keys_text(options.keys))
     return Release(image, container.variables(PLAN, options, state, keys))
 
 
 def test_variables_are_the_plan(options: Options, state: State) -> None:
     """The Compose file gets the plan's limits, not rounded ones."""
-    keys = state.keys_file(read_keys(None))
+    keys = state.keys_file(keys_text(None))
     digest = keys.name.removeprefix("keys-")
     assert container.variables(PLAN, options, state, keys) == {
         "SENTENCE_API_KEYS": str(keys),

@@ -15,6 +15,7 @@ FLOORS = {
     PACKAGE: 0,  # the package itself: its version
     "errors": 0,
     "settings": 0,
+    "keys": 0,
     "healthcheck": 0,  # it can import nothing of ours, and others import it
     "resources": 1,
     "engine": 2,
@@ -27,12 +28,13 @@ FLOORS = {
 # What each package imports of the others. On a floor of its own an edge goes one way only.
 EDGES = {
     "settings": {"errors"},
+    "keys": {"errors"},
     "resources": {"errors"},
     "engine": {"errors", "settings", "resources"},
     "serving": {"errors", "resources", "engine"},
-    "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
+    "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
     "ops": {
-        *(PACKAGE, "errors", "settings", "healthcheck"),
+        *(PACKAGE, "errors", "settings", "keys", "healthcheck"),
         *("resources", "engine", "serving", "http"),
     },
     "commands": {PACKAGE, "errors", "settings", "resources", "engine", "ops"},

@@ -24,7 +24,7 @@ from sentence_api.ops.release import (
     Release,
     State,
     environment_text,
-    read_keys,
+    keys_text,
 )
 from sentence_api.ops.runners import (
     SMOKE_INSIDE,
@@ -56,7 +56,7 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     check_engine(options, docker)
     current = state.read("current")
     check_room(options, current, docker)
-    keys = read_keys(options.keys)
+    keys = keys_text(options.keys)
     image = build(options, docker, say)
     release, plan = _release(image, options, docker, state)
     say(_plan_line(plan))
@@ -226,7 +226,7 @@ def _release(
     if options.keys is not None:
         settings["SENTENCE_API_KEYS_FILE"] = KEYS_INSIDE
     plan = images.plan_of(image, options, settings, docker)
-    given = variables(plan, options, state, state.keys_file(read_keys(options.keys)))
+    given = variables(plan, options, state, state.keys_file(keys_text(options.keys)))
     return Release(image, given, settings, options.swarm), plan
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sentence_api.engine.fidelity import MIN_COSINE
-from sentence_api.errors import DeploymentFailed
-from sentence_api.http.auth import keys_in
+from sentence_api.errors import DeploymentFailed, StartupError
+from sentence_api.keys import first_key, query_headers
 
 # A vector's length may differ from 1 by what float32 and its decimal text lose.
 NORM_TOLERANCE = 1e-3
@@ -85,16 +85,10 @@ def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
         raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
 
 
-def headers(key: str | None) -> dict[str, str]:
-    """Return the headers of a query."""
-    guarded = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return {"Content-Type": "application/json", **guarded}
-
-
 def _call(url: str, body: Any = None, key: str | None = None) -> Any:
     """Return the JSON answer of our own server on this machine."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, headers(key))  # noqa: S310
+    request = urllib.request.Request(url, data, query_headers(key))  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
         return json.load(response)
 
@@ -109,7 +103,7 @@ def _canary() -> dict[str, Any]:
 def _own_key() -> str | None:
     """Return one of the API keys of this container's server, if it asks for one."""
     file = os.environ.get("SENTENCE_API_KEYS_FILE")
-    return keys_in(Path(file).read_text("utf-8"))[0] if file else None
+    return first_key(Path(file) if file else None)
 
 
 def main(argument: str) -> None:
@@ -120,7 +114,7 @@ def main(argument: str) -> None:
         return
     try:
         smoke(argument, (canary["text"], canary["vector"]), _own_key())
-    except DeploymentFailed as exc:
+    except StartupError as exc:
         sys.exit(str(exc))
 
 

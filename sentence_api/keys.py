@@ -18,6 +18,38 @@ def keys_in(text: str) -> list[str]:
     return [line for line in stripped if line and not line.startswith("#")]
 
 
+def read_keys(path: Path) -> str:
+    """Return the text of a file that lists at least one key.
+
+    Raises:
+        InvalidSetting: The file cannot be read or lists no key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise InvalidSetting(f"cannot read the API keys in {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidSetting(f"cannot read the API keys in {path}: it is not UTF-8") from exc
+    if not keys_in(text):
+        raise InvalidSetting(f"{path} lists no API key; write one per line")
+    return text
+
+
+def first_key(path: Path | None) -> str | None:
+    """Return a key for requests to a server with that file of keys; None for one without.
+
+    Raises:
+        InvalidSetting: The file cannot be read or lists no key.
+    """
+    return None if path is None else keys_in(read_keys(path))[0]
+
+
+def query_headers(key: str | None) -> dict[str, str]:
+    """Return the headers of a query, with a key where the server asks for one."""
+    guarded = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return {"Content-Type": "application/json", **guarded}
+
+
 class Keys:
     """The keys of one file.
 
@@ -28,13 +60,7 @@ class Keys:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            keys = keys_in(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as exc:
-            raise InvalidSetting(f"cannot read the API keys in {path}: {exc}") from exc
-        self._digests = [_digest(key) for key in keys]
-        if not keys:
-            raise InvalidSetting(f"{path} lists no API key; write one per line")
+        self._digests = [_digest(key) for key in keys_in(read_keys(path))]
 
     def require(self, authorization: str | None) -> None:
         """Check the value of an `Authorization` header.

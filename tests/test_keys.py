@@ -1,4 +1,4 @@
-"""API keys on the query calls."""
+"""API keys: the file, the check on the query calls, and the header that passes it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from sentence_api.errors import InvalidSetting, Unauthorized
-from sentence_api.http import auth
+from sentence_api.keys import Keys, first_key, query_headers
 from tests.test_http_app import serve
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> auth.Keys:
+def keys(tmp_path: Path) -> Keys:
     """Return the keys of a file as a person writes it."""
     file = tmp_path / "keys"
     file.write_text("# team search\nalpha-1\n\n  béta-2  \n", encoding="utf-8")
-    return auth.Keys(file)
+    return Keys(file)
 
 
 @pytest.mark.parametrize("value", ["Bearer alpha-1", "bearer alpha-1", "Bearer  béta-2 "])
-def test_a_listed_key_opens(keys: auth.Keys, value: str) -> None:
+def test_a_listed_key_opens(keys: Keys, value: str) -> None:
     """Any key of the file does, with the scheme in any case."""
     keys.require(value)
 
@@ -33,7 +33,7 @@ def test_a_listed_key_opens(keys: auth.Keys, value: str) -> None:
         "Bearer \udcff",
     ],
 )
-def test_anything_else_does_not(keys: auth.Keys, value: str | None) -> None:
+def test_anything_else_does_not(keys: Keys, value: str | None) -> None:
     """No key, part of one, a comment, another scheme: all the same to a stranger."""
     with pytest.raises(Unauthorized, match=r"^send one of this service's keys as Authorization"):
         keys.require(value)
@@ -44,13 +44,32 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
     """A file that was meant to guard and lists nothing stops the start: it must not mean open."""
     file = tmp_path / "keys"
     file.write_text(text, encoding="utf-8")
-    with pytest.raises(InvalidSetting, match="lists no API key; write one per line"):
-        auth.Keys(file)
-    with pytest.raises(InvalidSetting, match="cannot read the API keys in"):
-        auth.Keys(tmp_path / "missing")
+    missing, damaged = tmp_path / "missing", tmp_path / "damaged"
+    damaged.write_bytes(b"\xff\n")
+    reasons = {
+        file: f"{file} lists no API key; write one per line",
+        missing: f"cannot read the API keys in {missing}: No such file or directory",
+        damaged: f"cannot read the API keys in {damaged}: it is not UTF-8",
+    }
+    for path, reason in reasons.items():
+        for read in (Keys, first_key):
+            with pytest.raises(InvalidSetting) as refused:
+                read(path)
+            assert str(refused.value) == reason
 
 
-def test_only_the_query_calls_are_guarded(keys: auth.Keys) -> None:
+def test_our_own_requests_use_the_first_key(tmp_path: Path) -> None:
+    """A request to our own server carries the first key of its file, and none without a file."""
+    file = tmp_path / "keys"
+    file.write_text("# team search\n\n alpha-1 \nbeta-2\n", encoding="utf-8")
+    assert first_key(file) == "alpha-1"
+    assert first_key(None) is None
+    content = {"Content-Type": "application/json"}
+    assert query_headers("alpha-1") == {**content, "Authorization": "Bearer alpha-1"}
+    assert query_headers(None) == content
+
+
+def test_only_the_query_calls_are_guarded(keys: Keys) -> None:
     """Whoever asks how the service is needs no key."""
     served = serve(keys=keys)
     for path, body in (("/query", {"question": "a"}), ("/query/batch", {"questions": ["a"]})):
