@@ -100,6 +100,45 @@ def load(url: str, clients: int = 8) -> Iterator[Load]:
             thread.join()
 
 
+def has_ended(pid: int) -> bool:
+    """Tell whether a process has ended, also where nobody has collected it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def test_killed_master(start: Callable[..., Any]) -> None:
+    """The next server removes what a killed one shared, and leaves the folders of those beside."""
+    beside, killed = start(WEB_CONCURRENCY=1), start(WEB_CONCURRENCY=1)
+    (kept,), (left,) = (shared_folders(server.process.pid) for server in (beside, killed))
+    workers = killed.workers()
+    killed.process.kill()
+    killed.process.wait()
+    assert eventually(lambda: all(has_ended(worker) for worker in workers))
+    assert left.exists()
+    start(WEB_CONCURRENCY=1)
+    assert not left.exists()
+    query(beside.url)
+    assert kept.exists()
+    assert metrics(beside.url)['sentence_api_requests_total{route="/query",status="200"}'] == 1
+
+
+def test_counts_outlive_a_reload(start: Callable[..., Any]) -> None:
+    """The workers after SIGHUP count on in the folder of those before, and it is the only one."""
+    server = start(WEB_CONCURRENCY=2)
+    before, folders = server.workers(), shared_folders(server.process.pid)
+    query(server.url)
+    server.process.send_signal(signal.SIGHUP)
+    assert eventually(lambda: not set(before) & set(server.workers()))
+    query(server.url)
+    counted = 'sentence_api_requests_total{route="/query",status="200"}'
+    assert eventually(lambda: metrics(server.url)[counted] == 2)
+    assert len(folders) == 1
+    assert shared_folders(server.process.pid) == folders
+
+
 def test_killed_worker(start: Callable[..., Any]) -> None:
     """A killed worker is back within 2 s, only its requests in flight fail, and counts stay."""
     server = start(WEB_CONCURRENCY=2)
