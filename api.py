@@ -61,6 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     model.load()
     lifecycle.model_loaded = True
     board = Board()
+    keys = Keys(settings.keys_file) if settings.keys_file else None
     watch = Watch(
         settings=settings,
         plan=plan,
@@ -81,7 +82,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             read_status=watch.status,
             on_response=metrics.on_response,
             on_encoded=metrics.on_encoded,
-            keys=Keys(settings.keys_file) if settings.keys_file else None,
+            keys=keys,
         )
     )
     app.extensions["processes"] = Processes(
@@ -93,6 +94,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         board=board,
         watch=watch,
         directory=directory,
+        keys=keys,
     )
     return app
 

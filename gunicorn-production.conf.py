@@ -82,6 +82,11 @@ def pre_fork(server: Any, worker: Any) -> None:
     worker.slot = _processes(server.app).before_fork(taken)
 
 
+def on_reload(server: Any) -> None:
+    """Read the API keys again on SIGHUP, before the new workers are forked."""
+    _processes(server.app).server_reloads()
+
+
 def post_worker_init(worker: Any) -> None:
     """Warm up and verify the model before the first connection is accepted."""
     offer_to_oom_killer()

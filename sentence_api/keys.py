@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from pathlib import Path
 
 from sentence_api.errors import InvalidSetting, Unauthorized
+
+log = logging.getLogger(__name__)
 
 
 def keys_in(text: str) -> list[str]:
@@ -53,14 +56,22 @@ def query_headers(key: str | None) -> dict[str, str]:
 class Keys:
     """The keys of one file.
 
-    Only digests are kept. Changed keys hold after a restart.
+    Only digests are kept.
 
     Raises:
         InvalidSetting: The file cannot be read or lists no key.
     """
 
     def __init__(self, path: Path) -> None:
-        self._digests = [_digest(key) for key in keys_in(read_keys(path))]
+        self._path = path
+        self._digests = _digests(path)
+
+    def reload(self) -> None:
+        """Read the file again; one that cannot be used leaves the keys as they were."""
+        try:
+            self._digests = _digests(self._path)
+        except InvalidSetting as exc:
+            log.error("the API keys stay as they were: %s", exc)  # noqa: TRY400 - one line says it
 
     def require(self, authorization: str | None) -> None:
         """Check the value of an `Authorization` header.
@@ -74,6 +85,11 @@ class Keys:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != "bearer" or not any(matches):
             raise Unauthorized("send one of this service's keys as Authorization: Bearer KEY")
+
+
+def _digests(path: Path) -> list[bytes]:
+    """Return the keys of a file as they are compared."""
+    return [_digest(key) for key in keys_in(read_keys(path))]
 
 
 def _digest(key: str) -> bytes:

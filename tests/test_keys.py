@@ -58,6 +58,26 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
             assert str(refused.value) == reason
 
 
+def test_keys_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a reload the file's keys of then open; one without keys changes nothing, in a line."""
+    file = tmp_path / "keys"
+    file.write_text("alpha-1\n", encoding="utf-8")
+    keys = Keys(file)
+    file.write_text("beta-2\n", encoding="utf-8")
+    keys.reload()
+    keys.require("Bearer beta-2")
+    with pytest.raises(Unauthorized):
+        keys.require("Bearer alpha-1")
+    assert caplog.messages == []
+    file.unlink()
+    keys.reload()
+    keys.require("Bearer beta-2")
+    assert caplog.messages == [
+        f"the API keys stay as they were: cannot read the API keys in {file}:"
+        " No such file or directory"
+    ]
+
+
 def test_our_own_requests_use_the_first_key(tmp_path: Path) -> None:
     """A request to our own server carries the first key of its file, and none without a file."""
     file = tmp_path / "keys"
