@@ -57,6 +57,7 @@ max_requests_jitter = settings.max_requests // 10
 worker_tmp_dir = _memory_disk
 # On by default in gunicorn 27; nothing here uses it.
 control_socket_disable = True
+logger_class = "sentence_api.ops.logs.Logger"
 accesslog = "-" if settings.access_log else None
 loglevel = settings.log_level
 log_to_stderr(settings.log_level)
