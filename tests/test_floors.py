@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -227,6 +228,26 @@ def test_a_host_needs_nothing_installed() -> None:
     command = [sys.executable, "-E", "-S", "-c", "import sentence_api.ops.deploy"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def host_modules() -> set[str]:
+    """Return the modules that a container deployment imports on the host, their packages too."""
+    found: set[str] = set()
+    ahead = {f"{PACKAGE}.ops.deploy"}
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        parts = name.split(".")
+        packages = {".".join(parts[:length]) for length in range(1, len(parts))}
+        ahead |= (our_modules(IMPORTS[name]) | packages) - found
+    return found
+
+
+def test_ruff_holds_the_host_to_its_python() -> None:
+    """Each module that runs on the host, and no other one, is checked as Python 3.9."""
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]
+    paths = {MODULES[name].relative_to(ROOT).as_posix() for name in host_modules()}
+    assert ruff["per-file-target-version"] == dict.fromkeys(paths, "py39")
 
 
 def test_the_formula_is_pure() -> None:

@@ -149,7 +149,7 @@ class State:
     def note(self, event: str, release: Release) -> None:
         """Append one event to the history."""
         entry = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - 3.9
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "event": event,
             **asdict(release),
         }

@@ -80,7 +80,7 @@ def how_to(url: str) -> str:
 
 def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
     """Compare unit vectors."""
-    cosine = sum(a * b for a, b in zip(vector, expected))  # noqa: B905 - strict needs Python 3.10
+    cosine = sum(a * b for a, b in zip(vector, expected))
     if len(vector) != len(expected) or not cosine >= MIN_COSINE:
         raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
 
