@@ -13,8 +13,8 @@ from flask import Flask
 from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
-from sentence_api.http.auth import Keys
 from sentence_api.http.service import Service
+from sentence_api.keys import Keys
 from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.planning import check_engine, one_line_exit, plan_for
@@ -62,6 +62,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     model.load()
     lifecycle.model_loaded = True
     board = Board()
+    keys = Keys(settings.keys_file) if settings.keys_file else None
     watch = Watch(
         settings=settings,
         plan=plan,
@@ -82,7 +83,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             read_status=watch.status,
             on_response=metrics.on_response,
             on_encoded=metrics.on_encoded,
-            keys=Keys(settings.keys_file) if settings.keys_file else None,
+            keys=keys,
         )
     )
     app.extensions["processes"] = Processes(
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         board=board,
         watch=watch,
         directory=directory,
+        keys=keys,
     )
     return app
 

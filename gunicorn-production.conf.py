@@ -8,11 +8,8 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import atexit
 import os
-import shutil
 import socket
-import tempfile
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -20,6 +17,7 @@ from gunicorn.arbiter import Arbiter
 from sentence_api.http.body import BODY_READ, discard_body
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
+from sentence_api.ops.shared import shared_folder
 from sentence_api.resources.formula import (
     HEADER_FIELD_BYTES,
     HEADER_FIELDS,
@@ -33,18 +31,7 @@ with one_line_exit():
     plan = plan_for(settings)
 
 _memory_disk = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
-_shared = tempfile.mkdtemp(prefix="sentence-api-", dir=_memory_disk)
-_master = os.getpid()
-
-
-@atexit.register
-def _remove_shared() -> None:
-    """Remove the shared folder when the master ends; workers run this too and must not."""
-    if os.getpid() == _master:
-        shutil.rmtree(_shared, ignore_errors=True)
-
-
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = _shared
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared_folder(_memory_disk))
 # A parallel tokenizer's threads do not survive the fork; serving never asks a model hub.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -70,6 +57,7 @@ max_requests_jitter = settings.max_requests // 10
 worker_tmp_dir = _memory_disk
 # On by default in gunicorn 27; nothing here uses it.
 control_socket_disable = True
+logger_class = "sentence_api.ops.logs.Logger"
 accesslog = "-" if settings.access_log else None
 loglevel = settings.log_level
 log_to_stderr(settings.log_level)
@@ -93,6 +81,11 @@ def pre_fork(server: Any, worker: Any) -> None:
     """Give the new worker a slot that no living one holds."""
     taken = [other.slot for other in server.WORKERS.values()]
     worker.slot = _processes(server.app).before_fork(taken)
+
+
+def on_reload(server: Any) -> None:
+    """Read the API keys again on SIGHUP, before the new workers are forked."""
+    _processes(server.app).server_reloads()
 
 
 def post_worker_init(worker: Any) -> None:

@@ -11,20 +11,26 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import run
-
-_COMMANDS = {"run": run.main, "render": run.render}
-
 
 def main(arguments: list[str]) -> None:
     """Run what is asked for."""
-    command = _COMMANDS.get(arguments[0]) if arguments else None
-    if command is not None:
-        command(arguments[1:])
+    if arguments[:1] in (["run"], ["render"]):
+        _run(arguments[0], arguments[1:])
     elif arguments in (["--help"], ["-h"]):
         print(__doc__)
     else:
         raise SystemExit(__doc__)
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    """Run a command; end at once, with one line, where packages that it needs are missing."""
+    try:
+        from benchmarks import run  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise SystemExit(
+            f"benchmarks: {exc.name} is not installed; next: requirements/install.sh dev"
+        ) from exc
+    {"run": run.main, "render": run.render}[command](arguments)
 
 
 if __name__ == "__main__":

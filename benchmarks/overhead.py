@@ -13,8 +13,7 @@ import statistics
 from typing import Any
 
 from benchmarks.load import drive
-from benchmarks.run import ARTIFACT
-from benchmarks.server import GUNICORN, serving
+from benchmarks.server import ARTIFACT, GUNICORN, serving
 from benchmarks.workloads import make_workloads
 from sentence_api.engine.artifact import TOKENIZER
 

@@ -26,8 +26,7 @@ from benchmarks import machine
 from benchmarks.load import drive
 from benchmarks.paced import drive_paced
 from benchmarks.readme import RESULTS
-from benchmarks.run import ARTIFACT
-from benchmarks.server import ROOT, Running, serving
+from benchmarks.server import ARTIFACT, ROOT, Running, serving
 from benchmarks.texts import TextSource
 from sentence_api.engine.artifact import TOKENIZER
 from sentence_api.ops.bench import LATENCY_LENGTH, kept

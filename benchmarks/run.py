@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, page, plots, readme
 from benchmarks.answers import reference
 from benchmarks.contestants import Contestant, Unavailable
 from benchmarks.contestants.classic import classic
@@ -30,12 +30,11 @@ from benchmarks.contestants.tei import tei
 from benchmarks.limit import Limit
 from benchmarks.readme import RESULTS
 from benchmarks.rounds import PACED_CONNECTIONS, Bench, Scope
-from benchmarks.server import ROOT
+from benchmarks.server import ARTIFACT
 from benchmarks.workloads import LOADS, QUICK_LOADS, Workload, make_workloads
 from sentence_api.engine.artifact import TOKENIZER
 from sentence_api.engine.openvino import supported_precisions
 
-ARTIFACT = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
 MAKERS: dict[str, Callable[[], Contestant]] = {
     "ours-bf16": lambda: ours("bfloat16"),
     "ours-fp32": lambda: ours("float32"),
@@ -91,8 +90,6 @@ def main(arguments: Sequence[str]) -> None:
 
 def write(record: dict[str, Any], folder: Path, kind: str) -> None:
     """Write a result as JSON, Markdown and plots."""
-    from benchmarks import page, plots, readme  # noqa: PLC0415 - plots need a library of their own
-
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{record['about']['date'][:16].replace(' ', '-').replace(':', '')}-{kind}"
     (folder / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

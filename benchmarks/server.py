@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent
+ARTIFACT = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
 CONFIG = "gunicorn-production.conf.py"
 GUNICORN = "gunicorn"
 START_SECONDS = 60

@@ -32,7 +32,7 @@ def _percent(default: float, help_text: str) -> Any:
 
 
 class Settings(BaseModel):
-    """Everything that can be set from outside. None means: the plan decides."""
+    """Everything that can be set from outside. None means: not set."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
@@ -60,7 +60,8 @@ class Settings(BaseModel):
 
     keys_file: Path | None = _field(
         None,
-        "File of API keys, one a line; the query calls then need Authorization: Bearer KEY.",
+        "File of API keys, one a line; the query calls then need Authorization: Bearer"
+        " KEY. Read again on SIGHUP.",
     )
 
     cpus: float | None = _field(None, "CPUs to plan for instead of what is found.", gt=0)

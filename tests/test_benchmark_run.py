@@ -316,3 +316,24 @@ def test_an_ideal_server_loses_no_time() -> None:
     assert alone == pytest.approx([0.005] * 3)
     median, _, most = latencies(rate=300, fixed=0.003, text=0.002, seconds=60, seed=1)
     assert 0.010 < median < most < 0.1
+
+
+@pytest.mark.parametrize("arguments", [["run", "--quick"], ["render", "result.json"]])
+def test_a_deployment_does_not_bring_what_a_benchmark_needs(arguments: list[str]) -> None:
+    """Where packages are missing one line says which, and how to get it."""
+    without = (
+        "import runpy, sys; sys.modules['matplotlib'] = None;"
+        " runpy.run_module('benchmarks', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", without, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "benchmarks: matplotlib is not installed; next: requirements/install.sh dev\n",
+    )

@@ -105,6 +105,30 @@ def test_up_replace_and_down(project: Project) -> None:
     assert project.deploy("down").stdout == "nothing was running\n"
 
 
+def test_a_deployment_with_keys(project: Project) -> None:
+    """With a file of keys the server is verified with one of them; a bad file changes nothing."""
+    keys = project.folder / "my-keys"
+    keys.write_text("# mine\nsecret-1\nsecret-2\n", encoding="utf-8")
+    up = project.deploy("--local", "--keys", str(keys))
+    assert up.returncode == 0, up.stderr
+    assert "/query and /query/batch give 384 dimensions" in up.stdout
+    assert "secret" not in up.stdout + up.stderr
+    url = f"http://127.0.0.1:{project.port}/query"
+    question = {"question": "Is it open?"}
+    answers = [
+        httpx2.post(url, json=question, headers=headers).status_code
+        for headers in ({}, {"Authorization": "Bearer secret-2"})
+    ]
+    assert answers == [401, 200]
+    running = project.pid()
+    keys.write_text("# none\n", encoding="utf-8")
+    refused = project.deploy("--local", "--keys", str(keys))
+    assert refused.returncode == 1
+    assert refused.stderr == f"sentence-api: {keys} lists no API key; write one per line\n"
+    assert project.pid() == running
+    assert project.deploy("status").returncode == 0
+
+
 def test_damaged_model_is_refused_and_the_running_server_stays(project: Project) -> None:
     """A model that fails its check stops the deployment, not the server that runs."""
     assert project.deploy("--local").returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
 import httpx2
 import pytest
@@ -14,7 +15,8 @@ from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.ops.rendering import settings_page, sizing_table
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import REQUEST_ITEMS
+from sentence_api.resources.formula import REQUEST_ITEMS, Overrides
+from sentence_api.settings import Settings
 from tests.conftest import ROOT, Server
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +26,17 @@ def test_configuration_page_is_generated() -> None:
     """docs/configuration.md is what `python -m sentence_api settings` prints."""
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == settings_page()
+
+
+def test_configuration_page_names_what_the_plan_decides() -> None:
+    """A default is *plan* where the formula takes the setting, and *none* elsewhere."""
+    shown = dict(
+        re.findall(r"^\| `SENTENCE_API_(\w+)` \|[^|]*\| \*(\w+)\* \|", settings_page(), re.M)
+    )
+    unset = {name for name, value in Settings() if value is None}
+    planned = {field.name for field in fields(Overrides)}
+    assert shown == {name.upper(): "plan" if name in planned else "none" for name in unset}
+    assert shown["KEYS_FILE"] == "none"
 
 
 def test_sizing_table_is_rendered_by_the_formula() -> None:

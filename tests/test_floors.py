@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,7 +16,8 @@ FLOORS = {
     PACKAGE: 0,  # the package itself: its version
     "errors": 0,
     "settings": 0,
-    "healthcheck": 0,  # it can import nothing of ours, and others import it
+    "keys": 0,
+    "healthcheck": 0,  # it imports nothing of ours, and others import it
     "resources": 1,
     "engine": 2,
     "serving": 2,
@@ -27,12 +29,13 @@ FLOORS = {
 # What each package imports of the others. On a floor of its own an edge goes one way only.
 EDGES = {
     "settings": {"errors"},
+    "keys": {"errors"},
     "resources": {"errors"},
     "engine": {"errors", "settings", "resources"},
     "serving": {"errors", "resources", "engine"},
-    "http": {PACKAGE, "errors", "settings", "resources", "engine", "serving"},
+    "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
     "ops": {
-        *(PACKAGE, "errors", "settings", "healthcheck"),
+        *(PACKAGE, "errors", "settings", "keys", "healthcheck"),
         *("resources", "engine", "serving", "http"),
     },
     "commands": {PACKAGE, "errors", "settings", "resources", "engine", "ops"},
@@ -225,6 +228,26 @@ def test_a_host_needs_nothing_installed() -> None:
     command = [sys.executable, "-E", "-S", "-c", "import sentence_api.ops.deploy"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def host_modules() -> set[str]:
+    """Return the modules that a container deployment imports on the host, their packages too."""
+    found: set[str] = set()
+    ahead = {f"{PACKAGE}.ops.deploy"}
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        parts = name.split(".")
+        packages = {".".join(parts[:length]) for length in range(1, len(parts))}
+        ahead |= (our_modules(IMPORTS[name]) | packages) - found
+    return found
+
+
+def test_ruff_holds_the_host_to_its_python() -> None:
+    """Each module that runs on the host, and no other one, is checked as Python 3.9."""
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]
+    paths = {MODULES[name].relative_to(ROOT).as_posix() for name in host_modules()}
+    assert ruff["per-file-target-version"] == dict.fromkeys(paths, "py39")
 
 
 def test_the_formula_is_pure() -> None:

@@ -147,6 +147,41 @@ def test_a_locked_file_is_waited_for_briefly(
     assert ["locked" in record.getMessage() for record in caplog.records] == [True]
 
 
+def test_trouble_is_said_when_it_begins_and_when_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that takes no samples for hours is one line in the log, and its recovery another."""
+    caplog.set_level(logging.INFO)
+    history = History(tmp_path)
+    history.add(sample(1))
+    for begin in (10, 20):
+        other = sqlite3.connect(history.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for time in range(3):
+            history.add(sample(begin + time))
+            # Reading works meanwhile, which is no recovery.
+            assert history.samples(begin) == []
+        other.execute("ROLLBACK")
+        other.close()
+        history.add(sample(begin + 8))
+        history.add(sample(begin + 9))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == 2 * [
+        ("WARNING", "the history cannot be written now: database is locked"),
+        ("INFO", "the history can be written again"),
+    ]
+
+
+def test_a_description_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """A description that fails half-way leaves the one before, not a part of itself."""
+    history = History(tmp_path)
+    history.describe({"service": 1, "plan": 2})
+    with pytest.raises(UnicodeEncodeError):
+        history.describe({"service": 3, "no text: \udcff": 4})
+    assert history.description() == {"service": 1, "plan": 2}
+    history.describe({"plan": 5})
+    assert history.description() == {"plan": 5}
+
+
 def test_samples_of_another_version_are_skipped(tmp_path: Path) -> None:
     """A row that is no sample of this version is left out."""
     history = History(tmp_path)

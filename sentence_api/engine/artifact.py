@@ -17,7 +17,6 @@ from sentence_api.settings import Settings
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 GRAPH = "model.xml"
-WEIGHTS = "model.bin"
 SOURCE = "source"
 
 # Formats whose loading runs code: never read, not even when the manifest lists them.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentence_api.engine.artifact import Manifest
-from sentence_api.http.auth import Keys
+from sentence_api.keys import Keys
 from sentence_api.resources.formula import Plan
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget

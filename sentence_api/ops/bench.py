@@ -23,11 +23,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from sentence_api.errors import DeploymentFailed, NotMeasured
-from sentence_api.http.auth import keys_in
+from sentence_api.keys import first_key, query_headers
 from sentence_api.ops.capacity import Cost, Latency, Measurement
 from sentence_api.ops.check import known_url
 from sentence_api.ops.pace import Answers, Pace, post, steady
-from sentence_api.ops.smoke import headers
 from sentence_api.resources.host import processor, read_host
 from sentence_api.resources.sizes import format_size
 from sentence_api.settings import Settings
@@ -83,7 +82,7 @@ class Server:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url
-        self._headers = headers(key)
+        self._headers = query_headers(key)
         self.status = json.loads(self._get("/status"))
         if self.status.get("state") != "ready":
             raise DeploymentFailed(f"the server at {url} is not ready; next: ask it with check")
@@ -149,7 +148,7 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr if parsed.json else sys.stdout, flush=True)
 
-    server = Server(parsed.url or known_url(os.environ), _key(settings))
+    server = Server(parsed.url or known_url(os.environ), first_key(settings.keys_file))
     measured, findings = measure(server, parsed.seconds, say)
     if _counts_us():
         text = "the load came from within the same limits: latencies near the capacity are too high"
@@ -334,14 +333,3 @@ def kept(folder: Path) -> Measurement:
         raise NotMeasured(f"nothing is measured yet ({path}); {again}") from exc
     except ValidationError as exc:
         raise NotMeasured(f"{path} is not of this version; {again}") from exc
-
-
-def _key(settings: Settings) -> str | None:
-    """Return one of the server's API keys, if these settings name them."""
-    if settings.keys_file is None:
-        return None
-    try:
-        text = settings.keys_file.read_text("utf-8")
-    except OSError as exc:
-        raise DeploymentFailed(f"cannot read {settings.keys_file}: {exc.strerror}") from exc
-    return next(iter(keys_in(text)), None)

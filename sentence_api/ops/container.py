@@ -24,7 +24,7 @@ from sentence_api.ops.release import (
     Release,
     State,
     environment_text,
-    read_keys,
+    keys_text,
 )
 from sentence_api.ops.runners import (
     SMOKE_INSIDE,
@@ -44,7 +44,7 @@ KEYS_INSIDE = "/run/secrets/keys"
 
 Say = Callable[[str], None]
 
-_INSIDE_READY = ("python", "-m", "sentence_api.healthcheck")
+_INSIDE_READY = ("python", "-m", "sentence_api", "healthcheck")
 
 
 def up(options: Options, docker: Docker, state: State, say: Say) -> None:
@@ -56,7 +56,7 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     check_engine(options, docker)
     current = state.read("current")
     check_room(options, current, docker)
-    keys = read_keys(options.keys)
+    keys = keys_text(options.keys)
     image = build(options, docker, say)
     release, plan = _release(image, options, docker, state)
     say(_plan_line(plan))
@@ -131,13 +131,18 @@ def roll_back_to_previous(docker: Docker, state: State, say: Say) -> None:
     """Put the release before the current one in its place, and remember both the other way round.
 
     Raises:
-        DeploymentFailed: There is none, or its image is gone.
+        DeploymentFailed: There is none, or its image is gone or too old.
     """
     current, previous = state.read("current"), state.read("previous")
     if previous is None:
         raise DeploymentFailed("there is no earlier version to go back to")
     if not docker.works("image", "inspect", previous.image):
         raise DeploymentFailed(f"the image of the earlier version, {previous.image[:19]}, is gone")
+    if not images.has_commands(previous.image, docker):
+        raise DeploymentFailed(
+            f"the image of the earlier version, {previous.image[:19]}, is too old to be tested by"
+            " this deployment; check out that version and run its ./deploy-production.sh"
+        )
     if current is not None and current.swarm != previous.swarm:
         runner(docker, state, swarm=current.swarm).stop()
     _roll_back(previous, runner(docker, state, swarm=previous.swarm), docker, state, say)
@@ -226,7 +231,7 @@ def _release(
     if options.keys is not None:
         settings["SENTENCE_API_KEYS_FILE"] = KEYS_INSIDE
     plan = images.plan_of(image, options, settings, docker)
-    given = variables(plan, options, state, state.keys_file(read_keys(options.keys)))
+    given = variables(plan, options, state, state.keys_file(keys_text(options.keys)))
     return Release(image, given, settings, options.swarm), plan
 
 
@@ -249,7 +254,9 @@ def _roll_back(target: Release | None, run: Runner, docker: Docker, state: State
         return
     say(f"rolling back to {target.image[:19]}")
     run.start(target)
-    run.verify(target, images.canary_of(target.image, docker))
+    # After a failed `up` what ran before comes back, even where it is too old to tell its canary.
+    tells = images.has_commands(target.image, docker)
+    run.verify(target, images.canary_of(target.image, docker) if tells else None)
     state.note("rollback", target)
 
 

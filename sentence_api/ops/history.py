@@ -48,6 +48,9 @@ CREATE TABLE IF NOT EXISTS server (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
+_Statement = tuple[str, tuple[object, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a server: when, of what kind, and one sentence for a person."""
@@ -69,6 +72,7 @@ class History:
         self.path = folder / FILE
         self._max_bytes = max_bytes
         self._life: int | None = None
+        self._troubled: set[str] = set()
 
     def lives_alone(self) -> bool:
         """Say that a server lives with this history; return whether no other one does.
@@ -93,22 +97,22 @@ class History:
     def add(self, sample: Sample) -> None:
         """Keep a sample."""
         values = (sample.time, sample.started, sample.model_dump_json(exclude_defaults=True))
-        self._rows("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", *values)
+        self._write(("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", values))
 
     def note(self, kind: str, text: str, when: float | None = None) -> None:
         """Keep an event of now, or of `when`."""
         moment = time.time() if when is None else when
-        self._rows("INSERT INTO events VALUES (?, ?, ?)", moment, kind, text)
+        self._write(("INSERT INTO events VALUES (?, ?, ?)", (moment, kind, text)))
 
     def describe(self, server: Mapping[str, Any]) -> None:
         """Keep what the server is and follows; of the one before, nothing is left."""
-        self._rows("DELETE FROM server")
-        for name, value in server.items():
-            self._rows("INSERT OR REPLACE INTO server VALUES (?, ?)", name, json.dumps(value))
+        insert = "INSERT INTO server VALUES (?, ?)"
+        rows = [(insert, (name, json.dumps(value))) for name, value in server.items()]
+        self._write(("DELETE FROM server", ()), *rows)
 
     def description(self) -> dict[str, Any]:
         """Return what the last server said of itself; empty without one."""
-        rows = self._rows("SELECT name, value FROM server")
+        rows = self._read("SELECT name, value FROM server")
         return {name: json.loads(value) for name, value in rows}
 
     def samples(self, since: float, until: float = math.inf) -> list[Sample]:
@@ -118,13 +122,13 @@ class History:
     def each_sample(self, since: float, until: float = math.inf) -> Iterator[Sample]:
         """Yield the samples of a time, oldest first; two weeks of them need not be held at once."""
         query = "SELECT sample FROM samples WHERE time BETWEEN ? AND ? ORDER BY time"
-        for (text,) in self._rows(query, since, until):
+        for (text,) in self._read(query, since, until):
             if (sample := _sample(text)) is not None:
                 yield sample
 
     def sample_at(self, moment: float, started: float | None = None) -> Sample | None:
         """Return the last sample at or before a time, of one life of the server or of any."""
-        rows = self._rows(
+        rows = self._read(
             "SELECT sample FROM samples WHERE time <= ?1 AND (?2 IS NULL OR started = ?2)"
             " ORDER BY time DESC LIMIT 1",
             moment,
@@ -138,40 +142,53 @@ class History:
             "SELECT time, kind, text FROM events WHERE time >= ?"
             " ORDER BY time DESC, rowid DESC LIMIT ?"
         )
-        return [Event(*row) for row in self._rows(query, since, most)]
+        return [Event(*row) for row in self._read(query, since, most)]
 
     def prune(self, now: float) -> None:
         """Thin out what is old, and make room if the file has outgrown its bound."""
         day, end = now - FULL_RATE_SECONDS, now - KEPT_SECONDS
-        self._rows("DELETE FROM samples WHERE time < ?", end)
-        self._rows(
-            "DELETE FROM samples WHERE time < ?1 AND time NOT IN (SELECT MIN(time) FROM samples"
-            " WHERE time < ?1 GROUP BY CAST(time / ?2 AS INTEGER))",
-            day,
-            THINNED_SECONDS,
-        )
-        self._rows(
-            "DELETE FROM events WHERE time < ? OR rowid NOT IN"
-            " (SELECT rowid FROM events ORDER BY time DESC LIMIT ?)",
-            end,
-            _MAX_EVENTS,
+        self._write(
+            ("DELETE FROM samples WHERE time < ?", (end,)),
+            (
+                "DELETE FROM samples WHERE time < ?1 AND time NOT IN (SELECT MIN(time)"
+                " FROM samples WHERE time < ?1 GROUP BY CAST(time / ?2 AS INTEGER))",
+                (day, THINNED_SECONDS),
+            ),
+            (
+                "DELETE FROM events WHERE time < ? OR rowid NOT IN"
+                " (SELECT rowid FROM events ORDER BY time DESC LIMIT ?)",
+                (end, _MAX_EVENTS),
+            ),
         )
         if self.used_bytes() > self._max_bytes:
-            self._rows(
+            quarter = (
                 "DELETE FROM samples WHERE time <= (SELECT time FROM samples ORDER BY time"
                 " LIMIT 1 OFFSET (SELECT COUNT(*) / 4 FROM samples))"
             )
+            self._write((quarter, ()))
 
     def used_bytes(self) -> int:
         """Return the size of the pages that hold something; freed ones are used again."""
-        rows = self._rows(
+        rows = self._read(
             "SELECT (page_count - freelist_count) * page_size"
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
         )
         return int(rows[0][0]) if rows else 0
 
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        """Run one statement on a connection of its own; trouble is logged and gives no rows."""
+    def _read(self, query: str, *values: object) -> list[Any]:
+        """Return the rows of a query; none where the file cannot be read now."""
+        return self._use("read", (query, values))
+
+    def _write(self, *statements: _Statement) -> None:
+        """Run statements, all of them or none."""
+        self._use("written", *statements)
+
+    def _use(self, how: str, *statements: _Statement) -> list[Any]:
+        """Run a transaction on a connection of its own, and return the rows of its last statement.
+
+        Trouble is logged and gives no rows.
+        """
+        rows: list[Any] = []
         try:
             with closing(sqlite3.connect(self.path, timeout=_LOCK_SECONDS)) as connection:
                 # Readers and the writer do not wait for each other, and nobody for the disk.
@@ -179,14 +196,27 @@ class History:
                 connection.execute("PRAGMA synchronous = OFF")
                 connection.executescript(_SCHEMA)
                 with connection:
-                    return connection.execute(query, values).fetchall()
+                    for query, values in statements:
+                        rows = connection.execute(query, values).fetchall()
         except sqlite3.OperationalError as exc:
-            log.warning("the history cannot be used now: %s", exc)
+            self._note_trouble(how, exc)
+            return []
         except sqlite3.DatabaseError as exc:
             log.warning("the history is damaged and begins anew: %s", exc)
             for suffix in ("", "-wal", "-shm"):
                 self.path.with_name(FILE + suffix).unlink(missing_ok=True)
-        return []
+            return []
+        self._note_trouble(how, None)
+        return rows
+
+    def _note_trouble(self, how: str, trouble: sqlite3.OperationalError | None) -> None:
+        """Log trouble when it begins and when it ends; a full disk lasts for many samples."""
+        if trouble is not None and how not in self._troubled:
+            self._troubled.add(how)
+            log.warning("the history cannot be %s now: %s", how, trouble)
+        elif trouble is None and how in self._troubled:
+            self._troubled.remove(how)
+            log.info("the history can be %s again", how)
 
 
 def open_history(folder: Path, fallback: Path | None) -> History | None:

@@ -15,6 +15,7 @@ import psutil
 
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
+from sentence_api.keys import first_key
 from sentence_api.ops.address import bind_error, local_url
 from sentence_api.ops.planning import find_subject, plan_subject, stop_grace
 from sentence_api.ops.rendering import plan_table
@@ -58,6 +59,7 @@ def up(settings: Settings, files: Files, say: Say) -> None:
     Raises:
         StartupError: It does not; nothing is left running then.
     """
+    key = first_key(settings.keys_file)
     _ensure_artifact(settings, say)
     subject = find_subject(settings)
     plan = plan_subject(subject, settings)
@@ -72,7 +74,7 @@ def up(settings: Settings, files: Files, say: Say) -> None:
         url = local_url(settings.host, settings.port)
         _wait_until_ready(process, url, files, say)
         ready_seconds = time.monotonic() - started
-        dimensions = smoke(url)
+        dimensions = smoke(url, key=key)
     except BaseException:
         down(settings, files)
         raise

@@ -1,8 +1,14 @@
-"""The application's log: a line per event on stderr, in gunicorn's own format."""
+"""What a server logs: events on stderr, a line each, and requests where that is asked for."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+from gunicorn import glogging
+
+# C0, DEL and C1. gunicorn refuses the first two in a head, but not in a user name in base64.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def log_to_stderr(level: str) -> None:
@@ -12,3 +18,17 @@ def log_to_stderr(level: str) -> None:
         format="%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
         datefmt="[%Y-%m-%d %H:%M:%S %z]",
     )
+
+
+class _Atoms(glogging.SafeAtoms):  # type: ignore[misc]
+    """The parts of a line of the access log, with control characters escaped."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return value.translate(_ESCAPES) if isinstance(value, str) else value
+
+
+class Logger(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's logger, whose access log is safe to show in a terminal."""
+
+    atoms_wrapper_class = _Atoms

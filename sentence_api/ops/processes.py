@@ -10,6 +10,7 @@ from typing import Protocol
 
 import gevent
 
+from sentence_api.keys import Keys
 from sentence_api.ops.board import Board, Exit
 from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.watch import Watch
@@ -53,6 +54,7 @@ class Processes:
         board: What the processes know of each other.
         watch: Who records what happens.
         directory: A folder that the processes share.
+        keys: The API keys, where the query calls need one.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Processes:
         board: Board,
         watch: Watch,
         directory: Path | None,
+        keys: Keys | None = None,
     ) -> None:
         self._settings = settings
         self._plan = plan
@@ -75,6 +78,7 @@ class Processes:
         self._board = board
         self._watch = watch
         self._directory = directory
+        self._keys = keys
         self._collector: Collector | None = None
         self._watermark: Watermark | None = None
         self._ended = 0
@@ -145,6 +149,11 @@ class Processes:
     def server_starts(self) -> None:
         """Note in the master that the server begins to serve."""
         self._watch.server_starts()
+
+    def server_reloads(self) -> None:
+        """Read the keys again in the master, from which the next workers have them."""
+        if self._keys is not None:
+            self._keys.reload()
 
     def server_stops(self) -> None:
         """Note in the master that the server was stopped."""

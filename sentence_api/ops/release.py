@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from sentence_api.errors import DeploymentFailed
-from sentence_api.http.auth import keys_in
+from sentence_api.keys import keys_in, read_keys
 from sentence_api.ops.address import local_url
 
 PROJECT = "sentence-api"
@@ -22,21 +21,13 @@ def environment_text(values: dict[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in sorted(values.items()))
 
 
-def read_keys(source: Path | None) -> str:
+def keys_text(source: Path | None) -> str:
     """Return the text of a person's file of API keys, or one that holds none.
 
     Raises:
-        DeploymentFailed: The file cannot be read or lists no key.
+        InvalidSetting: The file cannot be read or lists no key.
     """
-    if source is None:
-        return _NO_KEYS
-    try:
-        text = source.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise DeploymentFailed(f"cannot read the API keys in {source}: {exc}") from exc
-    if not keys_in(text):
-        raise DeploymentFailed(f"{source} lists no API key; write one per line")
-    return text
+    return _NO_KEYS if source is None else read_keys(source)
 
 
 @dataclass(frozen=True)
@@ -158,7 +149,7 @@ class State:
     def note(self, event: str, release: Release) -> None:
         """Append one event to the history."""
         entry = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),  # noqa: UP017 - 3.9
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "event": event,
             **asdict(release),
         }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from sentence_api.engine.artifact import NEAREST, Manifest
 from sentence_api.ops.planning import Subject
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, Plan, make_plan
+from sentence_api.resources.formula import Machine, Overrides, Plan, make_plan
 from sentence_api.resources.sizes import MIB, format_size
 from sentence_api.settings import Settings, names_of
 
 # The machines of the README's table: memory in MiB and CPUs.
 _TABLE_SIZES = ((512, 1), (1024, 1), (2048, 2), (4096, 2), (8192, 4), (16384, 8))
+_PLANNED = {field.name for field in fields(Overrides)}
 
 
 def plan_table(plan: Plan, subject: Subject) -> str:
@@ -121,19 +123,17 @@ def settings_page() -> str:
     for name, described in properties.items():
         variable, *others = names_of(name)
         also = ", ".join(f"`{other}`" for other in others)
-        default = described.get("default")
-        shown = "*plan*" if default is None else f"`{str(default).lower()}`"
-        if name in _UNSET:
-            shown = "*none*"
-        if isinstance(default, str):
-            shown = f"`{default}`"
+        shown = _default(name, described.get("default"))
         cells = (f"`{variable}`", also, shown, _range(described), described["description"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-# Without a default, and not decided by the plan either.
-_UNSET = {"model_revision", "artifact", "cpus", "memory"}
+def _default(name: str, default: object) -> str:
+    """Return a default as the page shows it; where there is none the formula may decide."""
+    if default is None:
+        return "*plan*" if name in _PLANNED else "*none*"
+    return f"`{default if isinstance(default, str) else str(default).lower()}`"
 
 
 def export_summary(manifest: Manifest, output: Path) -> str:

@@ -21,7 +21,6 @@ _BEYOND_CRITICAL = 1.25
 _WHOLE = 100.0
 _COLUMNS = (("slot", 4), ("pid", 8), ("age", 13), ("private", 10), ("requests/s", 11), ("p95", 9))
 _MOST_CHART_LINES = 4
-_SHORTENED = "…"
 
 Line = Text
 Status = Mapping[str, Any]

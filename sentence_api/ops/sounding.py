@@ -12,7 +12,7 @@ import time
 from itertools import cycle
 from urllib.parse import urlsplit
 
-from sentence_api.ops.smoke import headers
+from sentence_api.keys import query_headers
 
 CONNECTIONS = 8
 SECONDS = 5.0
@@ -40,7 +40,7 @@ def requests_per_second(url: str, key: str | None = None, seconds: float = SECON
             for body in cycle(_BODIES[slot:] + _BODIES[:slot]):
                 if time.monotonic() > until:
                     break
-                connection.request("POST", "/query", body, headers(key))
+                connection.request("POST", "/query", body, query_headers(key))
                 response = connection.getresponse()
                 response.read()
                 answered[slot] += response.status == _OK

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sentence_api.ops import container
-from sentence_api.ops.release import Options, Release, State, read_keys
+from sentence_api.ops.release import Options, Release, State, keys_text
 from sentence_api.ops.runners import COMPOSE_FILE
 from tests.conftest import ROOT
 from tests.test_container import PLAN
@@ -23,7 +23,7 @@ def rendered(engine: None, tmp_path: Path) -> dict[str, Any]:
     """Return the file with a plan's variables in it, as Compose understands it."""
     del engine
     state = State(tmp_path)
-    keys = read_keys(None)
+    keys = keys_text(None)
     state.keep_keys(keys)
     given = container.variables(PLAN, Options(), state, state.keys_file(keys))
     state.prepare(Release("sha256:0", given))

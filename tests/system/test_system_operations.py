@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from wire import TIMEOUT_SECONDS, eventually, metrics
+from wire import TIMEOUT_SECONDS, Connection, eventually, metrics
 
 from tests.conftest import prometheus_program
 
@@ -285,6 +287,22 @@ def test_the_recorder_is_replaced(start: Callable[..., Any]) -> None:
             lambda: len(status(server)["recent"]["times"]) >= len(before) + 3,  # noqa: B023
             20,
         )
+
+
+def test_the_access_log_holds_no_control_characters(start: Callable[..., Any]) -> None:
+    """A client can neither begin a line of the log nor reach the terminal that shows it."""
+    server = start(WEB_CONCURRENCY=1, SENTENCE_API_ACCESS_LOG="true")
+    user = base64.b64encode(b'me\n\x1b[2J\x7f"').decode("ascii")
+    head = f"GET /health HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {user}\r\n"
+    with Connection(server.url) as connection:
+        connection.send(head.encode("ascii") + b"User-Agent: \x9b31m\x85 \xe9\r\n\r\n")
+        assert connection.read().status == 200
+    assert eventually(lambda: "\xe9" in server.log.read_text())
+    line = server.log.read_text().split("\n")[-2]
+    shown = re.sub(r"\[\d+/[^]]+\]|200 \d+", "...", line)
+    agent = r"\x9b31m\x85 " + "\xe9"
+    asked = rf'127.0.0.1 - me\x0a\x1b[2J\x7f\" ... "GET /health HTTP/1.1" ... "-" "{agent}"'
+    assert shown == asked
 
 
 def test_metrics_follow_the_conventions(start: Callable[..., Any]) -> None:

@@ -100,6 +100,102 @@ def load(url: str, clients: int = 8) -> Iterator[Load]:
             thread.join()
 
 
+def has_ended(pid: int) -> bool:
+    """Tell whether a process has ended, also where nobody has collected it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def statuses(server: Any, key: str | None) -> list[int]:
+    """Return what each worker answers to a question with that key, the others held meanwhile."""
+    workers = server.workers()
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    answers = []
+    for asked in workers:
+        others = [worker for worker in workers if worker != asked]
+        for other in others:
+            os.kill(other, signal.SIGSTOP)
+        try:
+            answers.append(
+                httpx2.post(
+                    f"{server.url}/query",
+                    json=QUERY,
+                    headers=headers,
+                    timeout=TIMEOUT_SECONDS,
+                    trust_env=False,
+                ).status_code
+            )
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+    return answers
+
+
+def reload(server: Any) -> None:
+    """Send SIGHUP, and wait until new workers have taken the place of the old ones."""
+    before = set(server.workers())
+    server.process.send_signal(signal.SIGHUP)
+    assert eventually(lambda: len(new := server.workers()) == 2 and not before & set(new))
+
+
+def test_killed_master(start: Callable[..., Any]) -> None:
+    """The next server removes what a killed one shared, and leaves the folders of those beside."""
+    beside, killed = start(WEB_CONCURRENCY=1), start(WEB_CONCURRENCY=1)
+    (kept,), (left,) = (shared_folders(server.process.pid) for server in (beside, killed))
+    workers = killed.workers()
+    killed.process.kill()
+    killed.process.wait()
+    assert eventually(lambda: all(has_ended(worker) for worker in workers))
+    assert left.exists()
+    start(WEB_CONCURRENCY=1)
+    assert not left.exists()
+    query(beside.url)
+    assert kept.exists()
+    assert metrics(beside.url)['sentence_api_requests_total{route="/query",status="200"}'] == 1
+
+
+def test_counts_outlive_a_reload(start: Callable[..., Any]) -> None:
+    """The workers after SIGHUP count on in the folder of those before, and it is the only one."""
+    server = start(WEB_CONCURRENCY=2)
+    folders = shared_folders(server.process.pid)
+    query(server.url)
+    reload(server)
+    query(server.url)
+    counted = 'sentence_api_requests_total{route="/query",status="200"}'
+    assert eventually(lambda: metrics(server.url)[counted] == 2)
+    assert len(folders) == 1
+    assert shared_folders(server.process.pid) == folders
+
+
+def test_keys_are_read_again_on_sighup(start: Callable[..., Any], tmp_path: Path) -> None:
+    """A key that was removed from the file opens no worker after SIGHUP; the others still do.
+
+    A file that cannot be used then leaves the keys as they were, and is named once in the log.
+    """
+    keys = tmp_path / "keys"
+    keys.write_text("kept\nremoved\n")
+    server = start(WEB_CONCURRENCY=2, SENTENCE_API_KEYS_FILE=keys)
+    assert [statuses(server, key) for key in ("kept", "removed", None)] == [
+        [200, 200],
+        [200, 200],
+        [401, 401],
+    ]
+    keys.write_text("kept\n")
+    reload(server)
+    closed = [[200, 200], [401, 401], [401, 401]]
+    assert [statuses(server, key) for key in ("kept", "removed", None)] == closed
+    keys.write_text("# none\n")
+    reload(server)
+    assert [statuses(server, key) for key in ("kept", "removed", None)] == closed
+    errors = [line for line in server.log.read_text().splitlines() if "[ERROR]" in line]
+    assert [line.partition("[ERROR] ")[2] for line in errors] == [
+        f"the API keys stay as they were: {keys} lists no API key; write one per line"
+    ]
+
+
 def test_killed_worker(start: Callable[..., Any]) -> None:
     """A killed worker is back within 2 s, only its requests in flight fail, and counts stay."""
     server = start(WEB_CONCURRENCY=2)

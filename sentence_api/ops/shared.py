@@ -1,0 +1,63 @@
+"""The folder that the processes of one server share, in memory where there is a disk for it."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+PREFIX = "sentence-api-"
+_LOCK = "in-use.lock"
+
+
+@cache
+def shared_folder(parent: str | None) -> Path:
+    """Make this server's folder, and remove those of servers that were killed.
+
+    Called in the master, which removes the folder when it ends. gunicorn reads its settings again
+    when it reloads; workers from before and after must find the same folder.
+
+    Args:
+        parent: Where it lies, by default the system's folder for temporary files.
+    """
+    for folder in Path(parent or tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        _remove_abandoned(folder)
+    made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    _hold(made)
+    atexit.register(_remove, made, os.getpid())
+    return made
+
+
+def _hold(folder: Path) -> None:
+    """Lock the folder for as long as this process or one that it forks lives."""
+    unnamed = folder / f"{_LOCK}.new"
+    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # Only now: another server that starts must not find a lock that nobody holds yet.
+    unnamed.rename(folder / _LOCK)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder whose lock nobody holds; one without a lock is another version's."""
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(folder: Path, master: int) -> None:
+    """Remove the master's folder; forked workers run this at their end too and must not."""
+    if os.getpid() == master:
+        shutil.rmtree(folder, ignore_errors=True)
