@@ -20,6 +20,7 @@ from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.planning import check_engine, one_line_exit, plan_for
 from sentence_api.ops.processes import Processes
 from sentence_api.ops.watch import ServedModel, Watch
+from sentence_api.serving.backoff import Backoff
 from sentence_api.serving.batcher import Caps
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             plan=plan,
             model=model,
             lifecycle=lifecycle,
-            budget=RequestBudget(plan.request_bytes),
+            budget=RequestBudget(plan.request_bytes, Backoff(plan.max_queue_tokens).retry_after),
             render_metrics=metrics.render,
             read_status=watch.status,
             on_response=metrics.on_response,
