@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
-from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.fidelity import MIN_COSINE, canary_cosine
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
@@ -138,7 +138,7 @@ class SentenceModel:
         canary = self.manifest.canary
         ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
         vector = _normalized(engine.forward(ids, np.ones_like(ids)))[0]
-        cosine = float(vector @ np.array(canary.vector, dtype=np.float32))
+        cosine = canary_cosine(vector.tolist(), canary.vector)
         if not cosine >= MIN_COSINE:
             raise CanaryFailed(
                 f"the model gives a wrong reference vector (cosine {cosine:.4f} instead of 1);"

@@ -243,6 +243,10 @@ def test_wrong_reference_vector_stops_the_start(artifact: Path, tmp_path: Path) 
         lambda vector: [math.inf, *vector[1:]],
         lambda vector: vector[:-1],
         lambda _: [],
+        # Not of length 1: a plain product with the model's vector is large, whatever the direction.
+        lambda vector: [100.0, *vector[1:]],
+        lambda vector: [2 * number for number in vector],
+        lambda vector: [0.0] * len(vector),
     ],
 )
 def test_reference_vector_that_is_none(

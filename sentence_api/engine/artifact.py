@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.fidelity import MIN_COSINE, NORM_TOLERANCE
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.resources.footprint import Footprint
 from sentence_api.settings import Settings
@@ -102,6 +102,9 @@ class Manifest(BaseModel):
     def _canary_fits(self) -> Manifest:
         if len(self.canary.vector) != self.dimensions:
             raise ValueError("the canary's vector has another number of dimensions than the model")
+        length = math.hypot(*self.canary.vector)
+        if not abs(length - 1) <= NORM_TOLERANCE:
+            raise ValueError(f"the canary's vector has the length {length:g} instead of 1")
         return self
 
     def is_faithful(self, precision: str) -> bool:
