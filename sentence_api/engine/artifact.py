@@ -20,6 +20,10 @@ GRAPH = "model.xml"
 WEIGHTS = "model.bin"
 SOURCE = "source"
 
+# A maximum of no more than the special tokens cuts nothing; a text beyond the other fits no plan.
+SHORTEST_MAXIMUM = 8
+LONGEST_MAXIMUM = 131_072
+
 # Formats whose loading runs code: never read, not even when the manifest lists them.
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
 _PICKLE_NAMES = ("pytorch_model*.bin",)
@@ -84,11 +88,11 @@ class Manifest(BaseModel):
     revision: str | None
     engine: Literal["openvino", "torch"]
     dimensions: int = Field(gt=0)
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(ge=SHORTEST_MAXIMUM, le=LONGEST_MAXIMUM)
     pooling: str
     packed_pooling: Literal["mean", "cls"] | None = None
     normalizes: bool
-    pad_token_id: int = Field(ge=0)
+    pad_token_id: int = Field(ge=0, lt=1 << 32)  # a tokenizer's ids have 32 bits
     prompts: dict[str, str]
     default_prompt: str | None
     canary: Canary
