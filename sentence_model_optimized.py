@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
-from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.fidelity import MIN_COSINE, canary_cosine
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
@@ -109,6 +109,10 @@ class SentenceModel:
     def waiting_tokens(self) -> int:
         """Tokens that wait for a forward pass."""
         return self._batcher.waiting_tokens if self._batcher else 0
+
+    def retry_after(self, tokens: float) -> int:
+        """Return after how many seconds a refused request of that size may come again."""
+        return self._batcher.retry_after(tokens) if self._batcher else 1
 
     def load(self) -> None:
         """Verify the artifact and load it, and warm up where a fork can inherit the warmth.
@@ -242,8 +246,8 @@ class SentenceModel:
         engine, tokenizer = self._loaded()
         canary = self.manifest.canary
         ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
-        vector = _normalized(engine.forward(ids, np.ones_like(ids)))[0]
-        return float(vector @ np.array(canary.vector, dtype=np.float32))
+        vector = engine.forward(ids, np.ones_like(ids))[0]
+        return canary_cosine(vector.tolist(), canary.vector)
 
     def _prove(self) -> bool:
         """Return whether the reference vector still comes out, and tell `on_fault`."""

@@ -15,16 +15,21 @@ class ServiceError(Exception):
     Attributes:
         code: Stable, machine-readable name; also the label of the error metric.
         param: The request field at fault, `questions.3` style, or None.
-        retry_after_seconds: When the client may try again, or None.
+        retry_after_seconds: When the client may try again, or None; what is refused for load has
+            its own (`serving/backoff.py`).
     """
 
     code: ClassVar[str] = "internal_error"
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_seconds: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
 
 
 class MalformedJson(ServiceError):
@@ -108,7 +113,7 @@ class DeadlineExceeded(ServiceError):
     """The request waited longer than its deadline and was dropped."""
 
     code = "deadline_exceeded"
-    retry_after_seconds = 2
+    retry_after_seconds = 1
 
 
 class ClientGone(ServiceError):

@@ -177,6 +177,18 @@ def without(field: str) -> Callable[[str], str]:
         (lambda text: text.replace('"format":1', '"format":2'), "format"),
         (lambda text: text.replace('"dimensions":2', '"dimensions":0'), "dimensions"),
         (lambda text: text.replace('"model":', '"modell":'), "model"),
+        (lambda text: text.replace('"max_tokens":16', '"max_tokens":1'), "max_tokens"),
+        (lambda text: text.replace('"max_tokens":16', '"max_tokens":131073'), "max_tokens"),
+        (lambda text: text.replace('"pad_token_id":0', '"pad_token_id":-1'), "pad_token_id"),
+        (
+            lambda text: text.replace('"pad_token_id":0', f'"pad_token_id":{1 << 32}'),
+            "pad_token_id",
+        ),
+        (lambda text: text.replace("[0.6,0.8]", "[0.6,0.8,0.0]"), "number of dimensions"),
+        (lambda text: text.replace("[0.6,0.8]", "[1.2,1.6]"), "has the length 2 instead of 1"),
+        (lambda text: text.replace("[0.6,0.8]", "[0.6,0.7]"), "has the length 0.921954"),
+        (lambda text: text.replace("[0.6,0.8]", "[0.0,0.0]"), "has the length 0"),
+        (lambda text: text.replace("[0.6,0.8]", "[1e308,1e308]"), "has the length 1.41421e.308"),
     ],
 )
 def test_broken_manifest_is_one_clear_line(

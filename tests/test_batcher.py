@@ -654,6 +654,54 @@ def test_a_deadline_that_has_passed(start: Callable[..., Batcher], texts: Texts)
     outcomes(first)
 
 
+def test_refusals_tell_when_to_come_again(start: Callable[..., Batcher], texts: Texts) -> None:
+    """The fuller the queue and the more were refused before, the later a client is asked to come.
+
+    4,000 tokens a second are assumed, since no full pass was seen; jitter adds up to a tenth.
+    """
+    batcher, holding, _, first = held(start, texts, Caps(items=8, tokens=512, queue_tokens=30_000))
+    late = gevent.spawn(batcher.submit, texts(*[256] * 24), deadline=time.monotonic())
+    waiting = spawn(batcher, texts(*[256] * 54))
+    gevent.sleep(0)
+    told = []
+    for size in (12_000, 4000):
+        with pytest.raises(QueueFull) as caught:
+            batcher.require_room(size)
+        told.append(caught.value.retry_after_seconds)
+    # 19,968 / 2 wait; what is known before tokenizing counts twice, up to a third of the queue.
+    assert told[0] in {5, 6}
+    assert told[1] in {7, 8}
+    with pytest.raises(QueueFull) as caught:
+        batcher.submit(texts(*[256] * 40))
+    assert caught.value.retry_after_seconds in {10, 11}
+    holding.release()
+    outcomes(first, waiting)
+    with pytest.raises(DeadlineExceeded) as dropped:
+        late.get()
+    assert dropped.value.retry_after_seconds in {11, 12, 13}
+
+
+def test_a_refusal_follows_the_measured_rate(start: Callable[..., Batcher], texts: Texts) -> None:
+    """Once full passes have been seen, the time to come again is that of this machine."""
+    go = Event()
+
+    def before(number: int) -> None:
+        if number:
+            assert go.wait(SECONDS)
+        time.sleep(0.05)
+
+    batcher = start(Engine(before), Caps(items=8, tokens=64, queue_tokens=6399))
+    outcomes(spawn(batcher, texts(64)))  # 64 tokens in 50 ms: 1,280 a second
+    waiting = spawn(batcher, texts(*[64] * 100))
+    gevent.sleep(0.01)
+    with pytest.raises(QueueFull) as caught:
+        batcher.submit(texts(64))
+    # Half of 6,336 tokens; the first pass was a little slower than it slept.
+    assert caught.value.retry_after_seconds in {3, 4}
+    waiting.kill()
+    go.set()
+
+
 def test_a_deadline_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
     """What is left of a request whose deadline passes between two passes is not computed."""
     tokens = texts(*[8] * 8)

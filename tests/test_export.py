@@ -28,7 +28,7 @@ from sentence_api.engine.export import CANARY_TEXT, export, find_source, same_ne
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer
-from sentence_api.errors import ExportFailed
+from sentence_api.errors import ArtifactInvalid, ExportFailed
 from sentence_api.serving.batcher import Caps
 from sentence_api.settings import DEFAULT_MODEL, Engine
 from sentence_model_optimized import SentenceModel
@@ -134,6 +134,21 @@ def test_texts_share_rows_where_the_model_is_known_to_allow_it(
     assert load_engine(made(name).artifact, manifest, "float32", 1).packs is (pooling is not None)
 
 
+@pytest.mark.parametrize("name", [*MAKERS])
+def test_the_tables_of_a_graph_are_found(name: str, made: Callable[[str], Exported]) -> None:
+    """The vocabulary and the positions of each kind of model bound what its manifest may say."""
+    exported = made(name)
+    engine = load_engine(exported.artifact, exported.manifest, "float32", 1)
+    config = exported.source[0].auto_model.config
+    assert (engine.vocabulary, engine.positions) == (
+        config.vocab_size,
+        config.max_position_embeddings,
+    )
+    beyond = exported.manifest.model_copy(update={"max_tokens": tiny_models.MAX_TOKENS + 3})
+    with pytest.raises(ArtifactInvalid, match="max_tokens is 27, the model has 26 positions"):
+        load_engine(exported.artifact, beyond, "float32", 1)
+
+
 def test_torch_artifact_repeats_its_source(tmp_path: Path) -> None:
     """The torch engine gives the source's vectors too, and its folder holds no pickle."""
     exported = make(tmp_path, tiny_models.roberta, "torch")
@@ -141,6 +156,13 @@ def test_torch_artifact_repeats_its_source(tmp_path: Path) -> None:
     encoded = served(exported.artifact).encode(TEXTS)
     assert cosines(encoded.vectors, exported.source.encode(TEXTS)).min() >= MIN_COSINE
     assert exported.manifest.engine == "torch"
+    for change, reason in (
+        ({"max_tokens": 25}, "max_tokens is 25, the model has 24 positions"),
+        ({"pad_token_id": 10**9}, "pad_token_id is 1000000000, the model knows"),
+    ):
+        beyond = exported.manifest.model_copy(update=change)
+        with pytest.raises(ArtifactInvalid, match=reason):
+            load_engine(exported.artifact, beyond, "float32", 1)
 
 
 def test_unnormalised_vectors_keep_their_length(made: Callable[[str], Exported]) -> None:
@@ -310,6 +332,14 @@ def prompt_left_out(folder: Path) -> Path:
     return folder
 
 
+def too_short(folder: Path) -> Path:
+    """Make a model that reads fewer tokens than any that is of use."""
+    model = SentenceTransformer(str(tiny_models.bert(folder)), device="cpu")
+    model.max_seq_length = 7
+    model.save(str(folder), create_model_card=False)
+    return folder
+
+
 def _pickle(folder: Path, module: str) -> Path:
     """Turn the weights of one module into the old format."""
     weights = folder / module / "model.safetensors"
@@ -326,6 +356,7 @@ def _pickle(folder: Path, module: str) -> Path:
         (pickled, r"source/pytorch_model\.bin is a pickle"),
         (pickled_dense, r"2_Dense/pytorch_model\.bin is a pickle"),
         (prompt_left_out, "the model leaves its prompt out of the pooling"),
+        (too_short, r"the model reads 7 tokens \(max_seq_length\); from 8 to 131072 can be served"),
     ],
 )
 def test_failed_export_writes_nothing(

@@ -297,7 +297,7 @@ def test_every_error_has_a_status() -> None:
         (errors.InferenceFailed, 500, "internal_error", None),
         (errors.NotReady, 503, "not_ready", "1"),
         (errors.Draining, 503, "draining", "1"),
-        (errors.DeadlineExceeded, 503, "deadline_exceeded", "2"),
+        (errors.DeadlineExceeded, 503, "deadline_exceeded", "1"),
     ],
 )
 def test_errors_meet_http(
@@ -311,6 +311,13 @@ def test_errors_meet_http(
         assert response.headers.get("Retry-After") == retry_after
     assert served.responses == [("/query", status, code), ("/query/batch", status, code)]
     assert served.budget.held_bytes == 0
+
+
+@pytest.mark.parametrize("kind", [errors.QueueFull, errors.DeadlineExceeded])
+def test_a_refusal_says_when_to_come_again(kind: type[ServiceError], served: Served) -> None:
+    """What was worked out for this request is in the header, in whole seconds."""
+    served.model.error = kind("too much", retry_after_seconds=17)
+    assert served.query({"question": WORDS}).headers["Retry-After"] == "17"
 
 
 @pytest.mark.parametrize(

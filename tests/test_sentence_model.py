@@ -243,6 +243,10 @@ def test_wrong_reference_vector_stops_the_start(artifact: Path, tmp_path: Path) 
         lambda vector: [math.inf, *vector[1:]],
         lambda vector: vector[:-1],
         lambda _: [],
+        # Not of length 1: a plain product with the model's vector is large, whatever the direction.
+        lambda vector: [100.0, *vector[1:]],
+        lambda vector: [2 * number for number in vector],
+        lambda vector: [0.0] * len(vector),
     ],
 )
 def test_reference_vector_that_is_none(
@@ -257,6 +261,39 @@ def test_reference_vector_that_is_none(
     with pytest.raises((CanaryFailed, ArtifactInvalid)):
         wrong.load()
         wrong.start()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("max_tokens", 513, "max_tokens is 513, the model has 512 positions"),
+        ("max_tokens", 100_000, "max_tokens is 100000, the model has 512 positions"),
+        ("pad_token_id", 30_522, "pad_token_id is 30522, the model knows 30522 tokens"),
+        ("pad_token_id", 10**9, "pad_token_id is 1000000000, the model knows 30522 tokens"),
+    ],
+)
+def test_more_than_the_model_has_is_not_loaded(
+    field: str, value: int, reason: str, artifact: Path, tmp_path: Path
+) -> None:
+    """A manifest that would have the model read beyond its tables is refused in one line.
+
+    OpenVINO reads zeros there, so that long texts would get wrong vectors without any error.
+    """
+    folder = altered(artifact, tmp_path / "wrong", lambda manifest: manifest.update({field: value}))
+    with pytest.raises(ArtifactInvalid) as caught:
+        SentenceModel(folder, "float32", 1, CAPS).load()
+    assert str(caught.value) == f"cannot use {folder / 'manifest.json'}: {reason}"
+
+
+def test_all_positions_can_be_used(artifact: Path, tmp_path: Path) -> None:
+    """A manifest may give the model all that its tables hold."""
+
+    def widen(manifest: dict[str, Any]) -> None:
+        manifest.update(max_tokens=512, pad_token_id=30_521)
+
+    wide = started(altered(artifact, tmp_path / "wide", widen))
+    assert wide.encode(["fox " * 600, "fox"]).tokens == 515
+    wide.unload()
 
 
 def test_altered_artifact_is_not_loaded(artifact: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.fidelity import MIN_COSINE, NORM_TOLERANCE
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.resources.footprint import Footprint
 from sentence_api.settings import Settings
@@ -18,6 +18,10 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 GRAPH = "model.xml"
 SOURCE = "source"
+
+# A maximum of no more than the special tokens cuts nothing; a text beyond the other fits no plan.
+SHORTEST_MAXIMUM = 8
+LONGEST_MAXIMUM = 131_072
 
 # Formats whose loading runs code: never read, not even when the manifest lists them.
 _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
@@ -83,11 +87,11 @@ class Manifest(BaseModel):
     revision: str | None
     engine: Literal["openvino", "torch"]
     dimensions: int = Field(gt=0)
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(ge=SHORTEST_MAXIMUM, le=LONGEST_MAXIMUM)
     pooling: str
     packed_pooling: Literal["mean", "cls"] | None = None
     normalizes: bool
-    pad_token_id: int = Field(ge=0)
+    pad_token_id: int = Field(ge=0, lt=1 << 32)  # a tokenizer's ids have 32 bits
     prompts: dict[str, str]
     default_prompt: str | None
     canary: Canary
@@ -101,6 +105,9 @@ class Manifest(BaseModel):
     def _canary_fits(self) -> Manifest:
         if len(self.canary.vector) != self.dimensions:
             raise ValueError("the canary's vector has another number of dimensions than the model")
+        length = math.hypot(*self.canary.vector)
+        if not abs(length - 1) <= NORM_TOLERANCE:
+            raise ValueError(f"the canary's vector has the length {length:g} instead of 1")
         return self
 
     def is_faithful(self, precision: str) -> bool:

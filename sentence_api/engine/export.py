@@ -22,8 +22,10 @@ from tokenizers import normalizers
 from sentence_api.engine import probe
 from sentence_api.engine.artifact import (
     GRAPH,
+    LONGEST_MAXIMUM,
     MANIFEST,
     NEAREST,
+    SHORTEST_MAXIMUM,
     SOURCE,
     TOKENIZER,
     Accuracy,
@@ -225,6 +227,11 @@ def _check_supported(model: SentenceTransformer) -> None:
         raise ExportFailed("the model leaves its prompt out of the pooling, which is not supported")
     if not model.max_seq_length:
         raise ExportFailed("the model does not say how many tokens it reads (max_seq_length)")
+    if not SHORTEST_MAXIMUM <= model.max_seq_length <= LONGEST_MAXIMUM:
+        raise ExportFailed(
+            f"the model reads {model.max_seq_length} tokens (max_seq_length); from"
+            f" {SHORTEST_MAXIMUM} to {LONGEST_MAXIMUM} can be served"
+        )
 
 
 def _reference(model: SentenceTransformer) -> Reference:

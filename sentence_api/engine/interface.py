@@ -19,12 +19,16 @@ class Engine(Protocol):
         precision: What it computes in, `float32` or `bfloat16`.
         forks_warm: Passes may run before a fork, and what they leave behind is worth sharing.
         packs: Several texts may share a row.
+        vocabulary: Token ids that it knows, from 0 up, or None where that cannot be told.
+        positions: Tokens of the longest text that it can tell the order of, or None likewise.
     """
 
     name: str
     precision: str
     forks_warm: bool
     packs: bool
+    vocabulary: int | None
+    positions: int | None
 
     def start(self) -> None:
         """Get ready for `forward`; calling it again changes nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sentence_api.engine.artifact import GRAPH, SOURCE, Manifest
+from sentence_api.engine.artifact import GRAPH, MANIFEST, SOURCE, Manifest
 from sentence_api.engine.interface import Engine
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.settings import Engine as EngineName
@@ -15,8 +15,25 @@ def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int
     """Load the engine that `artifact` was made for; its files must have been verified.
 
     Raises:
-        ArtifactInvalid: The engine cannot read the artifact.
+        ArtifactInvalid: The engine cannot read the artifact, or not as its manifest says.
     """
+    engine = _load(artifact, manifest, precision, threads)
+    where = f"cannot use {artifact / MANIFEST}"
+    if engine.positions is not None and manifest.max_tokens > engine.positions:
+        raise ArtifactInvalid(
+            f"{where}: max_tokens is {manifest.max_tokens}, the model has {engine.positions}"
+            " positions"
+        )
+    if engine.vocabulary is not None and manifest.pad_token_id >= engine.vocabulary:
+        raise ArtifactInvalid(
+            f"{where}: pad_token_id is {manifest.pad_token_id}, the model knows"
+            f" {engine.vocabulary} tokens"
+        )
+    return engine
+
+
+def _load(artifact: Path, manifest: Manifest, precision: str, threads: int) -> Engine:
+    """Load the engine as it is."""
     if manifest.engine == "torch":
         from sentence_api.engine.torch import TorchEngine  # noqa: PLC0415
 

@@ -18,6 +18,9 @@ from sentence_api.settings import Precision
 # together, in every worker, and with the plugin's own bound of thousands 600 shapes took 250 MiB.
 # So many hold the common shapes; a pass of a new one takes one or two milliseconds longer.
 _CACHED_KERNELS = 64
+_TABLE_RANK = 2
+# What transformers calls the table of absolute positions; other models compute theirs.
+_POSITIONS = "position_embeddings"
 
 
 def _runtime() -> Any:
@@ -46,6 +49,20 @@ def resolve_precision(precision: Precision) -> str:
     return supported_precisions()[0] if precision == "auto" else precision
 
 
+def _table_rows(graph: Any) -> dict[str, int]:
+    """Return how many rows each table of a graph has from which rows are looked up, by name."""
+    tables = {
+        op.get_friendly_name(): op.input(0).get_partial_shape()
+        for op in graph.get_ops()
+        if op.get_type_name() == "Gather"
+    }
+    return {
+        name: shape[0].get_length()
+        for name, shape in tables.items()
+        if shape.is_static and len(shape) == _TABLE_RANK
+    }
+
+
 class OpenVinoEngine:
     """A graph compiled for this CPU.
 
@@ -71,8 +88,14 @@ class OpenVinoEngine:
         # in the fork; with more, the first pass after it hangs.
         self.forks_warm = threads == 1
         self._request: Any = None
-        self._compiled = runtime.Core().compile_model(
-            str(graph),
+        core = runtime.Core()
+        model = core.read_model(str(graph))
+        rows = _table_rows(model)
+        # Whatever lies beyond its table, the plugin reads as zeros: no error, and a wrong vector.
+        self.vocabulary = max(rows.values(), default=None)
+        self.positions = min((rows[name] for name in rows if _POSITIONS in name), default=None)
+        self._compiled = core.compile_model(
+            model,
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",

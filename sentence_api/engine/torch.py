@@ -86,6 +86,8 @@ class TorchEngine:
         except ExportFailed as exc:
             raise ArtifactInvalid(str(exc)) from exc
         drop_normalize(self._model)
+        self.vocabulary: int | None = len(self._model.tokenizer)
+        self.positions: int | None = self._model.max_seq_length
         if precision == "bfloat16":
             self._model.bfloat16()
 

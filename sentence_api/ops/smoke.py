@@ -9,12 +9,10 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.fidelity import MIN_COSINE, NORM_TOLERANCE, canary_cosine
 from sentence_api.errors import DeploymentFailed
 from sentence_api.keys import query_headers
 
-# A vector's length may differ from 1 by what float32 and its decimal text lose.
-NORM_TOLERANCE = 1e-3
 QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
 
 
@@ -73,9 +71,9 @@ def how_to(url: str) -> str:
 
 
 def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
-    """Compare unit vectors."""
-    cosine = sum(a * b for a, b in zip(vector, expected))
-    if len(vector) != len(expected) or not cosine >= MIN_COSINE:
+    """Refuse a vector of another direction than the canary's."""
+    cosine = canary_cosine(vector, expected)
+    if not cosine >= MIN_COSINE:
         raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
 
 

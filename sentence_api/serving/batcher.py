@@ -29,6 +29,7 @@ from sentence_api.errors import (
     QueueFull,
     ServiceError,
 )
+from sentence_api.serving.backoff import Backoff
 from sentence_api.serving.soundness import unsound_rows
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ _TURNS = 2
 # A pass counts as full from one part in so many of the token cap; how much each moves the rate.
 _FULL_SHARE = 2
 _RATE_WEIGHT = 0.2
+# Texts have about twice the least tokens by which they are refused before they are tokenized.
+_LIKELY_FACTOR = 2
 
 Forward = Callable[[TokenIds, TokenIds], Vectors]
 
@@ -215,6 +218,7 @@ class Batcher:
         self._smallest_next = False
         # Of full passes only: small ones are bound by reading the weights, not by their tokens.
         self._tokens_per_second: float | None = None
+        self._backoff = Backoff(caps.queue_tokens)
         self._wake = Event()
         self._closed = False
         self._runner = gevent.spawn(self._run)
@@ -245,7 +249,7 @@ class Batcher:
         if self._closed:
             raise Draining("this worker is stopping")
         job = Job(tokens, deadline, is_gone)
-        self.require_room(job.waiting_tokens, deadline)
+        self.require_room(job.waiting_tokens, deadline, 1)
         self._rotation.append(job)
         self.waiting_tokens += job.waiting_tokens
         self._wake.set()
@@ -265,11 +269,22 @@ class Batcher:
         while self._rotation:
             self._end(self._rotation.popleft(), Draining("this worker is stopping"))
 
-    def require_room(self, tokens: int, deadline: float | None = None) -> None:
+    def retry_after(self, tokens: float) -> int:
+        """Return after how many seconds a refused request of that size may come again."""
+        return self._backoff.retry_after(tokens, self.waiting_tokens, self._tokens_per_second)
+
+    def require_room(
+        self, tokens: int, deadline: float | None = None, likely_factor: int = _LIKELY_FACTOR
+    ) -> None:
         """Pass if work of that size may join the queue; an empty queue takes anything.
 
         What cannot be computed before its deadline is refused at once instead of being begun and
         thrown away.
+
+        Args:
+            tokens: The least that it has.
+            deadline: `time.monotonic()` by which it must be done.
+            likely_factor: How many times as many it is likely to have.
 
         Raises:
             QueueFull: Too many tokens wait already.
@@ -281,7 +296,10 @@ class Batcher:
         bound = self._caps.queue_tokens * (_LARGE_SHARE if is_large else 1.0)
         if waiting + tokens <= bound and self._in_time(tokens, deadline, is_large=is_large):
             return
-        raise QueueFull(f"{waiting} tokens are waiting already; try again later")
+        raise QueueFull(
+            f"{waiting} tokens are waiting already; try again later",
+            retry_after_seconds=self.retry_after(tokens * likely_factor),
+        )
 
     def _in_time(self, tokens: int, deadline: float | None, *, is_large: bool) -> bool:
         """Tell whether such work will be done by its deadline, as far as the speed is known."""
@@ -333,6 +351,8 @@ class Batcher:
                 job.is_gone = None
                 continue
             if reason is not None:
+                if isinstance(reason, DeadlineExceeded):
+                    reason.retry_after_seconds = self.retry_after(sum(map(len, job.tokens)))
                 self._rotation.remove(job)
                 self._end(job, reason)
 

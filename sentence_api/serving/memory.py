@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from sentence_api.errors import QueueFull
+from sentence_api.resources.formula import HELD_PER_BODY_BYTE
 from sentence_api.resources.process import process_memory
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ CHECK_SECONDS = 5.0
 # of the largest requests must not shut out the many small ones.
 _SMALL_BYTES = 256 * 1024
 _LARGE_SHARE = 0.75
+# Four bytes of English make one token (`resources/formula.py`).
+_HELD_PER_TOKEN = 4 * HELD_PER_BODY_BYTE
 
 
 def freeze() -> None:
@@ -132,11 +135,14 @@ class RequestBudget:
 
     Args:
         total_bytes: The bound, from the plan.
+        retry_after: Returns the seconds after which a refused request of so many tokens may come
+            again.
     """
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self, total_bytes: int, retry_after: Callable[[float], int] = lambda _: 1) -> None:
         self.total_bytes = total_bytes
         self.held_bytes = 0
+        self.retry_after = retry_after
 
     def open(self) -> Reservation:
         """Begin a request."""
@@ -180,6 +186,9 @@ class Reservation:
         if size > _SMALL_BYTES:
             bound *= _LARGE_SHARE
         if others and self._budget.held_bytes + size > bound:
-            raise QueueFull("the requests in progress hold all the memory planned for them")
+            raise QueueFull(
+                "the requests in progress hold all the memory planned for them",
+                retry_after_seconds=self._budget.retry_after(size / _HELD_PER_TOKEN),
+            )
         self._budget.held_bytes += size
         self.held_bytes += size

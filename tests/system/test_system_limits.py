@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import httpx2
@@ -72,6 +74,29 @@ def test_deadline(tight: Any) -> None:
     # The deadline is looked at between passes, which take a moment.
     assert 2 <= took < 10
     assert post(tight.url, "/query", {"question": "fox"}).status_code == 200
+
+
+def test_clients_that_obey_are_served(tight: Any) -> None:
+    """Of 60 clients that come at once and obey `Retry-After`, each is served after a few tries."""
+    body = {"questions": [f"{n} " + "one two three four five six " * 10 for n in range(4)]}
+    together = Barrier(60, timeout=TIMEOUT_SECONDS)
+
+    def tries() -> int:
+        together.wait()
+        for number in itertools.count(1):
+            answer = post(tight.url, "/query/batch", body)
+            if answer.status_code == 200:
+                return number
+            assert answer.status_code in {429, 503}
+            time.sleep(int(answer.headers["Retry-After"]))
+        raise AssertionError
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(60) as pool:
+        needed = list(pool.map(lambda _: tries(), range(60)))
+    took = time.monotonic() - started
+    assert max(needed) <= 5
+    assert took < 60
 
 
 def test_health_answers_under_load(tight: Any) -> None:
