@@ -343,19 +343,6 @@ def test_a_refusal_tells_when_to_come_again() -> None:
     assert (caught.value.retry_after_seconds, asked) == (7, [2000])
 
 
-def test_a_budget_has_a_line_of_its_own() -> None:
-    """Without a model's line, those who are refused are told later and later turns."""
-    budget = RequestBudget(4 * MIB)
-    told = []
-    with budget.open() as first, budget.open() as second:
-        first.grow(3 * MIB)
-        for _ in range(3):
-            with pytest.raises(QueueFull) as caught:
-                second.grow(400 * KIB)
-            told.append(caught.value.retry_after_seconds)
-    assert told == sorted(set(told))
-
-
 def test_the_last_quarter_of_a_budget_is_for_small_requests() -> None:
     """What grows by more than 256 KiB at once may fill three quarters beside others."""
     budget = RequestBudget(4 * MIB)
