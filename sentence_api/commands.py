@@ -1,4 +1,4 @@
-"""The commands of `python -m sentence_api` but `check` and `monitor`."""
+"""The commands of `python -m sentence_api` but those that start alone; see `__main__`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TextIO
 from sentence_api import __version__
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import bench, capacity, check, dashboard, local, monitor, rendering
+from sentence_api.ops import bench, capacity, check, dashboard, inside, local, monitor, rendering
 from sentence_api.ops.alerts import rules
 from sentence_api.ops.arguments import cpus
 from sentence_api.ops.planning import Subject, find_subject, plan_figures, plan_subject
@@ -194,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     # Run before this parser is made; here for --help.
     commands.add_parser(check.COMMAND, help="say how the running service is, and what to change")
     commands.add_parser(monitor.COMMAND, help="show it live")
+    commands.add_parser("healthcheck", help="say whether the server of this container is ready")
+    inside.add_commands(commands)
 
     bench_ = commands.add_parser(bench.COMMAND, help="load the running service and judge it")
     bench.add_arguments(bench_)

@@ -36,16 +36,19 @@ CANARY = {"text": "canary", "vector": [0.6, 0.8]}
 
 
 class FakeDocker(Docker):
-    """Answers as an engine would; images in `broken` never become ready.
+    """Answers as an engine would; images in `broken` never become ready, those in `old` know less.
 
     Attributes:
         asked: Every command, in order.
+        tried: Every command that was asked for its success only.
     """
 
     def __init__(self, image: str = "sha256:new") -> None:
         self.image = image
         self.asked: list[str] = []
+        self.tried: list[str] = []
         self.broken: set[str] = set()
+        self.old: set[str] = set()
         self.plugins = True
         self.candidate = ""
         self.canary = CANARY
@@ -74,7 +77,10 @@ class FakeDocker(Docker):
             self.candidate = arguments[-1]
         if command.startswith("inspect --format {{.State.Status}}"):
             return "exited false" if self.candidate in self.broken else "running false"
-        if command.endswith("--show-canary"):
+        if command.startswith("image inspect --format {{index .Config.Labels"):
+            return "" if arguments[-1] in self.old else str(image.PROTOCOL)
+        if command.endswith(" -m sentence_api canary"):
+            assert arguments[-4] not in self.old
             return json.dumps(self.canary)
         return next((text for start, text in answers.items() if command.startswith(start)), "")
 
@@ -84,6 +90,7 @@ class FakeDocker(Docker):
 
     def works(self, *arguments: str) -> bool:
         """Say whether the command would succeed."""
+        self.tried.append(" ".join(arguments))
         if arguments[0] == "compose":
             return self.plugins
         return arguments[0] != "exec" or self.candidate not in self.broken
@@ -265,6 +272,56 @@ def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
     state.write("previous", None)
     with pytest.raises(DeploymentFailed, match="no earlier version"):
         container.roll_back_to_previous(FakeDocker(), state, lambda _: None)
+
+
+def test_rollback_to_an_image_without_our_commands_is_refused(
+    options: Options, state: State
+) -> None:
+    """An image from before they were stable is refused in one line, before anything changes."""
+    old, new = release("sha256:old", options, state), release("sha256:new", options, state)
+    state.write("current", new)
+    state.write("previous", old)
+    docker = FakeDocker()
+    docker.old = {"sha256:old"}
+    with pytest.raises(DeploymentFailed) as refused:
+        container.roll_back_to_previous(docker, state, lambda _: None)
+    assert str(refused.value) == (
+        "the image of the earlier version, sha256:old, is too old to be tested by this deployment;"
+        " check out that version and run its ./deploy-production.sh"
+    )
+    assert docker.changes() == []
+    assert (state.read("current"), state.read("previous")) == (new, old)
+
+
+def test_an_old_image_comes_back_after_a_failed_switch(options: Options, state: State) -> None:
+    """What ran before a failed `up` runs again, even where it cannot tell its canary."""
+    old = release("sha256:old", options, state)
+    state.write("current", old)
+    docker = FakeDocker()
+    docker.old = {"sha256:old"}
+    docker.canary = {"text": CANARY["text"], "vector": [0.0, 1.0]}
+    with pytest.raises(DeploymentFailed, match=r"wrong reference vector.*is back"):
+        container.up(options, docker, state, lambda _: None)
+    assert "SENTENCE_API_IMAGE=sha256:old\n" in state.environment.read_text()
+    assert state.read("current") == old
+
+
+def test_a_host_runs_stable_commands_inside_an_image(options: Options, state: State) -> None:
+    """Whatever runs inside an image is a command of `python -m sentence_api`, never a module."""
+    docker = FakeDocker()
+    state.write("current", release("sha256:old", options, state))
+    container.up(options, docker, state, lambda _: None)
+    inside = [c.split(" -m ", 1)[1] for c in [*docker.asked, *docker.tried] if "python" in c]
+    assert {tuple(command.split()[:2]) for command in inside} == {
+        ("sentence_api", name) for name in ("plan", "smoke", "canary", "healthcheck")
+    }
+
+
+def test_the_dockerfile_declares_our_protocol() -> None:
+    """The label that a deployment asks an image for is the one that the Dockerfile writes."""
+    text = (ROOT / image.DOCKERFILE).read_text(encoding="utf-8")
+    assert text.count(f'{image.PROTOCOL_LABEL}="{image.PROTOCOL}"') == 1
+    assert text.count('"-m", "sentence_api", "healthcheck"]') == 1
 
 
 def test_down_keeps_images_and_history(options: Options, state: State) -> None:

@@ -17,7 +17,7 @@ FLOORS = {
     "errors": 0,
     "settings": 0,
     "keys": 0,
-    "healthcheck": 0,  # it can import nothing of ours, and others import it
+    "healthcheck": 0,  # it imports nothing of ours, and others import it
     "resources": 1,
     "engine": 2,
     "serving": 2,

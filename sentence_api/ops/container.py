@@ -44,7 +44,7 @@ KEYS_INSIDE = "/run/secrets/keys"
 
 Say = Callable[[str], None]
 
-_INSIDE_READY = ("python", "-m", "sentence_api.healthcheck")
+_INSIDE_READY = ("python", "-m", "sentence_api", "healthcheck")
 
 
 def up(options: Options, docker: Docker, state: State, say: Say) -> None:
@@ -131,13 +131,18 @@ def roll_back_to_previous(docker: Docker, state: State, say: Say) -> None:
     """Put the release before the current one in its place, and remember both the other way round.
 
     Raises:
-        DeploymentFailed: There is none, or its image is gone.
+        DeploymentFailed: There is none, or its image is gone or too old.
     """
     current, previous = state.read("current"), state.read("previous")
     if previous is None:
         raise DeploymentFailed("there is no earlier version to go back to")
     if not docker.works("image", "inspect", previous.image):
         raise DeploymentFailed(f"the image of the earlier version, {previous.image[:19]}, is gone")
+    if not images.has_commands(previous.image, docker):
+        raise DeploymentFailed(
+            f"the image of the earlier version, {previous.image[:19]}, is too old to be tested by"
+            " this deployment; check out that version and run its ./deploy-production.sh"
+        )
     if current is not None and current.swarm != previous.swarm:
         runner(docker, state, swarm=current.swarm).stop()
     _roll_back(previous, runner(docker, state, swarm=previous.swarm), docker, state, say)
@@ -249,7 +254,9 @@ def _roll_back(target: Release | None, run: Runner, docker: Docker, state: State
         return
     say(f"rolling back to {target.image[:19]}")
     run.start(target)
-    run.verify(target, images.canary_of(target.image, docker))
+    # After a failed `up` what ran before comes back, even where it is too old to tell its canary.
+    tells = images.has_commands(target.image, docker)
+    run.verify(target, images.canary_of(target.image, docker) if tells else None)
     state.note("rollback", target)
 
 

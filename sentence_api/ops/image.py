@@ -21,6 +21,8 @@ DOCKERFILE = "Dockerfile.production-optimized"
 IMAGE = f"{PROJECT}:latest"
 WHEELS = f"{PROJECT}:wheels"
 WHEELHOUSE = Path("wheelhouse")
+# Set by the Dockerfile: an image has the commands for a host that `ops/inside.py` tells of.
+PROTOCOL_LABEL, PROTOCOL = f"{PROJECT}.protocol", 1
 # The list that makes a wheelhouse complete, and what tells for which requirements it was collected.
 CHECKSUMS = "SHA256SUMS"
 COLLECTED_FOR = "REQUIREMENTS"
@@ -175,11 +177,16 @@ def plan_of(
     return plan
 
 
+def has_commands(image: str, docker: Docker) -> bool:
+    """Return whether this image has the commands that a deployment runs inside it."""
+    label = f'{{{{index .Config.Labels "{PROTOCOL_LABEL}"}}}}'
+    protocol = docker.ask("image", "inspect", "--format", label, image)
+    return protocol.isdecimal() and int(protocol) >= PROTOCOL
+
+
 def canary_of(image: str, docker: Docker) -> tuple[str, list[float]]:
     """Return the text that this image's model was proved with, and the vector it must give."""
-    answer = json.loads(
-        _run_python(image, docker, "-m", "sentence_api.ops.smoke", "--show-canary", settings={})
-    )
+    answer = json.loads(_run_python(image, docker, "-m", "sentence_api", "canary", settings={}))
     return answer["text"], answer["vector"]
 
 

@@ -20,7 +20,7 @@ COMPOSE_FILE = "docker-compose.production.yml"
 READY_SECONDS = 60
 INSIDE = "http://127.0.0.1:5001"
 # Tests the server of a container from inside, with its own model's canary.
-SMOKE_INSIDE = ("python", "-m", "sentence_api.ops.smoke", INSIDE)
+SMOKE_INSIDE = ("python", "-m", "sentence_api", "smoke", INSIDE)
 _KERNEL_NETWORK = Path("/proc/net")
 _SERVICE = f"{PROJECT}_api"
 _OF_THE_SERVICE = f"com.docker.swarm.service.name={_SERVICE}"
@@ -46,8 +46,12 @@ class Runner(Protocol):
     def is_ready(self, release: Release) -> bool:
         """Return whether every replica of `release` serves."""
 
-    def verify(self, release: Release, canary: Canary) -> None:
+    def verify(self, release: Release, canary: Canary | None) -> None:
         """Embed texts for real and compare with what the model must give.
+
+        Args:
+            release: What runs.
+            canary: None for an image that cannot tell it; then the answers' form is tested.
 
         Raises:
             DeploymentFailed: An answer is not what the contract says.
@@ -81,7 +85,7 @@ class Compose:
     def is_ready(self, release: Release) -> bool:  # noqa: D102
         return is_ready(release.url)
 
-    def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
+    def verify(self, release: Release, canary: Canary | None) -> None:  # noqa: D102
         smoke(release.url, canary, release.key)
 
     def stop(self) -> None:  # noqa: D102
@@ -133,10 +137,10 @@ class Swarm:
         enough = self._running() >= release.replicas
         return enough and (is_ready(release.url) or not has_routing_mesh())
 
-    def verify(self, release: Release, canary: Canary) -> None:  # noqa: D102
+    def verify(self, release: Release, canary: Canary | None) -> None:  # noqa: D102
         if has_routing_mesh():
             smoke(release.url, canary, release.key)
-        else:
+        elif canary is not None:
             # None when all replicas are on other machines, which proved themselves healthy.
             healthy = ("--filter", "health=healthy")
             for container in _containers(self._docker, _OF_THE_SERVICE, *healthy)[:1]:

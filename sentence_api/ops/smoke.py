@@ -1,24 +1,17 @@
-"""Proves from outside that a server works. Standard library only: it runs on the host.
-
-Inside a container, `python -m sentence_api.ops.smoke URL` tests with the artifact's own canary, and
-`--show-canary` prints it for a test from outside.
-"""
+"""Proves from outside that a server works. Standard library only: it runs on the host too."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sentence_api.engine.fidelity import MIN_COSINE
-from sentence_api.errors import DeploymentFailed, StartupError
-from sentence_api.keys import first_key, query_headers
+from sentence_api.errors import DeploymentFailed
+from sentence_api.keys import query_headers
 
 # A vector's length may differ from 1 by what float32 and its decimal text lose.
 NORM_TOLERANCE = 1e-3
@@ -53,7 +46,8 @@ def smoke(
             answer = _call(f"{url}/query", {"question": canary[0]}, key)
             _check_canary(answer["embedding"], canary[1])
     except urllib.error.HTTPError as exc:
-        raise DeploymentFailed(f"the smoke test got {exc.code}: {exc.read().decode()}") from exc
+        reason = exc.read().decode().strip()
+        raise DeploymentFailed(f"the smoke test got {exc.code}: {reason}") from exc
     except OSError as exc:
         raise DeploymentFailed(f"the smoke test got no answer: {exc}") from exc
     vectors = [single["embedding"], *batch["embeddings"]]
@@ -91,32 +85,3 @@ def _call(url: str, body: Any = None, key: str | None = None) -> Any:
     request = urllib.request.Request(url, data, query_headers(key))  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
         return json.load(response)
-
-
-def _canary() -> dict[str, Any]:
-    """Return text and vector from the manifest of this container's artifact."""
-    manifest = Path(os.environ["SENTENCE_API_ARTIFACT"]) / "manifest.json"
-    canary: dict[str, Any] = json.loads(manifest.read_text("utf-8"))["canary"]
-    return canary
-
-
-def _own_key() -> str | None:
-    """Return one of the API keys of this container's server, if it asks for one."""
-    file = os.environ.get("SENTENCE_API_KEYS_FILE")
-    return first_key(Path(file) if file else None)
-
-
-def main(argument: str) -> None:
-    """Test the server at a URL, or print the canary."""
-    canary = _canary()
-    if argument == "--show-canary":
-        sys.stdout.write(json.dumps(canary))
-        return
-    try:
-        smoke(argument, (canary["text"], canary["vector"]), _own_key())
-    except StartupError as exc:
-        sys.exit(str(exc))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

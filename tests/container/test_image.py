@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sentence_api import __version__
+from sentence_api.ops.image import PROTOCOL, PROTOCOL_LABEL
 from tests.conftest import ROOT
 from tests.container.conftest import BASE_IMAGE, Project, docker
 
@@ -40,7 +41,9 @@ def test_labels_user_and_health_check(image: str) -> None:
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.version"] == __version__
     assert config["Labels"]["org.opencontainers.image.title"] == "sentence-api"
-    assert config["Healthcheck"]["Test"][:2] == ["CMD", "/opt/venv/bin/python"]
+    assert config["Labels"][PROTOCOL_LABEL] == str(PROTOCOL)
+    interpreter = ["CMD", "/opt/venv/bin/python", "-E", "-s", "-S"]
+    assert config["Healthcheck"]["Test"] == [*interpreter, "-m", "sentence_api", "healthcheck"]
     assert config["Cmd"][0] == "python"
     assert config.get("Entrypoint") is None
 
@@ -89,7 +92,7 @@ def test_sizes_itself(image: str) -> None:
             docker("exec", container, *("python", "-m", "sentence_api", "plan", "--format", "json"))
         )
         assert (plan["workers"], plan["memory_limit_bytes"], plan["cpu_limit"]) == (1, 1 << 30, 1)
-        smoke = ("python", "-m", "sentence_api.ops.smoke", "http://127.0.0.1:5001")
+        smoke = ("python", "-m", "sentence_api", "smoke", "http://127.0.0.1:5001")
         docker("exec", container, *smoke)
     finally:
         docker("rm", "--force", container)
