@@ -404,7 +404,43 @@ def test_another_media_type(content_type: str, served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json;"]
+    "content_type",
+    [
+        *["application/json; charset=utf-16", "application/json;charset=latin-1"],
+        *['application/json; charset="utf-7"', "application/json; a=b; charset=us-ascii"],
+    ],
+)
+def test_another_charset(content_type: str, served: Served) -> None:
+    """A body that is declared in another charset than UTF-8 is not read as if it were UTF-8."""
+    response = served.query({"question": "a"}, content_type=content_type)
+    assert_error(response, 415, "unsupported_media_type", "send the body in UTF-8")
+
+
+@pytest.mark.parametrize("path", ["/query", "/query/batch"])
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x", "GZIP"])
+def test_a_content_coding(coding: str, path: str, served: Served) -> None:
+    """A compressed body is refused as such, before a byte of it is read."""
+    stream = Counted(b"\x1f\x8b")
+    environ = {"wsgi.input": stream, "CONTENT_LENGTH": "2", "HTTP_CONTENT_ENCODING": coding}
+    response = served.client.post(path, content_type=JSON, environ_overrides=environ)
+    message = "send the body as it is, without a Content-Encoding"
+    assert_error(response, 415, "unsupported_media_type", message)
+    assert stream.asked == 0
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", " identity "])
+def test_no_content_coding(coding: str, served: Served) -> None:
+    """A body that is declared to be as it is, is."""
+    response = served.query({"question": "a"}, headers={"Content-Encoding": coding})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *["application/json; charset=utf-8", "Application/JSON", "application/json;"],
+        *['application/json;charset="UTF-8"', "application/json; CHARSET=UTF8; a=b"],
+    ],
 )
 def test_the_media_type_may_have_parameters(content_type: str, served: Served) -> None:
     """JSON is JSON in any spelling that HTTP allows."""
