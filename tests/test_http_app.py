@@ -739,6 +739,16 @@ def test_server_timing(served: Served) -> None:
         assert served.client.get(path).headers["Server-Timing"] == nothing
 
 
+def test_no_response_is_sniffed(served: Served) -> None:
+    """Every response tells browsers to take its type as it is, once."""
+    responses = [served.query({"question": "a"}), served.query({})]
+    responses += [
+        served.client.get(path) for path in ("/", "/health", "/nope", "/query", "/metrics")
+    ]
+    for response in responses:
+        assert response.headers.getlist("X-Content-Type-Options") == ["nosniff"]
+
+
 def test_responses_and_texts_are_reported(served: Served) -> None:
     """Each response is counted by route, status and code, and each answer with its figures."""
     served.query({"question": "a"})
