@@ -646,21 +646,21 @@ def test_refusals_of_the_layer_below(
     def refuse() -> str:
         raise error(WORDS)
 
-    served.client.application.add_url_rule("/refused", view_func=refuse)
+    served.client.application.view_functions["plan"] = refuse
     assert error.code
-    assert_error(served.client.get("/refused"), error.code, code, message)
+    assert_error(served.client.get("/plan"), error.code, code, message)
 
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/query", {"OPTIONS", "POST"}),
-        ("HEAD", "/query", {"OPTIONS", "POST"}),
-        ("PUT", "/query/batch", {"OPTIONS", "POST"}),
-        ("DELETE", "/query", {"OPTIONS", "POST"}),
-        ("TRACE", "/query", {"OPTIONS", "POST"}),
-        ("POST", "/health", {"GET", "HEAD", "OPTIONS"}),
-        ("POST", "/metrics", {"GET", "HEAD", "OPTIONS"}),
+        ("GET", "/query", {"POST"}),
+        ("HEAD", "/query", {"POST"}),
+        ("PUT", "/query/batch", {"POST"}),
+        ("DELETE", "/query", {"POST"}),
+        ("TRACE", "/query", {"POST"}),
+        ("POST", "/health", {"GET", "HEAD"}),
+        ("POST", "/metrics", {"GET", "HEAD"}),
     ],
 )
 def test_another_method(method: str, path: str, allowed: set[str], served: Served) -> None:
@@ -683,6 +683,38 @@ def test_an_unknown_path(method: str, path: str, served: Served) -> None:
     assert served.responses == [("unknown", 404, "not_found")]
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("//query", "///query", "/query//batch", "/query%2fbatch", "/query%2Fbatch", "/%71uery"),
+        *("/./query", "/query/.", "/health/../query", "//", "/query/", "//health", "/health//live"),
+        *("/health%2Flive", "*", "http://test//query", "http://test/query%2fbatch", "443"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_another_spelling_of_a_path(method: str, target: str, served: Served) -> None:
+    """A path is the bytes that were sent: no route has a second spelling, nothing redirects."""
+    response = served.client.open(
+        "/", method=method, content_type=JSON, data=b"{}", environ_overrides={"RAW_URI": target}
+    )
+    assert_error(response, 404, "not_found", "there is no such path")
+    assert served.responses == [("unknown", 404, "not_found")]
+
+
+@pytest.mark.parametrize(
+    ("target", "route"),
+    [
+        *[("/health?verbose=//", "/health"), ("http://test/health?a=b#c", "/health")],
+        *[("http://test", "/"), ("http://test?a=b", "/"), ("/?a=b", "/")],
+    ],
+)
+def test_a_target_with_more_than_a_path(target: str, route: str, served: Served) -> None:
+    """Neither a query nor the scheme and host that a proxy sends along belong to the path."""
+    response = served.client.get("/nope", environ_overrides={"RAW_URI": target})
+    assert response.status_code == 200
+    assert served.responses == [(route, 200, None)]
+
+
 GETS = [
     *["/health", "/health/live", "/health/ready"],
     *["/model-status", "/memory-status", "/metrics", "/plan"],
@@ -700,10 +732,10 @@ def test_head(path: str, served: Served) -> None:
 
 @pytest.mark.parametrize("path", [*GETS, "/query", "/query/batch"])
 def test_options(path: str, served: Served) -> None:
-    """OPTIONS tells the methods and does nothing."""
+    """OPTIONS is a method that no path has: an error like any other, which names those it has."""
     response = served.client.options(path)
-    assert (response.status_code, response.data) == (200, b"")
-    methods = {"GET", "HEAD", "OPTIONS"} if path in GETS else {"OPTIONS", "POST"}
+    assert_error(response, 405, "method_not_allowed", "this path does not accept that method")
+    methods = {"GET", "HEAD"} if path in GETS else {"POST"}
     assert set(response.headers["Allow"].split(", ")) == methods
     assert served.model.calls == []
 
