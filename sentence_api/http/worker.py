@@ -16,6 +16,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from sentence_api.http.body import ARRIVED
 from sentence_api.http.exchange import Environ, Exchange
+from sentence_api.http.heads import check_head
 from sentence_api.http.rendering import Answer
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 
@@ -97,19 +98,20 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Answer one request; raise StopIteration where the connection ends with it."""
         # As soon as it has a request of its own, what was seen before no longer tells of the next.
         head = vars(req.unreader).pop("head", b"")
-        names = {name for name, _ in req.headers}
+        headers = dict(req.headers)
+        check_head(req.version, headers)
         is_plain = (
             self.wsgi.wsgi_app.takes(req.method, req.path)
             and req.version == (1, 1)
             # What stands twice gunicorn joins, and before what is expected it says "continue".
-            and len(names) == len(req.headers)
-            and "EXPECT" not in names
+            and len(headers) == len(req.headers)
+            and "EXPECT" not in headers
             and not self.cfg.accesslog
         )
         if not is_plain:
             return super().handle_request(listener_name, req, sock, addr)
         environ: Environ = {
-            _HEADERS[name]: value for name, value in req.headers if name in _HEADERS
+            _HEADERS[name]: value for name, value in headers.items() if name in _HEADERS
         }
         environ["PATH_INFO"] = req.path
         closes = req.should_close()
