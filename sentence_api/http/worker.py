@@ -17,10 +17,11 @@ from gunicorn.http.wsgi import SERVER
 from gunicorn.workers.ggevent import GeventWorker
 
 from sentence_api.http.body import ARRIVED
+from sentence_api.http.draining import ignores_new_clients
 from sentence_api.http.exchange import Environ, Exchange
 from sentence_api.http.heads import check_head
 from sentence_api.http.rendering import Answer
-from sentence_api.http.slots import Slots, count_queued
+from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 
 # What of a request's head the query calls look at, by its name in WSGI.
@@ -40,6 +41,8 @@ _HEAD_END = b"\r\n\r\n"
 
 # How soon a worker sees that it is to end, and that it may. gunicorn's takes a second.
 _TICK_SECONDS = 0.1
+# A handshake that has begun ends within a round trip.
+_HANDSHAKE_SECONDS = 0.2
 
 
 class _Known:
@@ -108,6 +111,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while self.alive:
             self._pause()
         until = time.monotonic() + self.cfg.graceful_timeout
+        if any(ignores_new_clients(listener) for listener in self.sockets):
+            self._empty_backlogs(until)
         for server in servers:
             server.close()
         while len(self._slots) > 0 and time.monotonic() < until:
@@ -128,6 +133,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _count_waiting(self) -> int:
         """Return how many clients wait to be accepted by some worker."""
         return sum(count_queued(listener) for listener in self.sockets)
+
+    def _empty_backlogs(self, until: float) -> None:
+        """Go on accepting until no client is left that is connected or about to be."""
+        last = time.monotonic()
+        while (now := time.monotonic()) < until:
+            if any(is_readable(listener) for listener in self.sockets):
+                last = now
+            elif now - last >= _HANDSHAKE_SECONDS:
+                return
+            self._pause()
 
     def _pause(self) -> None:
         """Tell the master that this worker lives, and let others run for a moment."""
