@@ -15,6 +15,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from sentence_api.http.body import BODY_READ, discard_body
+from sentence_api.http.draining import refuse_before_stop
 from sentence_api.ops.logs import log_to_stderr
 from sentence_api.ops.planning import one_line_exit, plan_for
 from sentence_api.ops.shared import shared_folder
@@ -68,12 +69,13 @@ def _processes(application: Any) -> Any:
 
 
 def when_ready(server: Any) -> None:
-    """Bound what the kernel holds for clients that do not read, and note the start."""
+    """Bound what the kernel holds for clients that do not read, and prepare for the stop."""
     # Each connection inherits both from its listener.
     patience = int(settings.request_timeout * 1000)
     for listener in server.LISTENERS:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+    refuse_before_stop(server)
     _processes(server.app).server_starts()
 
 

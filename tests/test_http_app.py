@@ -412,7 +412,43 @@ def test_another_media_type(content_type: str, served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json;"]
+    "content_type",
+    [
+        *["application/json; charset=utf-16", "application/json;charset=latin-1"],
+        *['application/json; charset="utf-7"', "application/json; a=b; charset=us-ascii"],
+    ],
+)
+def test_another_charset(content_type: str, served: Served) -> None:
+    """A body that is declared in another charset than UTF-8 is not read as if it were UTF-8."""
+    response = served.query({"question": "a"}, content_type=content_type)
+    assert_error(response, 415, "unsupported_media_type", "send the body in UTF-8")
+
+
+@pytest.mark.parametrize("path", ["/query", "/query/batch"])
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x", "GZIP"])
+def test_a_content_coding(coding: str, path: str, served: Served) -> None:
+    """A compressed body is refused as such, before a byte of it is read."""
+    stream = Counted(b"\x1f\x8b")
+    environ = {"wsgi.input": stream, "CONTENT_LENGTH": "2", "HTTP_CONTENT_ENCODING": coding}
+    response = served.client.post(path, content_type=JSON, environ_overrides=environ)
+    message = "send the body as it is, without a Content-Encoding"
+    assert_error(response, 415, "unsupported_media_type", message)
+    assert stream.asked == 0
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", " identity "])
+def test_no_content_coding(coding: str, served: Served) -> None:
+    """A body that is declared to be as it is, is."""
+    response = served.query({"question": "a"}, headers={"Content-Encoding": coding})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *["application/json; charset=utf-8", "Application/JSON", "application/json;"],
+        *['application/json;charset="UTF-8"', "application/json; CHARSET=UTF8; a=b"],
+    ],
 )
 def test_the_media_type_may_have_parameters(content_type: str, served: Served) -> None:
     """JSON is JSON in any spelling that HTTP allows."""
@@ -618,21 +654,21 @@ def test_refusals_of_the_layer_below(
     def refuse() -> str:
         raise error(WORDS)
 
-    served.client.application.add_url_rule("/refused", view_func=refuse)
+    served.client.application.view_functions["plan"] = refuse
     assert error.code
-    assert_error(served.client.get("/refused"), error.code, code, message)
+    assert_error(served.client.get("/plan"), error.code, code, message)
 
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/query", {"OPTIONS", "POST"}),
-        ("HEAD", "/query", {"OPTIONS", "POST"}),
-        ("PUT", "/query/batch", {"OPTIONS", "POST"}),
-        ("DELETE", "/query", {"OPTIONS", "POST"}),
-        ("TRACE", "/query", {"OPTIONS", "POST"}),
-        ("POST", "/health", {"GET", "HEAD", "OPTIONS"}),
-        ("POST", "/metrics", {"GET", "HEAD", "OPTIONS"}),
+        ("GET", "/query", {"POST"}),
+        ("HEAD", "/query", {"POST"}),
+        ("PUT", "/query/batch", {"POST"}),
+        ("DELETE", "/query", {"POST"}),
+        ("TRACE", "/query", {"POST"}),
+        ("POST", "/health", {"GET", "HEAD"}),
+        ("POST", "/metrics", {"GET", "HEAD"}),
     ],
 )
 def test_another_method(method: str, path: str, allowed: set[str], served: Served) -> None:
@@ -655,6 +691,38 @@ def test_an_unknown_path(method: str, path: str, served: Served) -> None:
     assert served.responses == [("unknown", 404, "not_found")]
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("//query", "///query", "/query//batch", "/query%2fbatch", "/query%2Fbatch", "/%71uery"),
+        *("/./query", "/query/.", "/health/../query", "//", "/query/", "//health", "/health//live"),
+        *("/health%2Flive", "*", "http://test//query", "http://test/query%2fbatch", "443"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_another_spelling_of_a_path(method: str, target: str, served: Served) -> None:
+    """A path is the bytes that were sent: no route has a second spelling, nothing redirects."""
+    response = served.client.open(
+        "/", method=method, content_type=JSON, data=b"{}", environ_overrides={"RAW_URI": target}
+    )
+    assert_error(response, 404, "not_found", "there is no such path")
+    assert served.responses == [("unknown", 404, "not_found")]
+
+
+@pytest.mark.parametrize(
+    ("target", "route"),
+    [
+        *[("/health?verbose=//", "/health"), ("http://test/health?a=b#c", "/health")],
+        *[("http://test", "/"), ("http://test?a=b", "/"), ("/?a=b", "/")],
+    ],
+)
+def test_a_target_with_more_than_a_path(target: str, route: str, served: Served) -> None:
+    """Neither a query nor the scheme and host that a proxy sends along belong to the path."""
+    response = served.client.get("/nope", environ_overrides={"RAW_URI": target})
+    assert response.status_code == 200
+    assert served.responses == [(route, 200, None)]
+
+
 GETS = [
     *["/health", "/health/live", "/health/ready"],
     *["/model-status", "/memory-status", "/metrics", "/plan"],
@@ -672,10 +740,10 @@ def test_head(path: str, served: Served) -> None:
 
 @pytest.mark.parametrize("path", [*GETS, "/query", "/query/batch"])
 def test_options(path: str, served: Served) -> None:
-    """OPTIONS tells the methods and does nothing."""
+    """OPTIONS is a method that no path has: an error like any other, which names those it has."""
     response = served.client.options(path)
-    assert (response.status_code, response.data) == (200, b"")
-    methods = {"GET", "HEAD", "OPTIONS"} if path in GETS else {"OPTIONS", "POST"}
+    assert_error(response, 405, "method_not_allowed", "this path does not accept that method")
+    methods = {"GET", "HEAD"} if path in GETS else {"POST"}
     assert set(response.headers["Allow"].split(", ")) == methods
     assert served.model.calls == []
 
@@ -709,6 +777,16 @@ def test_server_timing(served: Served) -> None:
     nothing = "tokenize;dur=0.00, queue;dur=0.00, inference;dur=0.00"
     for path in ("/health", "/nope", "/query"):
         assert served.client.get(path).headers["Server-Timing"] == nothing
+
+
+def test_no_response_is_sniffed(served: Served) -> None:
+    """Every response tells browsers to take its type as it is, once."""
+    responses = [served.query({"question": "a"}), served.query({})]
+    responses += [
+        served.client.get(path) for path in ("/", "/health", "/nope", "/query", "/metrics")
+    ]
+    for response in responses:
+        assert response.headers.getlist("X-Content-Type-Options") == ["nosniff"]
 
 
 def test_responses_and_texts_are_reported(served: Served) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask, request
-from werkzeug.exceptions import default_exceptions
+from gunicorn.util import split_request_uri
+from werkzeug.exceptions import NotFound, default_exceptions
 
 from sentence_api.http import errors, health, page, plan, query, status
 from sentence_api.http.exchange import EXCHANGE, Environ, Exchange
@@ -22,6 +23,9 @@ from sentence_api.http.service import Service
 def build_app(service: Service) -> Flask:
     """Return the WSGI application that serves `service`."""
     app = Flask("sentence_api", static_folder=None)
+    # Flask's own answer to OPTIONS is empty. Without it the method is refused like any other that a
+    # path does not have: as JSON, with those that it has in Allow.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     errors.register(app)
     health.register(app, service)
     status.register(app, service)
@@ -37,7 +41,8 @@ def build_app(service: Service) -> Flask:
         if request.url_rule is not None:
             request.environ[EXCHANGE].route = request.url_rule.rule
 
-    app.wsgi_app = Front(service, calls, app.wsgi_app)  # type: ignore[method-assign]
+    paths = frozenset(rule.rule for rule in app.url_map.iter_rules())
+    app.wsgi_app = Front(service, calls, paths, app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 
@@ -47,13 +52,20 @@ class Front:
     Args:
         service: Is told of each response.
         calls: What answers a POST, by path.
+        paths: Every path there is. No rule has a variable part, so a path is one of these or
+            unknown.
         others: Flask's own application.
     """
 
     def __init__(
-        self, service: Service, calls: dict[str, query.Call], others: Callable[..., Any]
+        self,
+        service: Service,
+        calls: dict[str, query.Call],
+        paths: frozenset[str],
+        others: Callable[..., Any],
     ) -> None:
         self._calls = calls
+        self._paths = paths
         self._on_response = service.on_response
         self._others = others
 
@@ -80,7 +92,11 @@ class Front:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request as WSGI asks for it."""
         exchange = Exchange(environ)
-        if self.takes(environ["REQUEST_METHOD"], environ["PATH_INFO"]):
+        # As it was sent, which is how gunicorn's `req.path` has it too. Decoded, another string
+        # would be the same path, and werkzeug merges slashes: two readings of one path.
+        path = split_request_uri(environ["RAW_URI"]).path or "/"
+        environ["PATH_INFO"] = path
+        if self.takes(environ["REQUEST_METHOD"], path):
             answer = self.answer(environ, exchange)
             start_response(answer.status_line, answer.headers + exchange.headers())
             return answer.parts
@@ -90,5 +106,7 @@ class Front:
             self._on_response(exchange.route, code, exchange.code, exchange.seconds)
             return start_response(status, headers + exchange.headers(), exc_info)
 
-        parts: Iterable[bytes] = self._others(environ, begin)
+        known = path in self._paths
+        app = self._others if known else errors.response(NotFound(), exchange)
+        parts: Iterable[bytes] = app(environ, begin)
         return parts

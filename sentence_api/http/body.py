@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import lru_cache
 
 import gevent
 from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request as GunicornRequest
+from werkzeug.http import parse_options_header
 
 from sentence_api.errors import BodyTooLarge, MalformedJson, SlowBody, UnsupportedMediaType
 from sentence_api.http.exchange import Environ
@@ -28,15 +30,15 @@ def read_body(environ: Environ, held: Reservation, max_bytes: int, timeout_secon
     """Return the JSON body of a request, whose memory is reserved before it is read.
 
     Raises:
-        UnsupportedMediaType: It is not declared as JSON.
+        UnsupportedMediaType: It is not declared as JSON in UTF-8, or is declared as compressed.
         BodyTooLarge: It has more than `max_bytes`.
         SlowBody: It did not arrive in time.
         MalformedJson: It ended early.
         QueueFull: The requests in progress hold all the memory planned for them.
     """
-    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0]
-    if media_type.strip().lower() != "application/json":
-        raise UnsupportedMediaType("send the body as Content-Type: application/json")
+    refusal = _refusal(environ.get("CONTENT_TYPE", ""), environ.get("HTTP_CONTENT_ENCODING", ""))
+    if refusal is not None:
+        raise UnsupportedMediaType(refusal)
     # gunicorn lets no other than a number through, and none beside chunks.
     declared = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None
     if declared is not None and declared > max_bytes:
@@ -65,6 +67,19 @@ def read_body(environ: Environ, held: Reservation, max_bytes: int, timeout_secon
         raise MalformedJson("the body ended before the declared length")
     environ[BODY_READ] = True
     return body
+
+
+@lru_cache(64)
+def _refusal(content_type: str, content_encoding: str) -> str | None:
+    """Return why a body that is declared like this is not read, or None."""
+    media_type, parameters = parse_options_header(content_type)
+    if media_type.lower() != "application/json":
+        return "send the body as Content-Type: application/json"
+    if parameters.get("charset", "utf-8").lower() not in {"utf-8", "utf8"}:
+        return "send the body in UTF-8"
+    if content_encoding.strip().lower() not in {"", "identity"}:
+        return "send the body as it is, without a Content-Encoding"
+    return None
 
 
 def discard_body(request: GunicornRequest, timeout_seconds: float) -> None:

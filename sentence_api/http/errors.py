@@ -52,8 +52,13 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def handle(error: Exception) -> Response:
-        refusal = answer(error, request.environ[EXCHANGE])
-        return Response(refusal.parts, refusal.status, refusal.headers)
+        return response(error, request.environ[EXCHANGE])
+
+
+def response(error: Exception, exchange: Exchange) -> Response:
+    """Return the response that tells the client of `error`, as Flask has it."""
+    refusal = answer(error, exchange)
+    return Response(refusal.parts, refusal.status, refusal.headers)
 
 
 def answer(error: Exception, exchange: Exchange) -> Answer:

@@ -50,6 +50,7 @@ class Exchange:
         tokenize, queue, inference = self.timing
         return [
             ("X-Request-ID", self.request_id),
+            ("X-Content-Type-Options", "nosniff"),
             (
                 "Server-Timing",
                 f"tokenize;dur={tokenize * 1e3:.2f}, queue;dur={queue * 1e3:.2f},"

@@ -27,7 +27,6 @@ HEADERS = {
         " img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
         " require-trusted-types-for 'script'"
     ),
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # Kept, but asked for again each time: a new version must not meet an old script.
     "Cache-Control": "no-cache",

@@ -5,24 +5,30 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any
 
+import gevent
 from gevent import GreenletExit
+from gevent.server import StreamServer
 from gunicorn.http.body import LengthReader
 from gunicorn.http.wsgi import SERVER
 from gunicorn.workers.ggevent import GeventWorker
 
 from sentence_api.http.body import ARRIVED
+from sentence_api.http.draining import ignores_new_clients
 from sentence_api.http.exchange import Environ, Exchange
+from sentence_api.http.heads import check_head
 from sentence_api.http.rendering import Answer
+from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 
 # What of a request's head the query calls look at, by its name in WSGI.
 _HEADERS = {
     "CONTENT-TYPE": "CONTENT_TYPE",
     "CONTENT-LENGTH": "CONTENT_LENGTH",
+    "CONTENT-ENCODING": "HTTP_CONTENT_ENCODING",
     "AUTHORIZATION": "HTTP_AUTHORIZATION",
     "X-REQUEST-ID": "HTTP_X_REQUEST_ID",
 }
@@ -32,6 +38,11 @@ _HEADERS = {
 _HEADS = 128
 _HEAD_BYTES = 1024
 _HEAD_END = b"\r\n\r\n"
+
+# How soon a worker sees that it is to end, and that it may. gunicorn's takes a second.
+_TICK_SECONDS = 0.1
+# A handshake that has begun ends within a round trip.
+_HANDSHAKE_SECONDS = 0.2
 
 
 class _Known:
@@ -86,29 +97,87 @@ class Worker(GeventWorker):  # type: ignore[misc]
     """
 
     alive: bool
+    _slots: Slots
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The environment that a head makes, and the length of the body that it declares.
         self._heads: dict[bytes, tuple[Environ, int]] = {}
 
+    def run(self) -> None:
+        """Serve until told to end, then answer what has been accepted."""
+        self._slots = Slots(self.worker_connections, self._count_waiting)
+        servers = [self._listen(listener) for listener in self.sockets]
+        while self.alive:
+            self._pause()
+        until = time.monotonic() + self.cfg.graceful_timeout
+        if any(ignores_new_clients(listener) for listener in self.sockets):
+            self._empty_backlogs(until)
+        for server in servers:
+            server.close()
+        while len(self._slots) > 0 and time.monotonic() < until:
+            self._pause()
+        if len(self._slots) > 0:
+            self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+            self._slots.kill(timeout=1)
+
+    def _listen(self, listener: Any) -> StreamServer:
+        """Return a server that accepts from a listening socket."""
+        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=self._slots)
+        if self.cfg.workers > 1:
+            # Others accept from it too.
+            server.max_accept = 1
+        server.start()
+        return server
+
+    def _count_waiting(self) -> int:
+        """Return how many clients wait to be accepted by some worker."""
+        return sum(count_queued(listener) for listener in self.sockets)
+
+    def _empty_backlogs(self, until: float) -> None:
+        """Go on accepting until no client is left that is connected or about to be."""
+        last = time.monotonic()
+        while (now := time.monotonic()) < until:
+            if any(is_readable(listener) for listener in self.sockets):
+                last = now
+            elif now - last >= _HANDSHAKE_SECONDS:
+                return
+            self._pause()
+
+    def _pause(self) -> None:
+        """Tell the master that this worker lives, and let others run for a moment."""
+        self.notify()
+        gevent.sleep(_TICK_SECONDS)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection."""
+        self._slots.begin(client)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._slots.forget(client)
+
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         """Answer one request; raise StopIteration where the connection ends with it."""
+        self._slots.forget(sock)
         # As soon as it has a request of its own, what was seen before no longer tells of the next.
         head = vars(req.unreader).pop("head", b"")
-        names = {name for name, _ in req.headers}
+        headers = dict(req.headers)
+        check_head(req.version, headers)
         is_plain = (
             self.wsgi.wsgi_app.takes(req.method, req.path)
             and req.version == (1, 1)
             # What stands twice gunicorn joins, and before what is expected it says "continue".
-            and len(names) == len(req.headers)
-            and "EXPECT" not in names
+            and len(headers) == len(req.headers)
+            and "EXPECT" not in headers
             and not self.cfg.accesslog
         )
         if not is_plain:
-            return super().handle_request(listener_name, req, sock, addr)
+            super().handle_request(listener_name, req, sock, addr)
+            self._slots.rest(sock)
+            return True
         environ: Environ = {
-            _HEADERS[name]: value for name, value in req.headers if name in _HEADERS
+            _HEADERS[name]: value for name, value in headers.items() if name in _HEADERS
         }
         environ["PATH_INFO"] = req.path
         closes = req.should_close()
@@ -135,7 +204,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _answer_known(self, unreader: Any, sock: Any) -> None:
         """Answer what follows on a connection, up to the first head that is not known."""
+        slots = self._slots
         while True:
+            slots.rest(sock)
             data = None
             with self.timeout_ctx():
                 data = unreader.read()
@@ -147,6 +218,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 unreader.unread(data)
                 unreader.head = head if found else b""
                 return
+            slots.forget(sock)
             environ, length = known
             request = _Known(unreader, rest, length)
             self._answer(request, dict(environ), request.arrived, sock, closes=False)
@@ -180,9 +252,8 @@ def _send(sock: Any, answer: Answer, exchange: Exchange, *, closes: bool) -> Non
     """Write a response, in one piece where it is small."""
     lines = [
         f"HTTP/1.1 {answer.status_line}",
-        f"Server: {SERVER}",
-        f"Date: {_date(int(time.time()))}",
-        f"Connection: {'close' if closes else 'keep-alive'}",
+        _server_and_date(int(time.time())),
+        "Connection: close" if closes else "Connection: keep-alive",
     ]
     lines += [f"{name}: {value}" for name, value in answer.headers]
     lines += [f"{name}: {value}" for name, value in exchange.headers()]
@@ -203,6 +274,6 @@ def _send(sock: Any, answer: Answer, exchange: Exchange, *, closes: bool) -> Non
 
 
 @lru_cache(1)
-def _date(second: int) -> str:
-    """Return a time as HTTP writes it."""
-    return formatdate(second, usegmt=True)
+def _server_and_date(second: int) -> str:
+    """Return the headers that are the same for all responses of a second."""
+    return f"Server: {SERVER}\r\nDate: {formatdate(second, usegmt=True)}"

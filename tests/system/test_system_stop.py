@@ -1,0 +1,69 @@
+"""Servers that stop under load: every client that was connected gets its answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from crowd import QUERY, asking
+from wire import Connection, eventually, message
+
+pytestmark = pytest.mark.system
+
+
+def test_stop_under_load(start: Callable[..., Any]) -> None:
+    """Of 64 clients that ask without a break none loses a connection to a server that stops."""
+    server = start(WEB_CONCURRENCY=2)
+    with asking(server.url, short=48, kept=16) as clients:
+        clients.wait_for(500)
+        server.process.terminate()
+        assert server.process.wait(timeout=30) == 0
+    assert set(clients.seen) == {200}, clients.seen
+
+
+def test_stop_answers_the_backlog(start: Callable[..., Any]) -> None:
+    """Clients that no worker had accepted yet when the server was told to stop are served.
+
+    The worker is halted, so that all of them are connected by the kernel alone.
+    """
+    server = start(WEB_CONCURRENCY=1)
+    (worker,) = server.workers()
+    os.kill(worker, signal.SIGSTOP)
+    connections = [Connection(server.url) for _ in range(200)]
+    for connection in connections:
+        connection.send(message("/query", QUERY, Connection="close"))
+    server.process.terminate()
+    assert eventually(lambda: ignores_clients(server.url))
+    os.kill(worker, signal.SIGCONT)
+    assert [connection.read().status for connection in connections] == [200] * 200
+    assert server.process.wait(timeout=10) == 0
+
+
+def ignores_clients(url: str) -> bool:
+    """Return whether a new client is kept waiting for its handshake."""
+    # Less than the second after which the kernel tries again.
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.socket() as client:
+        client.settimeout(0.9)
+        try:
+            client.connect((host, int(port)))
+        except TimeoutError:
+            return True
+    return False
+
+
+def test_a_reload_turns_nobody_away(start: Callable[..., Any]) -> None:
+    """A worker that ends alone leaves its clients to others: connecting never takes a retry."""
+    server = start(WEB_CONCURRENCY=1)
+    (before,) = server.workers()
+    with asking(server.url, short=6, kept=2) as clients:
+        clients.wait_for(50)
+        server.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: before not in server.workers() or ignores_clients(server.url), 30)
+        assert not ignores_clients(server.url)
+        clients.wait_for(50)
+    assert set(clients.seen) == {200}, clients.seen

@@ -1,0 +1,157 @@
+import time
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+from gevent import socket
+from gevent.event import Event
+
+from sentence_api.http.slots import Slots, count_queued, is_readable
+
+SIZE = 4
+SECONDS = 10
+
+
+class Pair:
+    """The two ends of a connection: ours, and the client's."""
+
+    def __init__(self) -> None:
+        self.ours, self.client = socket.socketpair()
+        self.client.settimeout(SECONDS)
+
+    def wait_until_closed(self) -> None:
+        """Wait until our end is shut down."""
+        assert self.client.recv(1) == b""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether our end is not shut down."""
+        return not is_readable(self.client)
+
+
+@pytest.fixture
+def pairs() -> Iterator[list[Pair]]:
+    """Return as many connections as there are slots."""
+    made = [Pair() for _ in range(SIZE)]
+    yield made
+    for pair in made:
+        pair.ours.close()
+        pair.client.close()
+
+
+@pytest.fixture
+def waiting() -> list[int]:
+    """Return how many clients wait for a slot; tests change it."""
+    return [1]
+
+
+@pytest.fixture
+def slots(waiting: list[int]) -> Iterator[Slots]:
+    """Return slots that are all taken."""
+    made = Slots(SIZE, lambda: waiting[0])
+    for _ in range(SIZE):
+        made.spawn(Event().wait)
+    yield made
+    made.kill()
+
+
+@pytest.mark.parametrize(("note", "seconds"), [(Slots.begin, 0.1), (Slots.rest, 1)])
+def test_the_oldest_is_closed(
+    note: Callable[..., None], seconds: float, slots: Slots, pairs: list[Pair]
+) -> None:
+    """Where one client waits, one connection is closed, when it has had time for its request."""
+    started = time.monotonic()
+    for pair in pairs[1:]:
+        note(slots, pair.ours)
+    assert slots.full()
+    assert slots.full()
+    pairs[1].wait_until_closed()
+    assert time.monotonic() - started >= seconds
+    assert [pair.is_open for pair in pairs] == [True, False, True, True]
+
+
+def test_the_more_wait_the_less_patience_there_is(
+    slots: Slots, pairs: list[Pair], waiting: list[int]
+) -> None:
+    """Where many clients wait, all that have sent no head are closed, and at once."""
+    waiting[0] = 4000
+    started = time.monotonic()
+    for pair in pairs:
+        slots.begin(pair.ours)
+    assert slots.full()
+    for pair in pairs:
+        pair.wait_until_closed()
+    assert time.monotonic() - started < 0.1
+
+
+def test_what_has_arrived_is_read_first(slots: Slots, pairs: list[Pair]) -> None:
+    """A connection that has sent something not yet read is not closed."""
+    for pair in pairs[:2]:
+        slots.begin(pair.ours)
+    pairs[0].client.sendall(b"G")
+    assert slots.full()
+    pairs[1].wait_until_closed()
+    assert pairs[0].is_open
+
+
+def test_idle_connections_come_last(slots: Slots, pairs: list[Pair]) -> None:
+    """A connection that has had a response goes when none without a head has had its time."""
+    slots.begin(pairs[0].ours)
+    slots.forget(pairs[0].ours)
+    slots.rest(pairs[0].ours)
+    # Both have then waited longer than they may.
+    gevent.sleep(1)
+    slots.begin(pairs[1].ours)
+    gevent.sleep(0.1)
+    assert slots.full()
+    pairs[1].wait_until_closed()
+    assert pairs[0].is_open
+    assert slots.full()
+    pairs[0].wait_until_closed()
+
+
+def test_requests_are_never_closed(slots: Slots, pairs: list[Pair], waiting: list[int]) -> None:
+    """A connection whose head has arrived is in nobody's way, however many wait."""
+    waiting[0] = 4000
+    for pair in pairs:
+        slots.begin(pair.ours)
+        slots.forget(pair.ours)
+        slots.rest(pair.ours)
+        slots.forget(pair.ours)
+    assert slots.full()
+    gevent.sleep(0.05)
+    slots.begin(pairs[0].ours)
+    pairs[0].wait_until_closed()
+    assert [pair.is_open for pair in pairs] == [False, True, True, True]
+
+
+def test_nobody_is_closed_for_nobody(pairs: list[Pair]) -> None:
+    """While a slot is free every connection stays."""
+    slots = Slots(SIZE, lambda: 1)
+    slots.begin(pairs[0].ours)
+    assert not slots.full()
+    gevent.sleep(0.2)
+    assert pairs[0].is_open
+
+
+def test_a_client_that_has_left(slots: Slots, pairs: list[Pair]) -> None:
+    """A connection that its client has closed ends without help, and does not stop the others."""
+    slots.begin(pairs[0].ours)
+    pairs[0].client.close()
+    slots.begin(pairs[1].ours)
+    assert slots.full()
+    pairs[1].wait_until_closed()
+
+
+def test_the_queue_is_counted() -> None:
+    """The clients that a listener holds are counted until they are accepted."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        assert (count_queued(listener), is_readable(listener)) == (3, True)
+        for _ in range(3):
+            listener.accept()[0].close()
+        assert (count_queued(listener), is_readable(listener)) == (0, False)
+        for client in clients:
+            client.close()
+    with socket.socket(socket.AF_UNIX) as other:
+        assert count_queued(other) == 0
