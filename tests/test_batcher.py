@@ -25,7 +25,8 @@ from sentence_api.errors import (
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB
-from sentence_api.serving.batcher import Batcher, Caps, Job, Pass
+from sentence_api.serving.batcher import Batcher, Pass
+from sentence_api.serving.queue import Caps, Job
 
 SECONDS = 10
 PAD = 7

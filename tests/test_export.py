@@ -29,7 +29,7 @@ from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ArtifactInvalid, ExportFailed
-from sentence_api.serving.batcher import Caps
+from sentence_api.serving.queue import Caps
 from sentence_api.settings import DEFAULT_MODEL, Engine
 from sentence_model_optimized import SentenceModel
 

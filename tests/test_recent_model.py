@@ -14,7 +14,8 @@ import pytest
 
 from sentence_api.errors import TextTooLong
 from sentence_api.resources.sizes import MIB
-from sentence_api.serving.batcher import Caps, Pass
+from sentence_api.serving.batcher import Pass
+from sentence_api.serving.queue import Caps
 from sentence_api.serving.recent import RecentTexts
 from sentence_model_optimized import Embeddings, SentenceModel
 from tests.conftest import Server

@@ -27,7 +27,8 @@ from sentence_api.errors import (
     NotReady,
     TextTooLong,
 )
-from sentence_api.serving.batcher import Caps, Pass
+from sentence_api.serving.batcher import Pass
+from sentence_api.serving.queue import Caps
 from sentence_model_optimized import Embeddings, SentenceModel
 
 MAX_TOKENS = 256

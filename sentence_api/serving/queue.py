@@ -1,0 +1,121 @@
+"""Requests that wait for forward passes: their bounds, and the texts of each."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gevent.event import Event
+
+from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.errors import ClientGone, DeadlineExceeded, ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Bounds of a batcher: texts and padded tokens per pass, and tokens that may wait."""
+
+    items: int
+    tokens: int
+    queue_tokens: int
+
+
+class Job:
+    """One request's texts, from submission to the last vector.
+
+    Attributes:
+        vectors: One row per text in the order submitted, once `done`.
+        queue_seconds: Time until the first of its passes began.
+        inference_seconds: Time of the passes it took part in.
+        is_trusted: No row of any of its passes was wrong.
+    """
+
+    __slots__ = (
+        "_pending",
+        "_remaining",
+        "_submitted",
+        "_waited",
+        "deadline",
+        "done",
+        "error",
+        "inference_seconds",
+        "is_gone",
+        "is_trusted",
+        "queue_seconds",
+        "tokens",
+        "vectors",
+        "waiting_tokens",
+    )
+
+    def __init__(
+        self, tokens: Sequence[TokenIds], deadline: float | None, is_gone: Callable[[], bool] | None
+    ) -> None:
+        self.tokens = tokens
+        self.deadline = deadline
+        self.is_gone = is_gone
+        self.is_trusted = True
+        self.vectors: Vectors | None = None
+        self.error: ServiceError | None = None
+        self.done = Event()
+        self.waiting_tokens = sum(len(ids) for ids in tokens)
+        self.queue_seconds = 0.0
+        self.inference_seconds = 0.0
+        # Shortest first, so that the longest is taken from the end.
+        self._pending = sorted((len(ids), index) for index, ids in enumerate(tokens))
+        self._remaining = len(tokens)
+        self._submitted = time.monotonic()
+        self._waited = False
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no text of it still waits for a pass."""
+        return not self._pending
+
+    def longest(self) -> int:
+        """Return the tokens of the longest text that still waits."""
+        return self._pending[-1][0]
+
+    def take(self, shortest: int, longest: int) -> int | None:
+        """Return the index of the longest waiting text within these bounds, or None."""
+        position = bisect_right(self._pending, (longest, len(self.tokens))) - 1
+        if position < 0 or self._pending[position][0] < shortest:
+            return None
+        length, index = self._pending.pop(position)
+        self.waiting_tokens -= length
+        return index
+
+    def reason_to_drop(self, now: float) -> ServiceError | None:
+        """Return why nobody needs this job any more, or None.
+
+        The client's socket is looked at only for a job that has already waited through a pass.
+        """
+        if self.deadline is not None and now > self.deadline:
+            return DeadlineExceeded("the request waited longer than its deadline; try again later")
+        if self._waited and self.is_gone is not None and self.is_gone():
+            return ClientGone("the client closed its connection")
+        self._waited = True
+        return None
+
+    def started(self, now: float) -> None:
+        """Note the time at which the first pass with a text of it begins."""
+        if self.vectors is None and self.queue_seconds == 0.0:
+            self.queue_seconds = now - self._submitted
+
+    def receive(self, index: int, vector: Vectors) -> None:
+        """Store the vector of one text; the last one completes the job."""
+        if self.vectors is None:
+            self.vectors = np.empty((len(self.tokens), len(vector)), dtype=np.float32)
+        self.vectors[index] = vector
+        self._remaining -= 1
+        if self._remaining == 0:
+            self.done.set()
+
+    def fail(self, error: ServiceError) -> None:
+        """End the job without vectors."""
+        self.error = error
+        self._pending.clear()
+        self.waiting_tokens = 0
+        self.done.set()
