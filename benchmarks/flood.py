@@ -232,6 +232,10 @@ class _Flood:
             body = json.dumps({"question": _text(4)}).encode()
             started = time.monotonic()
             try:
+                # As clients with a pool of connections do.
+                if connection and connection[0].at_eof():
+                    connection[1].close()
+                    connection = None
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     reader, writer = connection = connection or await self._connect()
                     writer.write(_request("/query", body))

@@ -84,6 +84,22 @@ def test_the_more_wait_the_less_patience_there_is(
     assert time.monotonic() - started < 0.1
 
 
+def test_a_crowd_without_heads_leaves_idle_connections_their_second(
+    slots: Slots, pairs: list[Pair], waiting: list[int]
+) -> None:
+    """However many wait, who rests between two requests loses nothing to those who send none."""
+    waiting[0] = 4000
+    slots.rest(pairs[0].ours)
+    gevent.sleep(0.05)
+    for pair in pairs[1:]:
+        slots.begin(pair.ours)
+    assert slots.full()
+    for pair in pairs[1:]:
+        pair.wait_until_closed()
+    gevent.sleep(0.01)
+    assert pairs[0].is_open
+
+
 def test_what_has_arrived_is_read_first(slots: Slots, pairs: list[Pair]) -> None:
     """A connection that has sent something not yet read is not closed."""
     for pair in pairs[:2]:

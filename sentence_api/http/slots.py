@@ -90,13 +90,15 @@ class Slots(Pool):
             patience: The share of the usual time that is long enough.
         """
         now = time.monotonic()
+        # A client that asks again and again is not to pay for a crowd that sends nothing.
+        idle_seconds = _IDLE_SECONDS if self._without_head else patience * _IDLE_SECONDS
         ripe = [
             *(
                 each
                 for each, at in self._without_head.items()
                 if now - at > patience * _HEAD_SECONDS
             ),
-            *(each for each, at in self._idle.items() if now - at > patience * _IDLE_SECONDS),
+            *(each for each, at in self._idle.items() if now - at > idle_seconds),
         ]
         # What has arrived is about to be read.
         closed = [each for each in ripe if not is_readable(each)][:most]
