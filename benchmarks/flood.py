@@ -197,19 +197,25 @@ class _Flood:
         started = time.monotonic()
         until = started + seconds
         small = min(_SMALL, self._connections // 2)
-        tasks = [asyncio.create_task(self._small(until, keep=i % 2 == 0)) for i in range(small)]
+        # In a loop of their own: in this one a head would follow its connection late.
+        asking = asyncio.to_thread(asyncio.run, self._ask(small, until))
+        tasks = [asyncio.create_task(asking)]
         tasks += [
             asyncio.create_task(self._repeat(slot, started, seconds))
             for slot in range(self._connections - small)
         ]
         _, late = await asyncio.wait(tasks, timeout=seconds)
         # Whoever waits for an answer is still owed one; the rest can go.
-        for task in late - set(tasks[:small]):
+        for task in late - set(tasks[:1]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for task in tasks:
             if not task.cancelled() and task.exception():
                 raise task.exception()  # type: ignore[misc]
+
+    async def _ask(self, clients: int, until: float) -> None:
+        """Ask small questions from some clients."""
+        await asyncio.gather(*(self._small(until, keep=i % 2 == 0) for i in range(clients)))
 
     async def _repeat(self, slot: int, started: float, seconds: float) -> None:
         """Do what is this connection's part, again and again; after a refusal a little later."""

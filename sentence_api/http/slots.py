@@ -15,7 +15,7 @@ from gevent.pool import Pool
 
 # A head comes right behind its connection. A client that asks again and again rests for less than
 # the second in between.
-_HEAD_SECONDS = 0.1
+_HEAD_SECONDS = 0.25
 _IDLE_SECONDS = 1.0
 _LOOK_SECONDS = 0.002
 
