@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TextIO
 
 from sentence_api import __version__
+from sentence_api.cli import bench
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import bench, capacity, check, dashboard, inside, local, monitor, rendering
+from sentence_api.ops import bench as measure
+from sentence_api.ops import capacity, check, dashboard, inside, local, monitor, rendering
 from sentence_api.ops.alerts import rules
 from sentence_api.ops.arguments import cpus
 from sentence_api.ops.planning import Subject, find_subject, plan_figures, plan_subject
@@ -61,7 +63,7 @@ def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
 
 def _capacity(parsed: argparse.Namespace, settings: Settings, subject: Subject, plan: Plan) -> int:
     """Print what a load needs, from what `bench` has measured."""
-    measured = bench.kept(settings.history)
+    measured = measure.kept(settings.history)
 
     def plan_of(cpus: float, memory_bytes: int) -> Plan:
         return plan_subject(replace(subject, machine=Machine(cpus, memory_bytes)), settings)

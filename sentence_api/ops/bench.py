@@ -6,12 +6,9 @@ container from the same limits, so capacity is worked out from the CPU time that
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import re
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -23,17 +20,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from sentence_api.errors import DeploymentFailed, NotMeasured
-from sentence_api.keys import first_key, query_headers
+from sentence_api.keys import query_headers
 from sentence_api.ops.capacity import Cost, Latency, Measurement
-from sentence_api.ops.check import known_url
 from sentence_api.ops.pace import Answers, Pace, post, steady
 from sentence_api.resources.host import processor, read_host
 from sentence_api.resources.sizes import format_size
-from sentence_api.settings import Settings
 
-COMMAND = "bench"
 FILE = "bench.json"
-FAILURE = 1
 # About so many tokens with the two that most models put around a text; the server counts.
 LENGTHS = (7, 30, 120)
 LATENCY_LENGTH = 30
@@ -129,42 +122,6 @@ def _metric(text: str, name: str, label: str = "") -> float:
     return sum(float(value) for labels, value in lines if label in labels)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this command."""
-    parser.add_argument("--url", help="address of the server, by default the one deployed here")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="in all; fewer make the figures rougher"
-    )
-    parser.add_argument("--json", action="store_true", help="print the measurement as JSON")
-
-
-def run(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Measure, keep and print; return the exit status.
-
-    Raises:
-        StartupError: There is no server to measure, or it refuses.
-    """
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr if parsed.json else sys.stdout, flush=True)
-
-    server = Server(parsed.url or known_url(os.environ), first_key(settings.keys_file))
-    measured, findings = measure(server, parsed.seconds, say)
-    if _counts_us():
-        text = "the load came from within the same limits: latencies near the capacity are too high"
-        findings.append(Finding(text, is_fault=False))
-    findings += _kept(measured, settings.history)
-    if parsed.json:
-        print(measured.model_dump_json(indent=1))
-    else:
-        say(render(measured))
-    for finding in findings:
-        say(f"{'fault' if finding.is_fault else 'note'}: {finding.text}")
-    faults = any(finding.is_fault for finding in findings)
-    say(f"verdict: {'not as planned' if faults else 'as planned'}")
-    return FAILURE if faults else 0
-
-
 def measure(
     server: Server, seconds: float, say: Callable[[str], None]
 ) -> tuple[Measurement, list[Finding]]:
@@ -238,12 +195,12 @@ def _counted(server: Server, load: Callable[[], Answers]) -> tuple[Answers, Seen
     answers = load()
     own = time.process_time() - own
     after = server.read()
-    if _counts_us():
+    if counts_us():
         after = Seen(after.cpu_seconds - own, after.requests, after.tokens, after.memory_bytes)
     return answers, before, after
 
 
-def _counts_us() -> bool:
+def counts_us() -> bool:
     """Say whether the server's figures are of a control group that holds this process too."""
     host = read_host()
     return host.contained or host.cpu_source != "affinity"
@@ -289,34 +246,6 @@ def judge(plan: dict[str, Any], runs: Iterable[tuple[Answers, Seen, Seen]]) -> l
             )
         )
     return findings
-
-
-def render(measured: Measurement) -> str:
-    """Return the figures for a person."""
-    lines = ["", f"capacity of {measured.cores:g} cores, {measured.workers} workers"]
-    lines += [
-        f"  {cost.tokens:3.0f} tokens  {measured.cores / cost.cpu_seconds:7.0f} requests/s,"
-        f" {1 / cost.cpu_seconds:.0f} a core"
-        for cost in measured.costs
-    ]
-    lines.append(f"latency of {measured.latency_tokens:.0f} tokens, requests at random")
-    lines += [
-        f"  {each.share:3.0%}         50 % within {1000 * each.p50:.0f} ms,"
-        f" 95 % {1000 * each.p95:.0f} ms, 99 % {1000 * each.p99:.0f} ms"
-        for each in measured.latencies
-    ]
-    return "\n".join(lines)
-
-
-def _kept(measured: Measurement, folder: Path) -> list[Finding]:
-    """Keep a measurement for the planner; say so if that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(measured.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as exc:
-        text = f"the figures cannot be kept in {folder} ({exc.strerror}), so plan cannot use them"
-        return [Finding(text, is_fault=False)]
-    return []
 
 
 def kept(folder: Path) -> Measurement:
