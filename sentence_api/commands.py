@@ -129,7 +129,7 @@ def _local(parsed: argparse.Namespace, settings: Settings) -> int:
     """Run one step of a deployment without containers."""
     files = local.Files()
     if parsed.action == "up":
-        local.up(settings, files, _say)
+        local.up(settings, files, _say, rendering.plan_table)
     elif parsed.action == "down":
         _say("stopped" if local.down(settings, files) else "nothing was running")
     elif parsed.action == "has-model":

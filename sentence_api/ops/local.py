@@ -17,9 +17,9 @@ from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
 from sentence_api.keys import first_key
 from sentence_api.ops.address import bind_error, local_url
-from sentence_api.ops.planning import find_subject, plan_subject, stop_grace
-from sentence_api.ops.rendering import plan_table
+from sentence_api.ops.planning import Subject, find_subject, plan_subject, stop_grace
 from sentence_api.ops.smoke import how_to, is_ready, smoke
+from sentence_api.resources.formula import Plan
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import format_size
 from sentence_api.settings import Settings
@@ -29,6 +29,7 @@ START_SECONDS = 60
 LOG_TAIL_LINES = 20
 
 Say = Callable[[str], None]
+Show = Callable[[Plan, Subject], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,14 @@ class Files:
         return self.folder / "server.log"
 
 
-def up(settings: Settings, files: Files, say: Say) -> None:
+def up(settings: Settings, files: Files, say: Say, show: Show) -> None:
     """Export the model if there is none, replace the running server, and prove that it works.
+
+    Args:
+        settings: The server's.
+        files: Where the deployment keeps its own.
+        say: Shows progress.
+        show: Renders the plan for a person.
 
     Raises:
         StartupError: It does not; nothing is left running then.
@@ -63,7 +70,7 @@ def up(settings: Settings, files: Files, say: Say) -> None:
     _ensure_artifact(settings, say)
     subject = find_subject(settings)
     plan = plan_subject(subject, settings)
-    say(plan_table(plan, subject))
+    say(show(plan, subject))
     if running(files) is not None:
         say("stopping the running server")
         down(settings, files)
