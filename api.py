@@ -17,9 +17,9 @@ from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.ops.board import Board
 from sentence_api.ops.metrics import Metrics
-from sentence_api.ops.planning import check_engine, one_line_exit, plan_for
 from sentence_api.ops.processes import Processes
 from sentence_api.ops.watch import ServedModel, Watch
+from sentence_api.planning import check_engine, one_line_exit, plan_for
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget
 from sentence_api.serving.queue import Caps

@@ -17,8 +17,8 @@ from gunicorn.arbiter import Arbiter
 from sentence_api.http.body import BODY_READ, discard_body
 from sentence_api.http.draining import refuse_before_stop
 from sentence_api.ops.logs import log_to_stderr
-from sentence_api.ops.planning import one_line_exit, plan_for
 from sentence_api.ops.shared import shared_folder
+from sentence_api.planning import one_line_exit, plan_for
 from sentence_api.resources.formula import (
     HEADER_FIELD_BYTES,
     HEADER_FIELDS,

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from sentence_api.ops import local, planning
+from sentence_api import planning
+from sentence_api.ops import local
 from sentence_api.settings import Settings
 from tests.conftest import ROOT
 

@@ -20,6 +20,7 @@ FLOORS = {
     "keys": 0,
     "resources": 1,
     "engine": 2,
+    "planning": 3,
     "serving": 3,
     "http": 4,
     "ops": 4,
@@ -33,14 +34,15 @@ EDGES = {
     "keys": {"errors"},
     "resources": {"errors"},
     "engine": {"errors", "settings", "resources"},
+    "planning": {"errors", "settings", "resources", "engine"},
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
     "ops": {
         *(PACKAGE, "errors", "settings", "healthcheck", "keys"),
-        *("resources", "engine", "serving", "http"),
+        *("resources", "engine", "planning", "serving", "http"),
     },
     "cli": {"settings", "keys", "ops"},
-    "commands": {PACKAGE, "errors", "settings", "resources", "engine", "ops", "cli"},
+    "commands": {PACKAGE, "errors", "settings", "resources", "engine", "planning", "ops", "cli"},
     "__main__": {"healthcheck", "ops", "commands"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.

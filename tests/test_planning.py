@@ -12,7 +12,7 @@ from sentence_api.errors import (
     InvalidSize,
     StartupError,
 )
-from sentence_api.ops.planning import (
+from sentence_api.planning import (
     Subject,
     check_engine,
     find_subject,

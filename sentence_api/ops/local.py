@@ -17,8 +17,8 @@ from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
 from sentence_api.keys import first_key
 from sentence_api.ops.address import bind_error, local_url
-from sentence_api.ops.planning import Subject, find_subject, plan_subject, stop_grace
 from sentence_api.ops.smoke import how_to, is_ready, smoke
+from sentence_api.planning import Subject, find_subject, plan_subject, stop_grace
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import format_size

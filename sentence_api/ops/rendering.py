@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from sentence_api.engine.artifact import NEAREST, Manifest
-from sentence_api.ops.planning import Subject
+from sentence_api.planning import Subject
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, Overrides, Plan, make_plan
 from sentence_api.resources.sizes import MIB, format_size
