@@ -18,10 +18,10 @@ from sentence_api.errors import StartupError
 from sentence_api.ops import bench as measure
 from sentence_api.ops import capacity, check, dashboard, inside, local, monitor, rendering
 from sentence_api.ops.alerts import rules
-from sentence_api.ops.arguments import cpus
 from sentence_api.ops.report import command as report
 from sentence_api.ops.thresholds import thresholds_of
 from sentence_api.planning import Subject, find_subject, plan_figures, plan_subject
+from sentence_api.resources.arguments import cpus
 from sentence_api.resources.formula import Machine, Plan
 from sentence_api.resources.host import processor
 from sentence_api.settings import Settings, read_settings

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from sentence_api.errors import StartupError
 from sentence_api.ops import container
-from sentence_api.ops.arguments import cpus
 from sentence_api.ops.docker import Docker
 from sentence_api.ops.image import IMAGE, collect_wheels
 from sentence_api.ops.preflight import check_engine
 from sentence_api.ops.release import Options, State
+from sentence_api.resources.arguments import cpus
 from sentence_api.resources.sizes import parse_size
 
 
