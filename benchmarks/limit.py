@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.server import ROOT
 from sentence_api.engine.artifact import read_manifest
+from sentence_api.engine.batch import Rows, row_width
 from sentence_api.engine.loader import load_engine
-from sentence_api.engine.packing import Rows, row_width
 
 # Padded tokens of a pass, and what lengths are rounded up to, among which the ideal is sought.
 _CAPS = (128, 256, 512, 1024, 2048)

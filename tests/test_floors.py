@@ -46,7 +46,7 @@ EDGES = {
     "__main__": {"healthcheck", "ops", "commands"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.
-SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "packing", "padding")}
+SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "batch", "padding")}
 HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
 
 # Files, or folders with a slash at the end, that alone may import a library or module.

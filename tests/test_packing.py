@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentence_api.engine.packing import Pooling, Rows, inputs, row_width, tightened
+from sentence_api.engine.batch import Pooling, Rows, inputs, row_width, tightened
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 

@@ -33,13 +33,13 @@ from sentence_api.engine.artifact import (
     Manifest,
     sha256,
 )
+from sentence_api.engine.batch import Pooling
 from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.graph import packed_pooling_of, write_graph
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions
-from sentence_api.engine.packing import Pooling
 from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.torch import drop_normalize, first_line, load_source

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sentence_api.engine import packing
+from sentence_api.engine import batch
 from sentence_api.engine.interface import TokenIds, Vectors
 from sentence_api.settings import Precision
 
@@ -76,7 +76,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, graph: Path, precision: str, threads: int, pooling: packing.Pooling | None = None
+        self, graph: Path, precision: str, threads: int, pooling: batch.Pooling | None = None
     ) -> None:
         runtime = _runtime()
         self.precision = precision
@@ -117,7 +117,7 @@ class OpenVinoEngine:
         """Return one vector per text; see `Engine`."""
         inputs = {"input_ids": input_ids, "attention_mask": segments}
         if self._pooling is not None:
-            inputs = packing.inputs(input_ids, segments, self._pooling)
+            inputs = batch.inputs(input_ids, segments, self._pooling)
         results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
         # The output memory belongs to the request and is overwritten by the next pass.
         return np.array(results[0], dtype=np.float32)
