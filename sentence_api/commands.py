@@ -87,7 +87,7 @@ def _beside(output_format: str) -> TextIO:
 def _export(parsed: argparse.Namespace, settings: Settings) -> int:
     """Export a model, printing one line per step."""
     # torch and sentence-transformers take seconds to import, and only this command needs them.
-    from sentence_api.engine.export import export  # noqa: PLC0415
+    from sentence_api.export.pipeline import export  # noqa: PLC0415
 
     given = {"model": parsed.model, "model_revision": parsed.revision, "engine": parsed.engine}
     update = {name: value for name, value in given.items() if value is not None}

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from sentence_api.engine.artifact import Accuracy, read_manifest
-from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine, resolve_precision
 from sentence_api.engine.openvino import OpenVinoEngine, supported_precisions
@@ -22,6 +21,7 @@ from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.engine.torch import TorchEngine
 from sentence_api.errors import ArtifactInvalid
+from sentence_api.export.corpus import varied_texts
 
 ROOT = Path(__file__).parent.parent
 HANG_SECONDS = 60

@@ -23,12 +23,12 @@ from sentence_transformers.sentence_transformer.modules import Dense, Module
 from transformers import BertModel
 
 from sentence_api.engine.artifact import Manifest, read_manifest, verify
-from sentence_api.engine.corpus import varied_texts
-from sentence_api.engine.export import CANARY_TEXT, export, find_source, same_nearest
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ArtifactInvalid, ExportFailed
+from sentence_api.export.corpus import varied_texts
+from sentence_api.export.pipeline import CANARY_TEXT, export, find_source, same_nearest
 from sentence_api.serving.queue import Caps
 from sentence_api.settings import DEFAULT_MODEL, Engine
 from sentence_model_optimized import SentenceModel

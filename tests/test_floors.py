@@ -20,6 +20,7 @@ FLOORS = {
     "keys": 0,
     "resources": 1,
     "engine": 2,
+    "export": 3,
     "planning": 3,
     "serving": 3,
     "http": 4,
@@ -34,6 +35,7 @@ EDGES = {
     "keys": {"errors"},
     "resources": {"errors"},
     "engine": {"errors", "settings", "resources"},
+    "export": {"errors", "settings", "resources", "engine"},
     "planning": {"errors", "settings", "resources", "engine"},
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
@@ -42,7 +44,10 @@ EDGES = {
         *("resources", "engine", "planning", "serving", "http"),
     },
     "cli": {"settings", "keys", "ops"},
-    "commands": {PACKAGE, "errors", "settings", "resources", "engine", "planning", "ops", "cli"},
+    "commands": {
+        *(PACKAGE, "errors", "settings", "resources", "engine"),
+        *("export", "planning", "ops", "cli"),
+    },
     "__main__": {"healthcheck", "ops", "commands"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.
@@ -51,14 +56,15 @@ HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
 
 # Files, or folders with a slash at the end, that alone may import a library or module.
 ENGINE = f"{PACKAGE}/engine"
+EXPORT = f"{PACKAGE}/export"
 ONLY_THERE = {
     "flask": ("api.py", f"{PACKAGE}/http/"),
     "werkzeug": (f"{PACKAGE}/http/",),
-    "torch": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
-    "sentence_transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
-    "transformers": (f"{ENGINE}/torch.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
-    f"{PACKAGE}.engine.torch": (f"{ENGINE}/loader.py", f"{ENGINE}/export.py", f"{ENGINE}/graph.py"),
-    f"{PACKAGE}.engine.export": (f"{PACKAGE}/commands.py",),
+    "torch": (f"{ENGINE}/torch.py", f"{EXPORT}/"),
+    "sentence_transformers": (f"{ENGINE}/torch.py", f"{EXPORT}/"),
+    "transformers": (f"{ENGINE}/torch.py", f"{EXPORT}/"),
+    f"{PACKAGE}.engine.torch": (f"{ENGINE}/loader.py", f"{EXPORT}/"),
+    f"{PACKAGE}.export.pipeline": (f"{PACKAGE}/commands.py",),
 }
 MOST_LINES = 300
 

@@ -17,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.padding import padded_length
 from sentence_api.errors import (
     ArtifactInvalid,
@@ -27,6 +26,7 @@ from sentence_api.errors import (
     NotReady,
     TextTooLong,
 )
+from sentence_api.export.corpus import varied_texts
 from sentence_api.serving.batcher import Pass
 from sentence_api.serving.queue import Caps
 from sentence_model_optimized import Embeddings, SentenceModel

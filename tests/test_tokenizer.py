@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sentence_api.engine.corpus import TEXTS, varied_texts
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.errors import ArtifactInvalid
+from sentence_api.export.corpus import TEXTS, varied_texts
 
 MAX_TOKENS = 256
 CLS, SEP = 101, 102

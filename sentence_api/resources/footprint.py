@@ -1,6 +1,6 @@
 """What a model costs in memory.
 
-Measured when the model is exported (`engine/probe.py`) and kept in its manifest. The reference
+Measured when the model is exported (`export/probe.py`) and kept in its manifest. The reference
 below stands in for the bundled model until it has been exported on this machine, and is what the
 sizing table of the README is rendered from; a test compares it with a fresh measurement.
 """

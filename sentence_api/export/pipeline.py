@@ -19,7 +19,6 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tokenizers import normalizers
 
-from sentence_api.engine import probe
 from sentence_api.engine.artifact import (
     GRAPH,
     LONGEST_MAXIMUM,
@@ -34,9 +33,7 @@ from sentence_api.engine.artifact import (
     sha256,
 )
 from sentence_api.engine.batch import Pooling
-from sentence_api.engine.corpus import varied_texts
 from sentence_api.engine.fidelity import MIN_COSINE
-from sentence_api.engine.graph import packed_pooling_of, write_graph
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions
@@ -44,6 +41,9 @@ from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.torch import drop_normalize, first_line, load_source
 from sentence_api.errors import ExportFailed
+from sentence_api.export import probe
+from sentence_api.export.corpus import varied_texts
+from sentence_api.export.graph import packed_pooling_of, write_graph
 from sentence_api.resources.host import read_host
 from sentence_api.settings import DEFAULT_MODEL
 from sentence_api.settings import Engine as EngineName

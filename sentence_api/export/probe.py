@@ -1,6 +1,6 @@
 """Measures what a model costs in memory, in a process of its own.
 
-`python -m sentence_api.engine.probe ARTIFACT PRECISION BATCH_TOKENS` loads the artifact as a
+`python -m sentence_api.export.probe ARTIFACT PRECISION BATCH_TOKENS` loads the artifact as a
 serving master does, forks a worker as gunicorn does, runs the largest passes in it and prints the
 footprint as JSON.
 """
@@ -39,7 +39,7 @@ def measure(artifact: Path, precision: str, batch_tokens: int) -> Footprint:
     """
     arguments = [str(artifact.resolve()), precision, str(batch_tokens)]
     done = subprocess.run(
-        [sys.executable, "-m", "sentence_api.engine.probe", *arguments],
+        [sys.executable, "-m", "sentence_api.export.probe", *arguments],
         # Where the package lies, which need not be where the command was given.
         cwd=Path(__file__).parents[2],
         capture_output=True,
