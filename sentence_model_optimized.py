@@ -20,8 +20,8 @@ from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.warmup import warm_up
 from sentence_api.errors import CanaryFailed, InvalidValue, NotReady, TextTooLong
 from sentence_api.serving.batcher import Batcher, Pass
+from sentence_api.serving.cache import Kept, RecentTexts
 from sentence_api.serving.queue import Caps, Job
-from sentence_api.serving.recent import Kept, RecentTexts
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sentence_api.http.service import Encoded
 from sentence_api.ops.metrics import MASTER, Metrics
 from sentence_api.serving.batcher import Pass
-from sentence_api.serving.recent import Kept, RecentTexts
+from sentence_api.serving.cache import Kept, RecentTexts
 
 FAMILIES = {
     "sentence_api_requests": ("counter", {"route", "status"}),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.resources.sizes import KIB, MIB
-from sentence_api.serving.recent import ENTRY_BYTES, Kept, RecentTexts
+from sentence_api.serving.cache import ENTRY_BYTES, Kept, RecentTexts
 
 DIMENSIONS = 8
 # Of all lengths, some not ASCII, some too long for the smaller caches; more than fit any.

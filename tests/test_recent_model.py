@@ -15,8 +15,8 @@ import pytest
 from sentence_api.errors import TextTooLong
 from sentence_api.resources.sizes import MIB
 from sentence_api.serving.batcher import Pass
+from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.queue import Caps
-from sentence_api.serving.recent import RecentTexts
 from sentence_model_optimized import Embeddings, SentenceModel
 from tests.conftest import Server
 from tests.test_sentence_model import CAPS, LONG, altered

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from sentence_api.http.service import ROUTES, Encoded
 from sentence_api.ops.sample import SECONDS, UNPLANNED
 from sentence_api.serving.batcher import Pass
-from sentence_api.serving.recent import RecentTexts
+from sentence_api.serving.cache import RecentTexts
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 

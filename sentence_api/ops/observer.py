@@ -8,13 +8,13 @@ from typing import Any
 
 from sentence_api.errors import StartupError
 from sentence_api.http.service import ROUTES
-from sentence_api.ops.board import Board, Living
 from sentence_api.ops.metrics import Key, Metrics
 from sentence_api.ops.sample import SECONDS, Sample, WorkerSample
 from sentence_api.planning import plan_for
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.sizes import format_size
 from sentence_api.resources.usage import Usage, read_usage
+from sentence_api.serving.scoreboard import Board, Living
 from sentence_api.settings import Settings
 
 _BUCKETS = [*(float(bound) for bound in SECONDS), float("inf")]

@@ -11,14 +11,14 @@ from typing import Protocol
 import gevent
 
 from sentence_api.keys import Keys
-from sentence_api.ops.board import Board, Exit
 from sentence_api.ops.metrics import Metrics
 from sentence_api.ops.watch import Watch
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.host import read_cgroup_memory
+from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import Collector, Watermark, freeze
-from sentence_api.serving.recent import RecentTexts
+from sentence_api.serving.scoreboard import Board, Exit
 from sentence_api.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from typing import Any
 
 from sentence_api import __version__
 from sentence_api.engine.artifact import Manifest
-from sentence_api.ops.board import Board
 from sentence_api.ops.exposition import families
 from sentence_api.ops.history import History, open_history
 from sentence_api.ops.judgement import INCIDENT_SECONDS
@@ -21,6 +20,7 @@ from sentence_api.ops.status import RECENT_SECONDS, Facts, status
 from sentence_api.ops.thresholds import thresholds_of
 from sentence_api.resources.formula import Plan
 from sentence_api.serving.lifecycle import State
+from sentence_api.serving.scoreboard import Board
 from sentence_api.settings import Settings
 
 # A status costs some milliseconds; many pages open at once share one.
