@@ -14,9 +14,9 @@ from flask import Flask, request
 from gunicorn.util import split_request_uri
 from werkzeug.exceptions import NotFound, default_exceptions
 
-from sentence_api.http import errors, health, page, plan, query, status
+from sentence_api.http import embed, errors, health, page, plan, status
 from sentence_api.http.exchange import EXCHANGE, Environ, Exchange
-from sentence_api.http.rendering import Answer
+from sentence_api.http.response import Answer
 from sentence_api.http.service import Service
 
 
@@ -31,7 +31,7 @@ def build_app(service: Service) -> Flask:
     status.register(app, service)
     plan.register(app, service)
     page.register(app)
-    calls = query.calls(service)
+    calls = embed.calls(service)
     for path in calls:
         # Without a view: Flask only says which methods they take.
         app.add_url_rule(path, path, methods=["POST"])
@@ -60,7 +60,7 @@ class Front:
     def __init__(
         self,
         service: Service,
-        calls: dict[str, query.Call],
+        calls: dict[str, embed.Call],
         paths: frozenset[str],
         others: Callable[..., Any],
     ) -> None:

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from sentence_api import errors
 from sentence_api.errors import ServiceError
 from sentence_api.http.exchange import EXCHANGE, Exchange
-from sentence_api.http.rendering import Answer, json_bytes, json_headers
+from sentence_api.http.response import Answer, json_bytes, json_headers
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from flask import Flask, Response
 
 from sentence_api import __version__
 from sentence_api.errors import NotReady
-from sentence_api.http.rendering import json_response
+from sentence_api.http.response import json_response
 from sentence_api.http.service import Service
 from sentence_api.serving.lifecycle import State
 

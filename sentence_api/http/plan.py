@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from flask import Flask, Response
 
-from sentence_api.http.rendering import json_response
+from sentence_api.http.response import json_response
 from sentence_api.http.service import Service
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 from flask import Flask, Response
 
-from sentence_api.http.rendering import json_response
+from sentence_api.http.response import json_response
 from sentence_api.http.service import Service
 from sentence_api.resources.host import read_cgroup_memory, read_host
 from sentence_api.resources.process import process_memory

@@ -20,7 +20,7 @@ from sentence_api.http.body import ARRIVED
 from sentence_api.http.draining import ignores_new_clients
 from sentence_api.http.exchange import Environ, Exchange
 from sentence_api.http.heads import check_head
-from sentence_api.http.rendering import Answer
+from sentence_api.http.response import Answer
 from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 
