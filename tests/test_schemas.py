@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import asdict
 
 from sentence_api.errors import InvalidValue, MalformedJson, ServiceError, TooManyItems
-from sentence_api.http.schemas import parse_batch, parse_query
+from sentence_api.http.dialects.native import parse_batch, parse_query
 
 OPTIONS = {
     "normalize": True,
@@ -178,7 +178,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_schemas import many
 from sentence_api.errors import ServiceError
-from sentence_api.http.schemas import parse_batch
+from sentence_api.http.dialects.native import parse_batch
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 body = {body}

@@ -14,9 +14,9 @@ from gevent.monkey import get_original
 
 from sentence_api.errors import TextTooLong
 from sentence_api.http.body import read_body
+from sentence_api.http.dialects.native import BatchQuery, Query, parse_batch, parse_query
 from sentence_api.http.exchange import Environ, Exchange
 from sentence_api.http.response import Answer, json_bytes, json_headers, rendered
-from sentence_api.http.schemas import BatchQuery, Query, parse_batch, parse_query
 from sentence_api.http.service import Encoded, Service
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 from sentence_api.serving.memory import Reservation

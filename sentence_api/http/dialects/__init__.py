@@ -1,0 +1,1 @@
+"""Dialects: request and response formats of the API, one file each."""
