@@ -21,15 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
         return healthcheck.main()
     if given[:1] == ["check"]:
         early = _early_answer()
-        from sentence_api.ops import check  # noqa: PLC0415
+        from sentence_api.cli import check  # noqa: PLC0415
 
         return check.main(given[1:], early)
     if given[:1] == ["monitor"]:
-        from sentence_api.ops import monitor  # noqa: PLC0415
+        from sentence_api.cli import monitor  # noqa: PLC0415
 
         return monitor.main(given[1:])
     if given[:1] in (["canary"], ["smoke"]):
-        from sentence_api.ops import inside  # noqa: PLC0415
+        from sentence_api.cli import inside  # noqa: PLC0415
 
         return inside.main(given)
     from sentence_api import commands  # noqa: PLC0415
@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int | str | None:
 
 def _early_answer() -> tuple[int, bytes] | None:
     """Return the status of this container's server, whose address the image sets."""
-    from sentence_api.ops import ask  # noqa: PLC0415
+    from sentence_api.cli import status_client  # noqa: PLC0415
 
     try:
-        return ask.get_status(*healthcheck.address(os.environ))
-    except (KeyError, ValueError, ask.NoAnswer, ask.NoStatus):
+        return status_client.get_status(*healthcheck.address(os.environ))
+    except (KeyError, ValueError, status_client.NoAnswer, status_client.NoStatus):
         return None
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks import memory, page
 from benchmarks.readme import newest, section
+from sentence_api.cli.plan import settings_page, sizing_table
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.fidelity import MIN_COSINE
-from sentence_api.ops.rendering import settings_page, sizing_table
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import REQUEST_ITEMS, Overrides
 from sentence_api.settings import Settings

@@ -43,12 +43,12 @@ EDGES = {
         *(PACKAGE, "errors", "settings", "healthcheck", "keys"),
         *("resources", "engine", "planning", "serving", "http"),
     },
-    "cli": {"settings", "keys", "ops"},
+    "cli": {"errors", "settings", "keys", "resources", "engine", "planning", "ops"},
     "commands": {
         *(PACKAGE, "errors", "settings", "resources", "engine"),
         *("export", "planning", "ops", "cli"),
     },
-    "__main__": {"healthcheck", "ops", "commands"},
+    "__main__": {"healthcheck", "cli", "commands"},
 }
 # The serving packages know of the engine what a batch looks like, and no engine.
 SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "batch", "padding")}

@@ -22,8 +22,9 @@ import pytest
 from rich.console import Console
 
 from sentence_api.__main__ import main
-from sentence_api.ops import screen, words
-from sentence_api.ops.monitor import Look, line
+from sentence_api.cli import screen
+from sentence_api.cli.monitor import Look, line
+from sentence_api.ops import words
 from tests.conftest import ROOT, Server
 
 RECORDED = json.loads((ROOT / "tests" / "recorded" / "status.json").read_text(encoding="utf-8"))

@@ -20,9 +20,9 @@ import httpx2
 import pytest
 
 from sentence_api.__main__ import main
+from sentence_api.cli.report import duration, read
 from sentence_api.ops.history import Event, History
 from sentence_api.ops.report import charts
-from sentence_api.ops.report.command import duration, read
 from sentence_api.ops.report.course import Absence, Server, follow
 from sentence_api.ops.report.findings import Report, report
 from sentence_api.ops.report.pages import files

@@ -21,7 +21,7 @@ DOCKERFILE = "Dockerfile.production-optimized"
 IMAGE = f"{PROJECT}:latest"
 WHEELS = f"{PROJECT}:wheels"
 WHEELHOUSE = Path("wheelhouse")
-# Set by the Dockerfile: an image has the commands for a host that `ops/inside.py` tells of.
+# Set by the Dockerfile: an image has the commands for a host that `cli/inside.py` tells of.
 PROTOCOL_LABEL, PROTOCOL = f"{PROJECT}.protocol", 1
 # The list that makes a wheelhouse complete, and what tells for which requirements it was collected.
 CHECKSUMS = "SHA256SUMS"

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from sentence_api.cli.check import CANNOT_TELL, known_url, read_status
+from sentence_api.cli.status_client import NoAnswer, NoStatus
 from sentence_api.errors import StartupError
 from sentence_api.ops import words
-from sentence_api.ops.ask import NoAnswer, NoStatus
-from sentence_api.ops.check import CANNOT_TELL, known_url, read_status
 
 COMMAND = "monitor"
 INTERVAL_SECONDS = 2.0
@@ -143,7 +143,7 @@ def _draw(looks: Iterator[Look], url: str) -> None:
     from rich.console import Console  # noqa: PLC0415 - lines do not need it
     from rich.live import Live  # noqa: PLC0415
 
-    from sentence_api.ops import screen  # noqa: PLC0415
+    from sentence_api.cli import screen  # noqa: PLC0415
 
     console = Console()
     picture = screen.waiting(url, "asking")

@@ -1,7 +1,7 @@
 """`python -m sentence_api check`: one screen that says how the service is, for people and plugins.
 
 Exit status: 0 normal, 1 warning, 2 critical, 3 cannot tell. Standard library only as long as the
-server answers: this runs inside the limits that it measures (see `ask.py`).
+server answers: this runs inside the limits that it measures (see `status_client.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from sentence_api.cli.status_client import Answer, NoAnswer, NoStatus, get_status
 from sentence_api.errors import StartupError
 from sentence_api.ops.address import local_url
-from sentence_api.ops.ask import Answer, NoAnswer, NoStatus, get_status
 
 COMMAND = "check"
 # The convention of monitoring plugins.
