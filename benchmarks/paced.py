@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.load import Load, bodies
 from benchmarks.server import ROOT
-from sentence_api.ops.pace import Pace, post, steady
+from sentence_api.capacity.load import Pace, post, steady
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 _MOST_CONNECTIONS = 256

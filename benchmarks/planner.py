@@ -28,9 +28,9 @@ from benchmarks.paced import drive_paced
 from benchmarks.readme import RESULTS
 from benchmarks.server import ARTIFACT, ROOT, Running, serving
 from benchmarks.texts import TextSource
+from sentence_api.capacity.measure import LATENCY_LENGTH, kept
+from sentence_api.capacity.plan import SHARE, Measurement
 from sentence_api.engine.artifact import TOKENIZER
-from sentence_api.ops.bench import LATENCY_LENGTH, kept
-from sentence_api.ops.capacity import SHARE, Measurement
 
 # `bench` measures 7, 30 and 120; 15 and 60 are foretold from those.
 LENGTHS = (7, 15, 30, 60, 120)

@@ -27,9 +27,9 @@ from benchmarks.paced import drive_paced
 from benchmarks.rounds import some_lengths
 from benchmarks.running import DidNotStart, Running
 from benchmarks.workloads import Workload, make_workloads, text_flops
+from sentence_api.capacity.load import Answers, Pace, post
 from sentence_api.engine.artifact import TOKENIZER
 from sentence_api.engine.tokenizer import TextTokenizer
-from sentence_api.ops.pace import Answers, Pace, post
 from tests.conftest import ROOT
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from sentence_api.capacity import measure
+from sentence_api.capacity.load import Answers
+from sentence_api.capacity.measure import Finding, Seen, judge
+from sentence_api.capacity.plan import Cost, Latency, Measurement, Target, need, render
 from sentence_api.errors import DoesNotFit, NotMeasured, OutOfReach
-from sentence_api.ops import bench
-from sentence_api.ops.bench import Finding, Seen, judge
-from sentence_api.ops.capacity import Cost, Latency, Measurement, Target, need, render
-from sentence_api.ops.pace import Answers
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, Plan, make_plan
 from sentence_api.resources.sizes import GIB, MIB
@@ -149,10 +149,10 @@ def test_a_bench_is_held_against_the_plan() -> None:
 def test_nothing_measured_is_said(tmp_path: Path) -> None:
     """Without a measurement, or with one of another version, the next step is named."""
     with pytest.raises(NotMeasured, match="next: python -m sentence_api bench"):
-        bench.kept(tmp_path)
-    (tmp_path / bench.FILE).write_text('{"format": 2}')
+        measure.kept(tmp_path)
+    (tmp_path / measure.FILE).write_text('{"format": 2}')
     with pytest.raises(NotMeasured, match="not of this version"):
-        bench.kept(tmp_path)
+        measure.kept(tmp_path)
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -190,11 +190,11 @@ def test_bench_and_planner_on_a_real_server(serve, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.rstrip().endswith("verdict: as planned")
     assert re.search(r"note: memory reached \d+(\.\d)? MiB of", done.stdout)
-    kept = bench.kept(tmp_path)
-    assert [round(cost.tokens) for cost in kept.costs] == list(bench.LENGTHS)
-    rates = [kept.rate(tokens) for tokens in bench.LENGTHS]
+    kept = measure.kept(tmp_path)
+    assert [round(cost.tokens) for cost in kept.costs] == list(measure.LENGTHS)
+    rates = [kept.rate(tokens) for tokens in measure.LENGTHS]
     assert rates == sorted(rates, reverse=True)
-    assert [each.share for each in kept.latencies] == list(bench.SHARES)
+    assert [each.share for each in kept.latencies] == list(measure.SHARES)
     assert all(0 < each.p50 <= each.p95 <= each.p99 for each in kept.latencies)
     done = _command("plan", "--target-rps", "500", "--format", "json", **history)
     found = json.loads(done.stdout)
@@ -224,4 +224,4 @@ def test_bench_of_a_guarded_server(serve, tmp_path: Path) -> None:
         SENTENCE_API_KEYS_FILE=str(keys),
     )
     assert done.returncode == 0
-    assert Measurement.model_validate_json(done.stdout) == bench.kept(tmp_path)
+    assert Measurement.model_validate_json(done.stdout) == measure.kept(tmp_path)

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+from sentence_api.capacity.measure import FILE, SECONDS, Finding, Server, counts_us, measure
+from sentence_api.capacity.plan import Measurement
 from sentence_api.cli.check import known_url
 from sentence_api.keys import first_key
-from sentence_api.ops.bench import FILE, SECONDS, Finding, Server, counts_us, measure
-from sentence_api.ops.capacity import Measurement
 from sentence_api.settings import Settings
 
 COMMAND = "bench"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sentence_api.capacity.sounding import requests_per_second
 from sentence_api.errors import DeploymentFailed
 from sentence_api.ops import image as images
 from sentence_api.ops.address import before_port
@@ -35,7 +36,6 @@ from sentence_api.ops.runners import (
     wait_until,
 )
 from sentence_api.ops.smoke import how_to
-from sentence_api.ops.sounding import requests_per_second
 
 CANDIDATE = f"{PROJECT}-candidate"
 LOG_LINES = 20

@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from sentence_api.capacity.load import Answers, Pace, post, steady
+from sentence_api.capacity.plan import Cost, Latency, Measurement
 from sentence_api.errors import DeploymentFailed, NotMeasured
 from sentence_api.keys import query_headers
-from sentence_api.ops.capacity import Cost, Latency, Measurement
-from sentence_api.ops.pace import Answers, Pace, post, steady
 from sentence_api.resources.host import processor, read_host
 from sentence_api.resources.sizes import format_size
 
