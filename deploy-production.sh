@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Deploys the embedding API. This file only chooses and prepares; sentence_api/ops/ does the work.
+# Deploys the embedding API. This file only chooses and prepares; sentence_api/deploy/ does the work.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -85,7 +85,7 @@ is_container() {
 run_container() {
   local interpreter
   interpreter="$(command -v python3)" || die 'Docker is here, python3 is not; install python3'
-  exec "${interpreter}" -m sentence_api.ops.deploy "$@"
+  exec "${interpreter}" -m sentence_api.deploy "$@"
 }
 
 run_local() {

@@ -16,9 +16,10 @@ from sentence_api.capacity import measure
 from sentence_api.capacity import plan as capacity
 from sentence_api.cli import bench, check, inside, monitor, report
 from sentence_api.cli import plan as rendering
+from sentence_api.deploy import local
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import dashboard, local
+from sentence_api.ops import dashboard
 from sentence_api.ops.alerts import rules
 from sentence_api.ops.thresholds import thresholds_of
 from sentence_api.planning import Subject, find_subject, plan_figures, plan_subject

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from sentence_api.deploy import container, image, preflight, runners
+from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.release import Options, Release, State, keys_text
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops import container, image, preflight, runners
-from sentence_api.ops.docker import Docker
-from sentence_api.ops.release import Options, Release, State, keys_text
 from sentence_api.settings import Settings, names_of
 from tests.conftest import ROOT
 

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from sentence_api import planning
-from sentence_api.ops import local
+from sentence_api.deploy import local
 from sentence_api.settings import Settings
 from tests.conftest import ROOT
 

@@ -26,6 +26,7 @@ FLOORS = {
     "serving": 3,
     "http": 4,
     "ops": 4,
+    "deploy": 5,
     "cli": 6,
     "commands": 7,
     "__main__": 7,
@@ -42,13 +43,20 @@ EDGES = {
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
     "ops": {
-        *(PACKAGE, "errors", "settings", "healthcheck", "keys", "resources"),
-        *("engine", "capacity", "planning", "serving", "http"),
+        *(PACKAGE, "errors", "settings", "keys", "resources"),
+        *("engine", "planning", "serving", "http"),
     },
-    "cli": {"errors", "settings", "keys", "resources", "engine", "capacity", "planning", "ops"},
+    "deploy": {
+        *("errors", "settings", "healthcheck", "keys"),
+        *("resources", "engine", "capacity", "planning"),
+    },
+    "cli": {
+        *("errors", "settings", "keys", "resources", "engine"),
+        *("capacity", "planning", "ops", "deploy"),
+    },
     "commands": {
-        *(PACKAGE, "errors", "settings", "resources", "engine"),
-        *("capacity", "export", "planning", "ops", "cli"),
+        *(PACKAGE, "errors", "settings", "resources", "engine", "capacity"),
+        *("export", "planning", "ops", "deploy", "cli"),
     },
     "__main__": {"healthcheck", "cli", "commands"},
 }
@@ -237,7 +245,7 @@ def test_the_health_check_is_light() -> None:
 
 def test_a_host_needs_nothing_installed() -> None:
     """The command that deploys containers starts on a Python that has no packages."""
-    command = [sys.executable, "-E", "-S", "-c", "import sentence_api.ops.deploy"]
+    command = [sys.executable, "-E", "-S", "-c", "import sentence_api.deploy.__main__"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -245,7 +253,7 @@ def test_a_host_needs_nothing_installed() -> None:
 def host_modules() -> set[str]:
     """Return the modules that a container deployment imports on the host, their packages too."""
     found: set[str] = set()
-    ahead = {f"{PACKAGE}.ops.deploy"}
+    ahead = {f"{PACKAGE}.deploy.__main__"}
     while ahead:
         name = ahead.pop()
         found.add(name)

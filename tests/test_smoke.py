@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from sentence_api.deploy.smoke import smoke
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.smoke import smoke
 
 VECTOR = [0.6, 0.8]
 

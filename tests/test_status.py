@@ -17,7 +17,8 @@ import pytest
 from sentence_api.__main__ import main
 from sentence_api.cli import check
 from sentence_api.cli.status_client import NoAnswer, NoStatus
-from sentence_api.ops import away, local
+from sentence_api.deploy import local
+from sentence_api.ops import away
 from sentence_api.ops.history import Event, History
 from sentence_api.ops.observer import drift
 from sentence_api.ops.status import Facts, incidents, status

@@ -18,14 +18,14 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from sentence_api.cli.status_client import Answer, NoAnswer, NoStatus, get_status
+from sentence_api.deploy.address import local_url
 from sentence_api.errors import StartupError
-from sentence_api.ops.address import local_url
 
 COMMAND = "check"
 # The convention of monitoring plugins.
 EXIT_STATUS = {"normal": 0, "warning": 1, "critical": 2, "unknown": 3}
 CANNOT_TELL = EXIT_STATUS["unknown"]
-# Where a local deployment notes its address; see `ops/local.py`.
+# Where a local deployment notes its address; see `deploy/local.py`.
 LOCAL_URL = Path("var/server.url")
 _OK, _NOT_FOUND = 200, 404
 _WIDTH = 80

@@ -2,7 +2,7 @@
 
 The image may be of another version than the host's files: a deployment goes back to the one before.
 So the names, arguments and output of these two, of `healthcheck` and of `plan --format json` are
-only ever added to; modules may move. The image's label says that it has them (`ops/image.py`).
+only ever added to; modules may move. The image's label says that it has them (`deploy/image.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sentence_api.deploy.smoke import smoke
 from sentence_api.engine.artifact import artifact_path, read_manifest
 from sentence_api.errors import StartupError
 from sentence_api.keys import first_key
-from sentence_api.ops.smoke import smoke
 from sentence_api.settings import Settings, read_settings
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sentence_api.ops import container
-from sentence_api.ops.release import Options, Release, State, keys_text
-from sentence_api.ops.runners import COMPOSE_FILE
+from sentence_api.deploy import container
+from sentence_api.deploy.release import Options, Release, State, keys_text
+from sentence_api.deploy.runners import COMPOSE_FILE
 from tests.conftest import ROOT
 from tests.test_container import PLAN
 

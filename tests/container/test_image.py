@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sentence_api import __version__
-from sentence_api.ops.image import PROTOCOL, PROTOCOL_LABEL
+from sentence_api.deploy.image import PROTOCOL, PROTOCOL_LABEL
 from tests.conftest import ROOT
 from tests.container.conftest import BASE_IMAGE, Project, docker
 

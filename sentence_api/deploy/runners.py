@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.release import PROJECT, Release, State
+from sentence_api.deploy.smoke import is_ready, smoke
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.docker import Docker
-from sentence_api.ops.release import PROJECT, Release, State
-from sentence_api.ops.smoke import is_ready, smoke
 
 COMPOSE_FILE = "docker-compose.production.yml"
 READY_SECONDS = 60

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
+from sentence_api.deploy.address import local_url
 from sentence_api.keys import keys_in, read_keys
-from sentence_api.ops.address import local_url
 
 PROJECT = "sentence-api"
 # A secret may not be empty.

@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sentence_api.deploy.address import bind_error
+from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.release import Options, Release
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.address import bind_error
-from sentence_api.ops.docker import Docker
-from sentence_api.ops.release import Options, Release
 
 DISK_NEEDED = 4 << 30
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.release import PROJECT, Options
 from sentence_api.errors import DeploymentFailed
-from sentence_api.ops.docker import Docker
-from sentence_api.ops.release import PROJECT, Options
 from sentence_api.resources.sizes import parse_size
 
 DOCKERFILE = "Dockerfile.production-optimized"

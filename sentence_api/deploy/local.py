@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from sentence_api.deploy.address import bind_error, local_url
+from sentence_api.deploy.smoke import how_to, is_ready, smoke
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
 from sentence_api.keys import first_key
-from sentence_api.ops.address import bind_error, local_url
-from sentence_api.ops.smoke import how_to, is_ready, smoke
 from sentence_api.planning import Subject, find_subject, plan_subject, stop_grace
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.process import process_memory

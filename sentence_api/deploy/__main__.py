@@ -1,4 +1,4 @@
-"""The container side of deploy-production.sh: `python3 -m sentence_api.ops.deploy COMMAND`.
+"""The container side of deploy-production.sh: `python3 -m sentence_api.deploy COMMAND`.
 
 Standard library only and Python 3.9, because it runs on the host, before anything is installed.
 """
@@ -11,12 +11,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from sentence_api.deploy import container
+from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.image import IMAGE, collect_wheels
+from sentence_api.deploy.preflight import check_engine
+from sentence_api.deploy.release import Options, State
 from sentence_api.errors import StartupError
-from sentence_api.ops import container
-from sentence_api.ops.docker import Docker
-from sentence_api.ops.image import IMAGE, collect_wheels
-from sentence_api.ops.preflight import check_engine
-from sentence_api.ops.release import Options, State
 from sentence_api.resources.arguments import cpus
 from sentence_api.resources.sizes import parse_size
 

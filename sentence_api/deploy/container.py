@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sentence_api.capacity.sounding import requests_per_second
-from sentence_api.errors import DeploymentFailed
-from sentence_api.ops import image as images
-from sentence_api.ops.address import before_port
-from sentence_api.ops.docker import Docker
-from sentence_api.ops.preflight import check_engine, check_memory, check_room
-from sentence_api.ops.release import (
+from sentence_api.deploy import image as images
+from sentence_api.deploy.address import before_port
+from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.preflight import check_engine, check_memory, check_room
+from sentence_api.deploy.release import (
     PROJECT,
     Options,
     Release,
@@ -27,7 +26,7 @@ from sentence_api.ops.release import (
     environment_text,
     keys_text,
 )
-from sentence_api.ops.runners import (
+from sentence_api.deploy.runners import (
     SMOKE_INSIDE,
     Canary,
     Runner,
@@ -35,7 +34,8 @@ from sentence_api.ops.runners import (
     runner,
     wait_until,
 )
-from sentence_api.ops.smoke import how_to
+from sentence_api.deploy.smoke import how_to
+from sentence_api.errors import DeploymentFailed
 
 CANDIDATE = f"{PROJECT}-candidate"
 LOG_LINES = 20

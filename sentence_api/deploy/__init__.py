@@ -1,0 +1,1 @@
+"""Deployment from the host, with containers or without. Standard library only, but `local`."""
