@@ -15,9 +15,9 @@ from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
 from sentence_api.http.service import Service
 from sentence_api.keys import Keys
-from sentence_api.ops.metrics import Metrics
+from sentence_api.monitoring.metrics import Metrics
+from sentence_api.monitoring.service import ServedModel, Watch
 from sentence_api.ops.processes import Processes
-from sentence_api.ops.watch import ServedModel, Watch
 from sentence_api.planning import check_engine, one_line_exit, plan_for
 from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle

@@ -10,7 +10,7 @@ monkey.patch_all()
 
 from gunicorn.app.wsgiapp import run  # noqa: E402 - gevent comes first
 
-from sentence_api.ops.metrics import Metrics  # noqa: E402
+from sentence_api.monitoring.metrics import Metrics  # noqa: E402
 
 
 def _nothing(*_: object) -> None:

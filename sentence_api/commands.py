@@ -19,9 +19,9 @@ from sentence_api.cli import plan as rendering
 from sentence_api.deploy import local
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
-from sentence_api.ops import dashboard
-from sentence_api.ops.alerts import rules
-from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.monitoring import grafana
+from sentence_api.monitoring.prometheus import rules
+from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.planning import Subject, find_subject, plan_figures, plan_subject
 from sentence_api.resources.arguments import cpus
 from sentence_api.resources.formula import Machine, Plan
@@ -123,7 +123,7 @@ def _alerts(parsed: argparse.Namespace, settings: Settings) -> int:
 def _dashboard(parsed: argparse.Namespace, settings: Settings) -> int:
     """Print the dashboard for Grafana."""
     del parsed
-    print(dashboard.render(thresholds_of(settings)), end="")
+    print(grafana.render(thresholds_of(settings)), end="")
     return 0
 
 

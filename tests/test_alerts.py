@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sentence_api.ops.alerts import FIGURES, HOLD, JOB, alerts, rules
-from sentence_api.ops.dashboard import dashboard, render
-from sentence_api.ops.figures import window
-from sentence_api.ops.judgement import Incidents, Row, judge
-from sentence_api.ops.sample import Sample
-from sentence_api.ops.thresholds import Threshold, Verdict, thresholds_of
+from sentence_api.monitoring.grafana import dashboard, render
+from sentence_api.monitoring.judgement import Incidents, Row, judge
+from sentence_api.monitoring.prometheus import FIGURES, HOLD, JOB, alerts, rules
+from sentence_api.monitoring.rates import window
+from sentence_api.monitoring.sample import Sample
+from sentence_api.monitoring.thresholds import Threshold, Verdict, thresholds_of
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentence_api.ops.figures import quantile, window
-from sentence_api.ops.sample import SECONDS, Sample, WorkerSample
+from sentence_api.monitoring.rates import quantile, window
+from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 
 NONE = (0,) * (len(SECONDS) + 1)
 BOUNDS = [*SECONDS, math.inf]

@@ -25,6 +25,7 @@ FLOORS = {
     "planning": 3,
     "serving": 3,
     "http": 4,
+    "monitoring": 4,
     "ops": 4,
     "deploy": 5,
     "cli": 6,
@@ -42,21 +43,22 @@ EDGES = {
     "planning": {"errors", "settings", "resources", "engine"},
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
-    "ops": {
-        *(PACKAGE, "errors", "settings", "keys", "resources"),
+    "monitoring": {
+        *(PACKAGE, "errors", "settings", "resources"),
         *("engine", "planning", "serving", "http"),
     },
+    "ops": {"settings", "keys", "resources", "serving", "monitoring"},
     "deploy": {
         *("errors", "settings", "healthcheck", "keys"),
         *("resources", "engine", "capacity", "planning"),
     },
     "cli": {
         *("errors", "settings", "keys", "resources", "engine"),
-        *("capacity", "planning", "ops", "deploy"),
+        *("capacity", "planning", "monitoring", "ops", "deploy"),
     },
     "commands": {
         *(PACKAGE, "errors", "settings", "resources", "engine", "capacity"),
-        *("export", "planning", "ops", "deploy", "cli"),
+        *("export", "planning", "monitoring", "deploy", "cli"),
     },
     "__main__": {"healthcheck", "cli", "commands"},
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.ops.history import (
+from sentence_api.monitoring.history import (
     FILE,
     FULL_RATE_SECONDS,
     KEPT_SECONDS,
@@ -20,8 +20,8 @@ from sentence_api.ops.history import (
     History,
     open_history,
 )
-from sentence_api.ops.recorder import Recorder
-from sentence_api.ops.sample import Sample, WorkerSample
+from sentence_api.monitoring.recorder import Recorder
+from sentence_api.monitoring.sample import Sample, WorkerSample
 
 NOW = 2_000_000_000.0
 

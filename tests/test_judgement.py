@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sentence_api.errors import InvalidSetting
-from sentence_api.ops.figures import Figures
-from sentence_api.ops.judgement import Incidents, Row, judge
-from sentence_api.ops.thresholds import Threshold, Thresholds, Verdict, thresholds_of, worst
+from sentence_api.monitoring.judgement import Incidents, Row, judge
+from sentence_api.monitoring.rates import Figures
+from sentence_api.monitoring.thresholds import Threshold, Thresholds, Verdict, thresholds_of, worst
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import USABLE_SHARE, Machine, make_plan
 from sentence_api.resources.sizes import GIB, MIB

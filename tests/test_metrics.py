@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from sentence_api.http.service import Encoded
-from sentence_api.ops.metrics import MASTER, Metrics
+from sentence_api.monitoring.metrics import MASTER, Metrics
 from sentence_api.serving.batcher import Pass
 from sentence_api.serving.cache import Kept, RecentTexts
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from sentence_api.__main__ import main
 from sentence_api.cli import screen
 from sentence_api.cli.monitor import Look, line
-from sentence_api.ops import words
+from sentence_api.monitoring import formatting
 from tests.conftest import ROOT, Server
 
 RECORDED = json.loads((ROOT / "tests" / "recorded" / "status.json").read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def test_what_is_unknown_is_not_made_up() -> None:
 )
 def test_bars(values: list[float | None], width: int, height: int, found: list[str]) -> None:
     """Zero is visible, a gap is empty, the largest of a column counts, nothing leaves the top."""
-    assert words.bars(values, width, 100, height) == found
+    assert formatting.bars(values, width, 100, height) == found
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_bars(values: list[float | None], width: int, height: int, found: list[s
 )
 def test_spans(value: float, text: str) -> None:
     """A time is said in its two largest units."""
-    assert words.span(value) == text
+    assert formatting.span(value) == text
 
 
 def test_a_line() -> None:

@@ -21,14 +21,14 @@ import pytest
 
 from sentence_api.__main__ import main
 from sentence_api.cli.report import duration, read
-from sentence_api.ops.history import Event, History
+from sentence_api.monitoring.history import Event, History
+from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
+from sentence_api.monitoring.thresholds import Verdict, thresholds_of
 from sentence_api.ops.report import charts
 from sentence_api.ops.report.course import Absence, Server, follow
 from sentence_api.ops.report.findings import Report, report
 from sentence_api.ops.report.pages import files
 from sentence_api.ops.report.sizing import Fit, quantile
-from sentence_api.ops.sample import SECONDS, Sample, WorkerSample
-from sentence_api.ops.thresholds import Verdict, thresholds_of
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB, MIB
@@ -403,7 +403,7 @@ def test_no_history(
     """Without a history, or with an empty one, the next step is said and nothing is written."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SENTENCE_API_HISTORY", str(tmp_path / "kept"))
-    monkeypatch.setattr("sentence_api.ops.away._MEMORY_DISK", tmp_path)
+    monkeypatch.setattr("sentence_api.monitoring.offline._MEMORY_DISK", tmp_path)
     assert main(["report"]) == 1
     assert "no server has run with this folder" in capsys.readouterr().err
     (tmp_path / "kept").mkdir()

@@ -18,11 +18,11 @@ from sentence_api.__main__ import main
 from sentence_api.cli import check
 from sentence_api.cli.status_client import NoAnswer, NoStatus
 from sentence_api.deploy import local
-from sentence_api.ops import away
-from sentence_api.ops.history import Event, History
-from sentence_api.ops.observer import drift
-from sentence_api.ops.status import Facts, incidents, status
-from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.monitoring import offline
+from sentence_api.monitoring.history import Event, History
+from sentence_api.monitoring.sampler import drift
+from sentence_api.monitoring.status import Facts, incidents, status
+from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB
@@ -314,7 +314,7 @@ def test_a_server_that_never_was(
 ) -> None:
     """Without a history nothing is claimed, and none is made by looking."""
     monkeypatch.setenv("SENTENCE_API_HISTORY", str(tmp_path / "none"))
-    monkeypatch.setattr(away, "_MEMORY_DISK", tmp_path)
+    monkeypatch.setattr(offline, "_MEMORY_DISK", tmp_path)
     assert main(["check", "--url", "http://127.0.0.1:1"]) == 2
     shown = capsys.readouterr().out
     assert "CPU           unknown" in shown
@@ -326,10 +326,10 @@ def test_the_history_of_a_server_without_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the folder does not exist, the newest history in memory is read."""
-    monkeypatch.setattr(away, "_MEMORY_DISK", tmp_path)
-    assert away.find_history(tmp_path / "none") is None
+    monkeypatch.setattr(offline, "_MEMORY_DISK", tmp_path)
+    assert offline.find_history(tmp_path / "none") is None
     (tmp_path / "sentence-api-x").mkdir()
     History(tmp_path / "sentence-api-x").note("start", "It starts.")
-    found = away.find_history(tmp_path / "none")
+    found = offline.find_history(tmp_path / "none")
     assert found is not None
     assert [event.kind for event in found.events()] == ["start"]

@@ -56,9 +56,9 @@ def _status(url: str, early: Answer | None) -> dict[str, Any]:
     try:
         return read_status(url, early)
     except NoAnswer as exc:
-        from sentence_api.ops import away  # noqa: PLC0415 - see above
+        from sentence_api.monitoring import offline  # noqa: PLC0415 - see above
 
-        return away.status(url, str(exc))
+        return offline.status(url, str(exc))
 
 
 class _Parser(argparse.ArgumentParser):

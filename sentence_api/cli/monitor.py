@@ -20,7 +20,7 @@ from typing import Any
 from sentence_api.cli.check import CANNOT_TELL, known_url, read_status
 from sentence_api.cli.status_client import NoAnswer, NoStatus
 from sentence_api.errors import StartupError
-from sentence_api.ops import words
+from sentence_api.monitoring import formatting
 
 COMMAND = "monitor"
 INTERVAL_SECONDS = 2.0
@@ -94,18 +94,19 @@ def line(look: Look) -> str:
     figures = [
         f"{status['time']} {status['state']} {status['verdict']}",
         *(f"{name} {_percent(rows[name]['value'])}" for name in ("memory", "cpu")),
-        f"p95 {words.seconds(rows['latency']['value'])}",
+        f"p95 {formatting.seconds(rows['latency']['value'])}",
         f"{rates[-1] if rates and rates[-1] is not None else 0:.1f} requests/s",
         *(f"{name} {_percent(rows[name]['value'])}" for name in ("queue", "rejected", "errors")),
         f"restarts {rows['restarts']['value']}",
-        f"oom_kills {words.UNKNOWN if (kills := rows['oom_kills']['value']) is None else kills}",
+        "oom_kills"
+        f" {formatting.UNKNOWN if (kills := rows['oom_kills']['value']) is None else kills}",
         f"ready {rows['readiness']['value']}/{status['plan']['workers']}",
     ]
     return "  ".join(figures)
 
 
 def _percent(value: float | None) -> str:
-    return words.UNKNOWN if value is None else f"{value:.3g} %"
+    return formatting.UNKNOWN if value is None else f"{value:.3g} %"
 
 
 def _looks(url: str, interval: float, count: int | None) -> Iterator[Look]:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sentence_api.errors import DeploymentFailed, NoHistory
-from sentence_api.ops.away import find_history
-from sentence_api.ops.history import KEPT_SECONDS, History
-from sentence_api.ops.judgement import INCIDENT_SECONDS
+from sentence_api.monitoring.history import KEPT_SECONDS, History
+from sentence_api.monitoring.judgement import INCIDENT_SECONDS
+from sentence_api.monitoring.offline import find_history
+from sentence_api.monitoring.thresholds import Threshold, Thresholds
 from sentence_api.ops.report.course import Server
 from sentence_api.ops.report.findings import Report, report
-from sentence_api.ops.thresholds import Threshold, Thresholds
 from sentence_api.resources.formula import Plan
 from sentence_api.settings import Settings, names_of
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from sentence_api.ops import words
+from sentence_api.monitoring import formatting
 from sentence_api.resources.sizes import format_size
 
 STYLES = {"normal": "green", "warning": "yellow", "critical": "bold red", "unknown": "magenta"}
@@ -53,12 +53,12 @@ def waiting(url: str, trouble: str) -> Group:
 
 def _head(status: Status, url: str, width: int, trouble: str | None) -> list[Line]:
     service, now = status["service"], datetime.fromisoformat(status["time"])
-    up = words.span((now - datetime.fromisoformat(service["started"])).total_seconds())
+    up = formatting.span((now - datetime.fromisoformat(service["started"])).total_seconds())
     what = Text.assemble(
         ("sentence-api", "bold"),
         f" {service['version']}  {service['model']} {service.get('precision', '')}  up {up}",
     )
-    _right(what, f"{words.clock(now, now)} UTC", width)
+    _right(what, f"{formatting.clock(now, now)} UTC", width)
     if trouble:
         return [what, Text(f"no answer at {url}: {trouble}; asking again", STYLES["critical"])]
     rates = status["recent"]["requests_per_second"]
@@ -180,7 +180,7 @@ def _charts(recent: Status, width: int, height: int) -> list[Line]:
         ("memory", "memory_percent", _WHOLE, lambda value: f"{value:.0f} %"),
         ("CPU", "cpu_percent", _WHOLE, lambda value: f"{value:.0f} %"),
         ("requests/s", "requests_per_second", None, lambda value: f"{value:.1f}"),
-        ("p95", "p95_seconds", None, words.seconds),
+        ("p95", "p95_seconds", None, formatting.seconds),
     )
     half = (width - 2) // 2
     blocks = [_chart(*chart, recent=recent, width=half, height=height) for chart in charts]
@@ -205,14 +205,14 @@ def _chart(
     values = recent[series]
     known = [value for value in values if value is not None]
     # Without a natural top, the largest value is what the height means.
-    now = say(values[-1]) if values and values[-1] is not None else words.UNKNOWN
+    now = say(values[-1]) if values and values[-1] is not None else formatting.UNKNOWN
     peak = f"max {say(max(known))}" if known and top is None else ""
     label = [title, now, peak][: max(2, height)]
     if height == 1:
         label = [f"{title} {now}"]
     label_width = 18
     found = []
-    for line, blocks in enumerate(words.bars(values, width - label_width, top, height)):
+    for line, blocks in enumerate(formatting.bars(values, width - label_width, top, height)):
         text = Text(f"{label[line] if line < len(label) else '':<{label_width}}")
         found.append(text.append(blocks, style="cyan"))
     return found
@@ -226,10 +226,10 @@ def _workers(workers: Sequence[Status]) -> list[Line]:
         cells = (
             str(worker["slot"]),
             str(worker["pid"]),
-            words.span(worker["age_seconds"]),
-            words.UNKNOWN if private is None else format_size(private),
+            formatting.span(worker["age_seconds"]),
+            formatting.UNKNOWN if private is None else format_size(private),
             f"{worker['requests_per_second']:.1f}",
-            words.seconds(worker["p95_seconds"]),
+            formatting.seconds(worker["p95_seconds"]),
         )
         line = "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
         lines.append(Text(f"{line}  {worker['restarts']:>8}"))
@@ -240,7 +240,7 @@ def _events(events: Sequence[Status], now: datetime) -> list[Line]:
     grave = {"crash": STYLES["warning"], "oom": STYLES["critical"]}
     return [
         Text.assemble(
-            (f"{words.clock(datetime.fromisoformat(event['time']), now):<11} ", "dim"),
+            (f"{formatting.clock(datetime.fromisoformat(event['time']), now):<11} ", "dim"),
             (event["text"], grave.get(event["kind"], "")),
         )
         for event in events

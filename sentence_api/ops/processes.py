@@ -11,8 +11,8 @@ from typing import Protocol
 import gevent
 
 from sentence_api.keys import Keys
-from sentence_api.ops.metrics import Metrics
-from sentence_api.ops.watch import Watch
+from sentence_api.monitoring.metrics import Metrics
+from sentence_api.monitoring.service import Watch
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.host import read_cgroup_memory
 from sentence_api.serving.cache import RecentTexts

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sentence_api.ops.alerts import alerts, rules
-from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.monitoring.prometheus import alerts, rules
+from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.settings import Settings
 from tests.conftest import ROOT
 

@@ -18,8 +18,8 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sentence_api.ops.alerts import FIGURES, rules
-from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.monitoring.prometheus import FIGURES, rules
+from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.settings import Settings
 from tests.conftest import ROOT, Server
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 import pygal
 from pygal.style import Style
 
-from sentence_api.ops.figures import Figures
-from sentence_api.ops.history import Event
+from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.rates import Figures
+from sentence_api.monitoring.sample import UNPLANNED
+from sentence_api.monitoring.thresholds import Threshold
 from sentence_api.ops.report.course import Course, Moment, Server
-from sentence_api.ops.sample import UNPLANNED
-from sentence_api.ops.thresholds import Threshold
 
 WIDTH, HEIGHT = 540, 190
 _POINTS = 240

@@ -11,11 +11,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sentence_api.ops.figures import Figures, window
-from sentence_api.ops.history import Event
-from sentence_api.ops.judgement import INCIDENT_SECONDS, Incidents, Row, judge
-from sentence_api.ops.sample import UNPLANNED, Sample
-from sentence_api.ops.thresholds import Thresholds, Verdict
+from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.monitoring.rates import Figures, window
+from sentence_api.monitoring.sample import UNPLANNED, Sample
+from sentence_api.monitoring.thresholds import Thresholds, Verdict
 from sentence_api.resources.formula import Plan
 
 # Without a sample for so long, and for so many times the usual distance, nobody was there.

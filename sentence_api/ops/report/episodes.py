@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sentence_api.ops import words
-from sentence_api.ops.history import Event
+from sentence_api.monitoring import formatting
+from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.sample import UNPLANNED
+from sentence_api.monitoring.thresholds import Verdict, worst
 from sentence_api.ops.report.course import Course, Moment
-from sentence_api.ops.sample import UNPLANNED
-from sentence_api.ops.thresholds import Verdict, worst
 
 # These look back for an hour, or at what is planned: they have no end of their own.
 WITHOUT_END = {"restarts", "oom_kills", "drift"}
@@ -128,7 +128,7 @@ def _details(moments: Sequence[Moment], high: set[str], away_seconds: float) -> 
     said = {
         "memory": "memory up to {:.0f} %",
         "cpu": "CPU up to {:.0f} %",
-        "latency": f"p95 up to {words.seconds(peaks.get('latency'))}",
+        "latency": f"p95 up to {formatting.seconds(peaks.get('latency'))}",
         "throttled": "throttled in up to {:.0f} % of the periods",
         "queue": "queue up to {:.0f} % full",
         "rejected": f"{refused} of {requests} requests refused",
@@ -136,7 +136,7 @@ def _details(moments: Sequence[Moment], high: set[str], away_seconds: float) -> 
     }
     found = [text.format(peaks[name]) for name, text in said.items() if name in high]
     if away_seconds:
-        found.append(f"no server for {words.span(away_seconds)}")
+        found.append(f"no server for {formatting.span(away_seconds)}")
     elif "readiness" in high:
         found.append("no worker ready")
     return found

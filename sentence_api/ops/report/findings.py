@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sentence_api.ops import words
-from sentence_api.ops.history import Event
-from sentence_api.ops.judgement import Row
+from sentence_api.monitoring import formatting
+from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.judgement import Row
+from sentence_api.monitoring.sample import UNPLANNED, Sample
+from sentence_api.monitoring.thresholds import Verdict, worst
 from sentence_api.ops.report import episodes, sizing
 from sentence_api.ops.report.course import Course, Moment, Server, follow
-from sentence_api.ops.sample import UNPLANNED, Sample
-from sentence_api.ops.thresholds import Verdict, worst
 
 # Kinds of events that end a worker or the server.
 ENDS = (*UNPLANNED, "retirement", "stop")
@@ -149,7 +149,7 @@ def _metric(course: Course, name: str, at: float, row: Row) -> Metric:
         at=at,
         warning_seconds=None if looks_back else course.seconds(name, Verdict.WARNING),
         critical_seconds=None if looks_back else course.seconds(name, Verdict.CRITICAL),
-        bars=words.bars([each.values[name] for each in course.moments], _MOST_BARS)[0],
+        bars=formatting.bars([each.values[name] for each in course.moments], _MOST_BARS)[0],
     )
 
 
@@ -176,14 +176,14 @@ def _summary(
     if causes := ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind]):
         said.append(f"Unplanned ends of a worker or the server: {causes}.")
     if absent := sum(absence.until - absence.since for absence in course.absences):
-        said.append(f"No server for {words.span(absent)} in all.")
+        said.append(f"No server for {formatting.span(absent)} in all.")
     if not found:
         said.append("Nothing was out of the normal.")
     elif away:
         said.append("At the end there is no server.")
     elif found[-1].is_over:
         said.append(
-            f"The last incident is over: nothing new for {words.span(found[-1].calm_seconds)}"
+            f"The last incident is over: nothing new for {formatting.span(found[-1].calm_seconds)}"
             f" before the end.{_still_counts(course)}"
         )
     else:

@@ -10,18 +10,18 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from sentence_api.ops import words
+from sentence_api.monitoring import formatting
+from sentence_api.monitoring.sample import UNPLANNED
 from sentence_api.ops.report import charts, sizing
 from sentence_api.ops.report.findings import Report, as_dict
-from sentence_api.ops.sample import UNPLANNED
 
 _FORMATS: dict[str, Callable[..., str]] = {
-    "seconds": words.seconds,
-    "span": words.span,
+    "seconds": formatting.seconds,
+    "span": formatting.span,
     "date": lambda moment: f"{_utc(moment):%Y-%m-%d %H:%M:%S}",
-    "percent": lambda share: words.UNKNOWN if share is None else f"{100 * share:.0f} %",
+    "percent": lambda share: formatting.UNKNOWN if share is None else f"{100 * share:.0f} %",
     "bound": lambda bound, unit: "" if bound is None else f"{bound:g} {unit}".strip(),
-    "lasted": lambda seconds: words.span(seconds) if seconds else "",
+    "lasted": lambda seconds: formatting.span(seconds) if seconds else "",
     "gravity": lambda kind: "critical" if kind in UNPLANNED else "",
     # Python's own would make small letters of all the others.
     "capital": lambda text: text[:1].upper() + text[1:],
@@ -36,7 +36,7 @@ def files(found: Report) -> dict[str, str]:
         undefined=StrictUndefined,
     )
     environment.filters.update(_FORMATS)
-    environment.filters["clock"] = lambda moment: words.clock(_utc(moment), _utc(found.until))
+    environment.filters["clock"] = lambda moment: formatting.clock(_utc(moment), _utc(found.until))
     distances = [(each.figures.seconds, 1.0) for each in found.course.moments]
     service = found.server.service
     values: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sentence_api.ops.sample import SECONDS, UNPLANNED, Sample, WorkerSample
+from sentence_api.monitoring.sample import SECONDS, UNPLANNED, Sample, WorkerSample
 
 PERCENTILE = 0.95
 REFUSED_BY_LOAD = ("queue_full", "deadline_exceeded")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sentence_api.http.service import ROUTES
-from sentence_api.ops.alerts import FIGURES
-from sentence_api.ops.thresholds import OOM_KILLS, Threshold, Thresholds
+from sentence_api.monitoring.prometheus import FIGURES
+from sentence_api.monitoring.thresholds import OOM_KILLS, Threshold, Thresholds
 
 UID = "sentence-api"
 # Grafana lays panels out on 24 columns.

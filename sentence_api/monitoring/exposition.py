@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from sentence_api.ops.sample import Sample
+from sentence_api.monitoring.sample import Sample
 from sentence_api.resources.formula import Plan
 
 _PREFIX = "sentence_api_"

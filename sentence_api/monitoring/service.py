@@ -10,14 +10,14 @@ from typing import Any
 
 from sentence_api import __version__
 from sentence_api.engine.artifact import Manifest
-from sentence_api.ops.exposition import families
-from sentence_api.ops.history import History, open_history
-from sentence_api.ops.judgement import INCIDENT_SECONDS
-from sentence_api.ops.metrics import Metrics
-from sentence_api.ops.observer import Observer
-from sentence_api.ops.recorder import Recorder
-from sentence_api.ops.status import RECENT_SECONDS, Facts, status
-from sentence_api.ops.thresholds import thresholds_of
+from sentence_api.monitoring.exposition import families
+from sentence_api.monitoring.history import History, open_history
+from sentence_api.monitoring.judgement import INCIDENT_SECONDS
+from sentence_api.monitoring.metrics import Metrics
+from sentence_api.monitoring.recorder import Recorder
+from sentence_api.monitoring.sampler import Observer
+from sentence_api.monitoring.status import RECENT_SECONDS, Facts, status
+from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.resources.formula import Plan
 from sentence_api.serving.lifecycle import State
 from sentence_api.serving.scoreboard import Board

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sentence_api.ops.figures import Figures
-from sentence_api.ops.thresholds import Threshold
+from sentence_api.monitoring.rates import Figures
+from sentence_api.monitoring.thresholds import Threshold
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.sizes import GIB, MIB, format_size
 

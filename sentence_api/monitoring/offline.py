@@ -11,13 +11,13 @@ from typing import Any
 
 from sentence_api import __version__
 from sentence_api.errors import StartupError
-from sentence_api.ops import advice
-from sentence_api.ops.figures import window
-from sentence_api.ops.history import FILE, History
-from sentence_api.ops.judgement import INCIDENT_SECONDS, Incidents, Row, judge
-from sentence_api.ops.sample import UNPLANNED, Sample
-from sentence_api.ops.status import RECENT_SECONDS, Facts, document
-from sentence_api.ops.thresholds import Verdict, thresholds_of
+from sentence_api.monitoring import advice
+from sentence_api.monitoring.history import FILE, History
+from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.monitoring.rates import window
+from sentence_api.monitoring.sample import UNPLANNED, Sample
+from sentence_api.monitoring.status import RECENT_SECONDS, Facts, document
+from sentence_api.monitoring.thresholds import Verdict, thresholds_of
 from sentence_api.planning import plan_for
 from sentence_api.resources.formula import Machine, Plan, make_plan
 from sentence_api.resources.host import read_cgroup_memory, read_host

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sentence_api.http.service import ROUTES
-from sentence_api.ops.advice import LOGS
-from sentence_api.ops.figures import PERCENTILE, REFUSED_BY_LOAD
-from sentence_api.ops.judgement import INCIDENT_SECONDS
-from sentence_api.ops.sample import UNPLANNED
-from sentence_api.ops.thresholds import OOM_KILLS, Threshold, Thresholds, Verdict
+from sentence_api.monitoring.advice import LOGS
+from sentence_api.monitoring.judgement import INCIDENT_SECONDS
+from sentence_api.monitoring.rates import PERCENTILE, REFUSED_BY_LOAD
+from sentence_api.monitoring.sample import UNPLANNED
+from sentence_api.monitoring.thresholds import OOM_KILLS, Threshold, Thresholds, Verdict
 
 # As observability/prometheus.yml names it.
 JOB = "sentence-api"

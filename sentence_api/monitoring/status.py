@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
-from sentence_api.ops.figures import Figures, window
-from sentence_api.ops.history import Event
-from sentence_api.ops.judgement import INCIDENT_SECONDS, Incidents, Row, judge
-from sentence_api.ops.sample import UNPLANNED, Sample
-from sentence_api.ops.thresholds import Thresholds, worst
+from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.monitoring.rates import Figures, window
+from sentence_api.monitoring.sample import UNPLANNED, Sample
+from sentence_api.monitoring.thresholds import Thresholds, worst
 from sentence_api.resources.formula import Plan
 
 RECENT_SECONDS = 600.0

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sentence_api.ops import advice, words
-from sentence_api.ops.figures import Figures
-from sentence_api.ops.thresholds import OOM_KILLS, Threshold, Thresholds, Verdict
+from sentence_api.monitoring import advice, formatting
+from sentence_api.monitoring.rates import Figures
+from sentence_api.monitoring.thresholds import OOM_KILLS, Threshold, Thresholds, Verdict
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.sizes import format_size
 
@@ -144,7 +144,7 @@ def _latency(figures: Figures, plan: Plan, thresholds: Thresholds) -> Row:
         unit="s",
         text="no requests"
         if p95 is None
-        else f"{words.seconds(p95)} of {figures.requests} requests",
+        else f"{formatting.seconds(p95)} of {figures.requests} requests",
         unmeasured=Verdict.NORMAL,
         advise=lambda: advice.latency(figures, plan, cpu_is_busy=busy, is_throttled=throttled),
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 from sentence_api.errors import StartupError
 from sentence_api.http.service import ROUTES
-from sentence_api.ops.metrics import Key, Metrics
-from sentence_api.ops.sample import SECONDS, Sample, WorkerSample
+from sentence_api.monitoring.metrics import Key, Metrics
+from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 from sentence_api.planning import plan_for
 from sentence_api.resources.formula import Plan
 from sentence_api.resources.sizes import format_size

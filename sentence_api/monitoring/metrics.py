@@ -24,7 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from sentence_api.http.service import ROUTES, Encoded
-from sentence_api.ops.sample import SECONDS, UNPLANNED
+from sentence_api.monitoring.sample import SECONDS, UNPLANNED
 from sentence_api.serving.batcher import Pass
 from sentence_api.serving.cache import RecentTexts
 

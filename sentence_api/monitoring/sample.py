@@ -1,6 +1,6 @@
 """One look at a running server: counters since its start and gauges of the moment, as plain data.
 
-Two samples make the figures of the time between them (`figures.py`), so the history keeps samples
+Two samples make the figures of the time between them (`rates.py`), so the history keeps samples
 and nothing that is derived from them.
 """
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sentence_api.ops.sample import Sample
+from sentence_api.monitoring.sample import Sample
 from sentence_api.resources.sizes import MIB
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import gevent
 
-from sentence_api.ops.history import History
-from sentence_api.ops.sample import Sample
+from sentence_api.monitoring.history import History
+from sentence_api.monitoring.sample import Sample
 
 log = logging.getLogger(__name__)
 
