@@ -27,6 +27,7 @@ FLOORS = {
     "http": 4,
     "monitoring": 4,
     "ops": 4,
+    "reports": 5,
     "deploy": 5,
     "cli": 6,
     "commands": 7,
@@ -48,13 +49,14 @@ EDGES = {
         *("engine", "planning", "serving", "http"),
     },
     "ops": {"settings", "keys", "resources", "serving", "monitoring"},
+    "reports": {"resources", "monitoring"},
     "deploy": {
         *("errors", "settings", "healthcheck", "keys"),
         *("resources", "engine", "capacity", "planning"),
     },
     "cli": {
         *("errors", "settings", "keys", "resources", "engine"),
-        *("capacity", "planning", "monitoring", "ops", "deploy"),
+        *("capacity", "planning", "monitoring", "reports", "deploy"),
     },
     "commands": {
         *(PACKAGE, "errors", "settings", "resources", "engine", "capacity"),

@@ -24,11 +24,11 @@ from sentence_api.cli.report import duration, read
 from sentence_api.monitoring.history import Event, History
 from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 from sentence_api.monitoring.thresholds import Verdict, thresholds_of
-from sentence_api.ops.report import charts
-from sentence_api.ops.report.course import Absence, Server, follow
-from sentence_api.ops.report.findings import Report, report
-from sentence_api.ops.report.pages import files
-from sentence_api.ops.report.sizing import Fit, quantile
+from sentence_api.reports import charts
+from sentence_api.reports.pages import files
+from sentence_api.reports.sizing import Fit, quantile
+from sentence_api.reports.summary import Report, report
+from sentence_api.reports.timeline import Absence, Server, follow
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB, MIB

@@ -16,8 +16,8 @@ from sentence_api.monitoring.history import KEPT_SECONDS, History
 from sentence_api.monitoring.judgement import INCIDENT_SECONDS
 from sentence_api.monitoring.offline import find_history
 from sentence_api.monitoring.thresholds import Threshold, Thresholds
-from sentence_api.ops.report.course import Server
-from sentence_api.ops.report.findings import Report, report
+from sentence_api.reports.summary import Report, report
+from sentence_api.reports.timeline import Server
 from sentence_api.resources.formula import Plan
 from sentence_api.settings import Settings, names_of
 
@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
         NoHistory: There is nothing to report on.
         DeploymentFailed: The files cannot be written.
     """
-    from sentence_api.ops.report.pages import files  # noqa: PLC0415 - of no use to other commands
+    from sentence_api.reports.pages import files  # noqa: PLC0415 - of no use to other commands
 
     # The files may go to stdout.
     say = _say_beside if parsed.output == STDOUT else _say

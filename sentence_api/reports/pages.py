@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from sentence_api.monitoring import formatting
 from sentence_api.monitoring.sample import UNPLANNED
-from sentence_api.ops.report import charts, sizing
-from sentence_api.ops.report.findings import Report, as_dict
+from sentence_api.reports import charts, sizing
+from sentence_api.reports.summary import Report, as_dict
 
 _FORMATS: dict[str, Callable[..., str]] = {
     "seconds": formatting.seconds,

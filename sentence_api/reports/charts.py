@@ -14,7 +14,7 @@ from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.sample import UNPLANNED
 from sentence_api.monitoring.thresholds import Threshold
-from sentence_api.ops.report.course import Course, Moment, Server
+from sentence_api.reports.timeline import Course, Moment, Server
 
 WIDTH, HEIGHT = 540, 190
 _POINTS = 240

@@ -9,7 +9,7 @@ from sentence_api.monitoring import formatting
 from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.sample import UNPLANNED
 from sentence_api.monitoring.thresholds import Verdict, worst
-from sentence_api.ops.report.course import Course, Moment
+from sentence_api.reports.timeline import Course, Moment
 
 # These look back for an hour, or at what is planned: they have no end of their own.
 WITHOUT_END = {"restarts", "oom_kills", "drift"}

@@ -12,8 +12,8 @@ from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.judgement import Row
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Verdict, worst
-from sentence_api.ops.report import episodes, sizing
-from sentence_api.ops.report.course import Course, Moment, Server, follow
+from sentence_api.reports import incidents, sizing
+from sentence_api.reports.timeline import Course, Moment, Server, follow
 
 # Kinds of events that end a worker or the server.
 ENDS = (*UNPLANNED, "retirement", "stop")
@@ -74,7 +74,7 @@ class Report:
     now: Verdict
     summary: list[str]
     metrics: list[Metric]
-    episodes: list[episodes.Episode]
+    episodes: list[incidents.Episode]
     episodes_left: int
     ends: dict[str, int]
     slowest: list[Moment]
@@ -98,7 +98,7 @@ def report(
     course = follow(samples, events, server, since, until)
     asked, since = since, _begin(course, events, since)
     inside = sorted((e for e in events if since <= e.time <= until), key=lambda e: e.time)
-    found = episodes.find(course, inside)
+    found = incidents.find(course, inside)
     longest = sorted(found, key=_weight, reverse=True)[:_MOST_EPISODES]
     metrics = [_metric(course, name, at, row) for name, (at, row) in course.worst.items()]
     away = bool(course.absences) and not course.absences[-1].is_over
@@ -138,7 +138,7 @@ def _begin(course: Course, events: Sequence[Event], since: float) -> float:
     return max(since, min(known, default=since))
 
 
-def _weight(episode: episodes.Episode) -> tuple[bool, float]:
+def _weight(episode: incidents.Episode) -> tuple[bool, float]:
     return episode.verdict is Verdict.CRITICAL, episode.until - episode.since
 
 
@@ -160,7 +160,7 @@ def _slowest(moments: Sequence[Moment]) -> list[Moment]:
 
 def _summary(
     course: Course,
-    found: Sequence[episodes.Episode],
+    found: Sequence[incidents.Episode],
     ends: Counter[str],
     *,
     away: bool,
@@ -197,7 +197,7 @@ def _still_counts(course: Course) -> str:
     titles = [
         course.worst[name][1].title
         for name, verdict in last.items()
-        if verdict in episodes.HIGH and name in episodes.WITHOUT_END
+        if verdict in incidents.HIGH and name in incidents.WITHOUT_END
     ]
     return f" Still not normal, as counted over an hour: {', '.join(titles)}." if titles else ""
 

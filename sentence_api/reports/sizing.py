@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sentence_api.monitoring.advice import cpus
 from sentence_api.monitoring.thresholds import Threshold
-from sentence_api.ops.report.course import Course, Moment, Server
+from sentence_api.reports.timeline import Course, Moment, Server
 from sentence_api.resources.sizes import MIB, format_size
 
 # A quiet hour says little, a quiet minute nothing: less is no reason to give anything back.

@@ -1,1 +1,0 @@
-"""What happened, as a page: from the history to HTML, Markdown and JSON."""

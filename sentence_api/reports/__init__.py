@@ -1,0 +1,1 @@
+"""Reports of what happened, as HTML, Markdown and JSON."""
