@@ -17,8 +17,8 @@ from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import ServedModel, Watch
-from sentence_api.ops.processes import Processes
 from sentence_api.planning import check_engine, one_line_exit, plan_for
+from sentence_api.server.processes import Processes
 from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import RequestBudget

@@ -16,8 +16,6 @@ from gunicorn.arbiter import Arbiter
 
 from sentence_api.http.body import BODY_READ, discard_body
 from sentence_api.http.draining import refuse_before_stop
-from sentence_api.ops.logs import log_to_stderr
-from sentence_api.ops.shared import shared_folder
 from sentence_api.planning import one_line_exit, plan_for
 from sentence_api.resources.formula import (
     HEADER_FIELD_BYTES,
@@ -25,6 +23,8 @@ from sentence_api.resources.formula import (
     SEND_BUFFER_BYTES,
 )
 from sentence_api.resources.process import offer_to_oom_killer
+from sentence_api.server.logs import log_to_stderr
+from sentence_api.server.shared import shared_folder
 from sentence_api.settings import read_settings
 
 with one_line_exit():
@@ -40,7 +40,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 wsgi_app = "api:app_or_exit()"
 bind = f"{settings.host}:{settings.port}"
 workers = plan.workers
-worker_class = "sentence_api.http.worker.Worker"
+worker_class = "sentence_api.server.worker.Worker"
 worker_connections = plan.max_concurrent_requests
 preload_app = True
 timeout = settings.worker_timeout
@@ -58,7 +58,7 @@ max_requests_jitter = settings.max_requests // 10
 worker_tmp_dir = _memory_disk
 # On by default in gunicorn 27; nothing here uses it.
 control_socket_disable = True
-logger_class = "sentence_api.ops.logs.Logger"
+logger_class = "sentence_api.server.logs.Logger"
 accesslog = "-" if settings.access_log else None
 loglevel = settings.log_level
 log_to_stderr(settings.log_level)

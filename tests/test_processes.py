@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sentence_api.errors import CanaryFailed
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import ServedModel, Watch
-from sentence_api.ops.processes import Processes
 from sentence_api.resources.formula import Machine, make_plan
 from sentence_api.resources.sizes import GIB
+from sentence_api.server.processes import Processes
 from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle, State
 from sentence_api.serving.scoreboard import Board

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from sentence_api.ops.shared import shared_folder
+from sentence_api.server.shared import shared_folder
 from tests.conftest import ROOT
 
 # A master that forks two workers: one ends at once, the other when its input does.
 SERVER = """
 import os, sys
-from sentence_api.ops.shared import shared_folder
+from sentence_api.server.shared import shared_folder
 folder = shared_folder(sys.argv[1])
 first = os.fork()
 if not first:

@@ -1,1 +1,0 @@
-"""What whoever runs the service needs: the plan of this machine, metrics, deployment."""
