@@ -1,0 +1,311 @@
+"""SentenceModel: text in, vectors out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import gevent
+import numpy as np
+from numpy.typing import NDArray
+
+from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
+from sentence_api.engine.fidelity import MIN_COSINE, canary_cosine
+from sentence_api.engine.interface import Engine, Vectors
+from sentence_api.engine.loader import load_engine
+from sentence_api.engine.tokenizer import TextTokenizer, Tokens
+from sentence_api.engine.warmup import warm_up
+from sentence_api.errors import CanaryFailed, InvalidValue, NotReady, TextTooLong
+from sentence_api.serving.batcher import Batcher, Pass
+from sentence_api.serving.cache import Kept, RecentTexts
+from sentence_api.serving.queue import Caps, Job
+
+log = logging.getLogger(__name__)
+
+# Prose has three to five characters per token, Chinese about one.
+_CHARACTERS_PER_TOKEN = 8
+_Known = TypeVar("_Known")
+_TINY = np.finfo(np.float32).tiny
+
+
+class Embeddings(NamedTuple):
+    """Vectors of some texts.
+
+    Attributes:
+        vectors: float32, shape (texts, dimensions), in input order.
+        tokens: Tokens the model read, over all texts.
+        truncated: Indices of the texts that were cut.
+        tokenize_seconds: Time spent on tokenizing.
+        queue_seconds: Time waited for the first forward pass.
+        inference_seconds: Time of the forward passes.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: int
+    truncated: tuple[int, ...]
+    tokenize_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+
+
+class SentenceModel:
+    """A model in one process: `load` once, `start` in each process that encodes, then `encode`.
+
+    Loading before a fork shares the weights between the processes. Not for several threads; many
+    greenlets may encode at once, and their texts share forward passes.
+
+    Args:
+        artifact: Folder made by `python -m sentence_api export`.
+        precision: `float32` or `bfloat16`.
+        threads: Inference threads.
+        caps: Bounds of forward passes and queue.
+        on_pass: Called after each forward pass.
+        on_fault: Called after each pass that failed or gave a wrong vector, with whether the
+            reference vector still came out after it.
+        recent: Where vectors are kept for texts that come again, or None.
+
+    Attributes:
+        recent: The same.
+    """
+
+    def __init__(
+        self,
+        artifact: Path,
+        precision: str,
+        threads: int,
+        caps: Caps,
+        on_pass: Callable[[Pass], None] = lambda _: None,
+        *,
+        on_fault: Callable[[bool], None] = lambda _: None,
+        recent: RecentTexts | None = None,
+    ) -> None:
+        self.artifact = artifact
+        self.precision = precision
+        self.load_seconds = 0.0
+        self.recent = recent
+        self._threads = threads
+        self._caps = caps
+        self._on_pass = on_pass
+        self._on_fault = on_fault
+        self._manifest: Manifest | None = None
+        self._tokenizer: TextTokenizer | None = None
+        self._engine: Engine | None = None
+        self._batcher: Batcher | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the loaded artifact holds.
+
+        Raises:
+            NotReady: Nothing is loaded.
+        """
+        if self._manifest is None:
+            raise NotReady("the model is not loaded")
+        return self._manifest
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a forward pass."""
+        return self._batcher.waiting_tokens if self._batcher else 0
+
+    def retry_after(self, tokens: float) -> int:
+        """Return after how many seconds a refused request of that size may come again."""
+        return self._batcher.retry_after(tokens) if self._batcher else 1
+
+    def load(self) -> None:
+        """Verify the artifact and load it, and warm up where a fork can inherit the warmth.
+
+        Raises:
+            ArtifactInvalid: A file is missing, altered, not listed or a pickle.
+        """
+        started = time.monotonic()
+        manifest = read_manifest(self.artifact)
+        verify(self.artifact, manifest)
+        self._tokenizer = TextTokenizer(self.artifact / TOKENIZER, manifest.max_tokens)
+        self._engine = load_engine(self.artifact, manifest, self.precision, self._threads)
+        if self._engine.forks_warm:
+            warm_up(self._engine)
+        self._manifest = manifest
+        self.load_seconds = time.monotonic() - started
+        log.info("loaded %s in %.2f s", manifest.model, self.load_seconds)
+
+    def start(self) -> None:
+        """Warm up, prove that the reference vector comes out, and begin to take work.
+
+        Raises:
+            CanaryFailed: The vector is not the one the source model gave.
+            NotReady: Nothing is loaded.
+        """
+        engine, _ = self._loaded()
+        if not engine.forks_warm:
+            warm_up(engine)
+        cosine = self._canary_cosine()
+        if not cosine >= MIN_COSINE:
+            raise CanaryFailed(
+                f"the model gives a wrong reference vector (cosine {cosine:.4f} instead of 1);"
+                " export it again"
+            )
+        self._batcher = Batcher(
+            engine.forward,
+            self._caps,
+            self.manifest.pad_token_id,
+            self._on_pass,
+            dimensions=self.manifest.dimensions,
+            packs=engine.packs,
+            proves=self._prove,
+        )
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        normalize: bool = True,
+        input_type: Literal["query", "document"] | None = None,
+        dimensions: int | None = None,
+        truncate: bool = True,
+        deadline: float | None = None,
+        is_gone: Callable[[], bool] | None = None,
+    ) -> Embeddings:
+        """Return one vector per text, in order.
+
+        Args:
+            texts: At least one text.
+            normalize: Scale each vector to length 1.
+            input_type: Put the model's own prompt for this type before each text.
+            dimensions: Keep the first so many; cut before normalising.
+            truncate: Cut texts beyond the model's maximum; False refuses them.
+            deadline: `time.monotonic()` after which the work is dropped.
+            is_gone: Tells whether the client has left.
+
+        Raises:
+            InvalidValue: `dimensions` is more than the model has.
+            TextTooLong: A text is too long and `truncate` is False.
+            NotReady: `start` has not succeeded.
+            ServiceError: What `Batcher.submit` raises.
+        """
+        if dimensions is not None and not 1 <= dimensions <= self.manifest.dimensions:
+            raise InvalidValue(
+                f"dimensions must be from 1 to {self.manifest.dimensions}",
+                param="dimensions",
+            )
+        started = time.monotonic()
+        if self._batcher is None:
+            raise NotReady("the model is not ready")
+        prompt = self.manifest.prompts.get(input_type or self.manifest.default_prompt or "", "")
+        found = {} if self.recent is None else self.recent.find(prompt, texts)
+        missing = [text for i, text in enumerate(texts) if i not in found] if found else texts
+        tokens: list[Tokens] = []
+        if missing:
+            # Tokenizing a large batch takes longer than refusing it.
+            self._batcher.require_room(self._least_tokens(missing), deadline)
+            tokens = self._tokenize(missing, prompt)
+        lengths: Sequence[Tokens | Kept] = tokens
+        if found:
+            lengths = _in_order(found, tokens, len(texts))
+        truncated = tuple(i for i, text in enumerate(lengths) if text.full_length > text.read)
+        if truncated and not truncate:
+            self._refuse_long(lengths[truncated[0]], truncated[0])
+        tokenized = time.monotonic()
+        job = None
+        if missing or not found:
+            job = self._batcher.submit([text.ids for text in tokens], deadline, is_gone)
+            self._keep(prompt, missing, tokens, job)
+        vectors = _vectors(found, job, len(texts))
+        if dimensions is not None:
+            vectors = np.ascontiguousarray(vectors[:, :dimensions])
+        return Embeddings(
+            vectors=_normalized(vectors) if normalize else vectors,
+            tokens=sum(text.read for text in lengths),
+            truncated=truncated,
+            tokenize_seconds=tokenized - started,
+            queue_seconds=job.queue_seconds if job else 0.0,
+            inference_seconds=job.inference_seconds if job else 0.0,
+        )
+
+    def unload(self) -> None:
+        """Stop taking work and free the model's memory."""
+        if self._batcher is not None:
+            self._batcher.close()
+        if self.recent is not None:
+            self.recent.clear()
+        self._batcher = None
+        self._engine = None
+        self._tokenizer = None
+        self._manifest = None
+
+    def _loaded(self) -> tuple[Engine, TextTokenizer]:
+        """Return the parts that `load` made."""
+        if self._engine is None or self._tokenizer is None:
+            raise NotReady("the model is not loaded")
+        return self._engine, self._tokenizer
+
+    def _canary_cosine(self) -> float:
+        """Return how close the reference text comes to its vector."""
+        engine, tokenizer = self._loaded()
+        canary = self.manifest.canary
+        ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
+        vector = engine.forward(ids, np.ones_like(ids))[0]
+        return canary_cosine(vector.tolist(), canary.vector)
+
+    def _prove(self) -> bool:
+        """Return whether the reference vector still comes out, and tell `on_fault`."""
+        try:
+            holds = self._canary_cosine() >= MIN_COSINE
+        except Exception:
+            log.exception("the reference text failed")
+            holds = False
+        self._on_fault(holds)
+        return holds
+
+    def _least_tokens(self, texts: Sequence[str]) -> int:
+        """Return fewer tokens than these texts have, unless their words are all very long."""
+        longest = self.manifest.max_tokens
+        return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
+
+    def _tokenize(self, texts: Sequence[str], prompt: str) -> list[Tokens]:
+        """Tokenize, letting the event loop in between pieces of the work."""
+        _, tokenizer = self._loaded()
+        return tokenizer.encode(texts, prompt, lambda: gevent.sleep(0))
+
+    def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
+        """Keep what was computed for these texts, if that is wanted."""
+        if self.recent is None or job.vectors is None or not job.is_trusted:
+            return
+        for text, length, vector in zip(texts, tokens, job.vectors, strict=True):
+            kept = Kept(vector, length.read, length.full_length, length.is_exact)
+            self.recent.keep(prompt + text, kept)
+
+    def _refuse_long(self, text: Tokens | Kept, index: int) -> None:
+        """Raise for a text that would have to be cut."""
+        longest = self.manifest.max_tokens
+        count = "" if text.is_exact else "at least "
+        reason = f"has {count}{text.full_length} tokens, the model reads {longest}"
+        if text.full_length <= longest:
+            _, tokenizer = self._loaded()
+            reason = f"has more than the {tokenizer.most_characters} characters that are looked at"
+        raise TextTooLong(f"text {index} {reason}; shorten it or leave truncate on", index=index)
+
+
+def _in_order(found: Mapping[int, _Known], rest: Iterable[_Known], count: int) -> list[_Known]:
+    """Return what was found at its places, and the rest in order at the others."""
+    others = iter(rest)
+    return [found[index] if index in found else next(others) for index in range(count)]
+
+
+def _vectors(found: Mapping[int, Kept], job: Job | None, count: int) -> Vectors:
+    """Return the vectors of a request: those that were found and those of its job."""
+    computed = job.vectors if job else ()
+    assert computed is not None  # noqa: S101 - a job without error has all its vectors
+    if not found:
+        return np.asarray(computed)
+    return np.array(_in_order({i: kept.vector for i, kept in found.items()}, computed, count))
+
+
+def _normalized(vectors: Vectors) -> Vectors:
+    """Return the rows scaled to length 1; a row of zeros stays as it is."""
+    lengths = np.sqrt(np.vecdot(vectors, vectors))
+    scaled: Vectors = vectors / np.maximum(lengths, _TINY)[:, np.newaxis]
+    return scaled
