@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.resources.host import (
+from sentence_api.resources.cgroup import (
     CgroupCpu,
     CgroupMemory,
-    Host,
     read_cgroup_cpu,
     read_cgroup_memory,
-    read_host,
 )
+from sentence_api.resources.host import Host, read_host
 
 RECORDED = Path(__file__).parent / "recorded" / "cgroup"
 FILES = sorted(

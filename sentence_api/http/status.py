@@ -9,7 +9,8 @@ from flask import Flask, Response
 
 from sentence_api.http.response import json_response
 from sentence_api.http.service import Service
-from sentence_api.resources.host import read_cgroup_memory, read_host
+from sentence_api.resources.cgroup import read_cgroup_memory
+from sentence_api.resources.host import read_host
 from sentence_api.resources.process import process_memory
 from sentence_api.serving.lifecycle import State
 

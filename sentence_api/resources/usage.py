@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from sentence_api.resources.host import read_cgroup_cpu, read_cgroup_memory, read_host
+from sentence_api.resources.cgroup import read_cgroup_cpu, read_cgroup_memory
+from sentence_api.resources.host import read_host
 from sentence_api.resources.process import ProcessMemory, process_memory
 
 

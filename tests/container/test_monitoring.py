@@ -31,7 +31,7 @@ def look(project: Project, folder: Path, *arguments: str) -> subprocess.Complete
 def kills(container: str) -> int:
     """Return how many processes of a container the kernel has killed."""
     program = (
-        "from sentence_api.resources.host import read_cgroup_memory as r; print(r().oom_kills)"
+        "from sentence_api.resources.cgroup import read_cgroup_memory as r; print(r().oom_kills)"
     )
     return int(docker("exec", container, "python", "-c", program))
 
