@@ -24,8 +24,8 @@ from sentence_api.monitoring.prometheus import rules
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.planning import Subject, find_subject, plan_figures, plan_subject
 from sentence_api.resources.arguments import cpus
-from sentence_api.resources.formula import Machine, Plan
 from sentence_api.resources.host import processor
+from sentence_api.resources.plan import Machine, Plan
 from sentence_api.settings import Settings, read_settings
 
 FAILURE = 1

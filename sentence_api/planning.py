@@ -11,14 +11,9 @@ from sentence_api.engine.artifact import Manifest, artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.errors import ArtifactInvalid, StartupError
 from sentence_api.resources.footprint import REFERENCE, Footprint
-from sentence_api.resources.formula import (
-    DEFAULT_MAX_TOKENS,
-    Machine,
-    Overrides,
-    Plan,
-    make_plan,
-)
+from sentence_api.resources.formula import DEFAULT_MAX_TOKENS, make_plan
 from sentence_api.resources.host import read_host
+from sentence_api.resources.plan import Machine, Overrides, Plan
 from sentence_api.resources.sizes import parse_size
 from sentence_api.settings import DEFAULT_MODEL, Settings
 

@@ -16,7 +16,8 @@ from sentence_api.monitoring.rates import window
 from sentence_api.monitoring.sample import Sample
 from sentence_api.monitoring.thresholds import Threshold, Verdict, thresholds_of
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.settings import Settings
 from tests.conftest import ROOT

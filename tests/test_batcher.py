@@ -23,7 +23,8 @@ from sentence_api.errors import (
     ServiceError,
 )
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.serving.batcher import Batcher, Pass
 from sentence_api.serving.queue import Caps, Job

@@ -17,7 +17,8 @@ from sentence_api.capacity.measure import Finding, Seen, judge
 from sentence_api.capacity.plan import Cost, Latency, Measurement, Target, need, render
 from sentence_api.errors import DoesNotFit, NotMeasured, OutOfReach
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, Plan, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine, Plan
 from sentence_api.resources.sizes import GIB, MIB
 from tests.conftest import ROOT
 

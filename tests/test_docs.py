@@ -15,7 +15,8 @@ from sentence_api.cli.plan import settings_page, sizing_table
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import REQUEST_ITEMS, Overrides
+from sentence_api.resources.formula import REQUEST_ITEMS
+from sentence_api.resources.plan import Overrides
 from sentence_api.settings import Settings
 from tests.conftest import ROOT, Server
 

@@ -283,6 +283,7 @@ def test_the_formula_is_pure() -> None:
     assert our_modules(used) == {
         f"{PACKAGE}.errors",
         f"{PACKAGE}.resources.footprint",
+        f"{PACKAGE}.resources.plan",
         f"{PACKAGE}.resources.sizes",
     }
 

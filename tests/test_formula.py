@@ -18,11 +18,9 @@ from sentence_api.resources.formula import (
     MIN_REQUEST_BYTES,
     REQUEST_BYTES,
     REQUEST_ITEMS,
-    Machine,
-    Overrides,
-    Plan,
     make_plan,
 )
+from sentence_api.resources.plan import Machine, Overrides, Plan
 from sentence_api.resources.sizes import GIB, KIB, MIB, parse_size
 
 # Round figures near those of all-MiniLM-L6-v2.

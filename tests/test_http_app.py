@@ -36,8 +36,9 @@ from sentence_api.http.errors import STATUS
 from sentence_api.http.service import Encoded, Service
 from sentence_api.keys import Keys
 from sentence_api.resources.cgroup import read_cgroup_memory
-from sentence_api.resources.formula import Machine, Overrides, make_plan
+from sentence_api.resources.formula import make_plan
 from sentence_api.resources.host import read_host
+from sentence_api.resources.plan import Machine, Overrides
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import GIB, MIB
 from sentence_api.serving.lifecycle import Lifecycle

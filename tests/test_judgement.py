@@ -12,7 +12,8 @@ from sentence_api.monitoring.judgement import Incidents, Row, judge
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.thresholds import Threshold, Thresholds, Verdict, thresholds_of, worst
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import USABLE_SHARE, Machine, make_plan
+from sentence_api.resources.formula import USABLE_SHARE, make_plan
+from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB, MIB
 from sentence_api.settings import Settings, read_settings
 

@@ -21,8 +21,9 @@ from sentence_api.planning import (
     plan_subject,
 )
 from sentence_api.resources.footprint import REFERENCE, Footprint
-from sentence_api.resources.formula import Machine, Overrides, make_plan
+from sentence_api.resources.formula import make_plan
 from sentence_api.resources.host import read_host
+from sentence_api.resources.plan import Machine, Overrides
 from sentence_api.resources.sizes import GIB, MIB
 from sentence_api.settings import Settings, read_settings
 

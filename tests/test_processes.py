@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sentence_api.errors import CanaryFailed
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import ServedModel, Watch
-from sentence_api.resources.formula import Machine, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.server.processes import Processes
 from sentence_api.serving.cache import RecentTexts

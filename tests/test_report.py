@@ -30,7 +30,8 @@ from sentence_api.reports.sizing import Fit, quantile
 from sentence_api.reports.summary import Report, report
 from sentence_api.reports.timeline import Absence, Server, follow
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB, MIB
 from sentence_api.settings import Settings
 from tests.conftest import ROOT

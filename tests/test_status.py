@@ -24,7 +24,8 @@ from sentence_api.monitoring.sampler import drift
 from sentence_api.monitoring.status import Facts, incidents, status
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.settings import Settings
 from tests.test_figures import sample

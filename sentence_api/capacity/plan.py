@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sentence_api.errors import DoesNotFit, OutOfReach
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.resources.sizes import GIB, MIB, format_size
 
 # How full cores are planned to be where no latency is asked for: queues grow fast beyond.

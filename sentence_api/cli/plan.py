@@ -8,7 +8,8 @@ from pathlib import Path
 from sentence_api.engine.artifact import NEAREST, Manifest
 from sentence_api.planning import Subject
 from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import Machine, Overrides, Plan, make_plan
+from sentence_api.resources.formula import make_plan
+from sentence_api.resources.plan import Machine, Overrides, Plan
 from sentence_api.resources.sizes import MIB, format_size
 from sentence_api.settings import Settings, names_of
 

@@ -18,7 +18,7 @@ from sentence_api.monitoring.offline import find_history
 from sentence_api.monitoring.thresholds import Threshold, Thresholds
 from sentence_api.reports.summary import Report, report
 from sentence_api.reports.timeline import Server
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.settings import Settings, names_of
 
 COMMAND = "report"

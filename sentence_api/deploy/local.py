@@ -19,7 +19,7 @@ from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
 from sentence_api.keys import first_key
 from sentence_api.planning import Subject, find_subject, plan_subject, stop_grace
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import format_size
 from sentence_api.settings import Settings

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.thresholds import Threshold
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.resources.sizes import GIB, MIB, format_size
 
 # Limits are advised in steps that people use.

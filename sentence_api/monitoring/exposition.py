@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sentence_api.monitoring.sample import Sample
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 
 _PREFIX = "sentence_api_"
 

@@ -9,7 +9,7 @@ from typing import Any
 from sentence_api.monitoring import advice, formatting
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.thresholds import OOM_KILLS, Threshold, Thresholds, Verdict
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.resources.sizes import format_size
 
 # Restarts and kills are looked at over this time, whatever the window of the other rows.

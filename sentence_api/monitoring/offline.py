@@ -20,8 +20,9 @@ from sentence_api.monitoring.status import RECENT_SECONDS, Facts, document
 from sentence_api.monitoring.thresholds import Verdict, thresholds_of
 from sentence_api.planning import plan_for
 from sentence_api.resources.cgroup import read_cgroup_memory
-from sentence_api.resources.formula import Machine, Plan, make_plan
+from sentence_api.resources.formula import make_plan
 from sentence_api.resources.host import read_host
+from sentence_api.resources.plan import Machine, Plan
 from sentence_api.resources.sizes import GIB
 from sentence_api.settings import Settings, read_settings
 

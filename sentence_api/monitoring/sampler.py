@@ -11,7 +11,7 @@ from sentence_api.http.service import ROUTES
 from sentence_api.monitoring.metrics import Key, Metrics
 from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 from sentence_api.planning import plan_for
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.resources.sizes import format_size
 from sentence_api.resources.usage import Usage, read_usage
 from sentence_api.serving.scoreboard import Board, Living

@@ -18,7 +18,7 @@ from sentence_api.monitoring.recorder import Recorder
 from sentence_api.monitoring.sampler import Observer
 from sentence_api.monitoring.status import RECENT_SECONDS, Facts, status
 from sentence_api.monitoring.thresholds import thresholds_of
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.serving.lifecycle import State
 from sentence_api.serving.scoreboard import Board
 from sentence_api.settings import Settings

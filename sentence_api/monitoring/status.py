@@ -13,7 +13,7 @@ from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, 
 from sentence_api.monitoring.rates import Figures, window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Thresholds, worst
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 
 RECENT_SECONDS = 600.0
 MOST_EVENTS = 20

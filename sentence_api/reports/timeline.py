@@ -16,7 +16,7 @@ from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, 
 from sentence_api.monitoring.rates import Figures, window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Thresholds, Verdict
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 
 # Without a sample for so long, and for so many times the usual distance, nobody was there.
 _AWAY_SECONDS = 60.0

@@ -20,10 +20,11 @@ inside the container that it starts agree.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sentence_api.errors import DoesNotFit
 from sentence_api.resources.footprint import Footprint
+from sentence_api.resources.plan import Machine, Overrides, Plan, Step
 from sentence_api.resources.sizes import GIB, KIB, MIB, format_size
 
 MEMORY_SHARE = 0.75
@@ -62,97 +63,6 @@ HELD_PER_BODY_BYTE = 6
 # Two of the largest requests may wait: the batcher gives them three quarters of the queue.
 QUEUED_REQUESTS = 3
 DEFAULT_MAX_TOKENS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What there is to plan for.
-
-    Attributes:
-        cpus: CPUs the process may use, in units of one CPU.
-        memory_bytes: RAM, or the container's limit when `contained`.
-        contained: The figures are limits that were set for this service alone, so nothing more is
-            kept back for others.
-    """
-
-    cpus: float
-    memory_bytes: int
-    contained: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """Numbers that a person set; None leaves them to the formula."""
-
-    workers: int | None = None
-    max_workers: int | None = None
-    threads: int | None = None
-    max_batch_items: int | None = None
-    max_batch_tokens: int | None = None
-    max_request_items: int | None = None
-    max_concurrent_requests: int | None = None
-    max_queue_tokens: int | None = None
-    max_body_bytes: int | None = None
-    cache_mb: int | None = None
-
-    @property
-    def cache_bytes(self) -> int:
-        """What a worker may hold of recent texts."""
-        return (self.cache_mb or 0) * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of the sum: a name, how it came about, and the result, for `--explain`."""
-
-    name: str
-    reason: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How one machine serves one model.
-
-    Attributes:
-        workers: Processes.
-        threads: Inference threads in each.
-        max_batch_items: Texts per forward pass.
-        max_batch_tokens: Padded tokens per forward pass.
-        max_request_items: Texts per HTTP request.
-        max_queue_tokens: Tokens that may wait in one worker.
-        max_concurrent_requests: Open connections per worker.
-        request_bytes: What the requests of one worker may hold in memory together.
-        cache_bytes: What one worker may hold of recent texts.
-        memory_limit_bytes: Limit for the whole service.
-        cpu_limit: CPUs for the whole service.
-        recycle_watermark_bytes: Private memory at which a worker retires.
-        predicted_peak_bytes: The largest working set of the whole service.
-        bound_by: What set the number of workers: `cpus`, `memory` or `setting`.
-        steps: The sum, line by line.
-    """
-
-    workers: int
-    threads: int
-    max_batch_items: int
-    max_batch_tokens: int
-    max_request_items: int
-    max_queue_tokens: int
-    max_concurrent_requests: int
-    request_bytes: int
-    memory_limit_bytes: int
-    cpu_limit: float
-    recycle_watermark_bytes: int
-    predicted_peak_bytes: int
-    bound_by: str
-    cache_bytes: int = 0
-    steps: tuple[Step, ...] = field(default=(), compare=False)
-
-    def as_dict(self) -> dict[str, int | float | str]:
-        """Return every figure but the steps, ready for JSON."""
-        figures = asdict(self)
-        del figures["steps"]
-        return figures
 
 
 @dataclass(frozen=True, slots=True)

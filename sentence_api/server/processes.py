@@ -14,7 +14,7 @@ from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import Watch
 from sentence_api.resources.cgroup import read_cgroup_memory
-from sentence_api.resources.formula import Plan
+from sentence_api.resources.plan import Plan
 from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import Collector, Watermark, freeze
