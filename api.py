@@ -19,9 +19,9 @@ from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import ServedModel, Watch
 from sentence_api.planning import check_engine, one_line_exit, plan_for
 from sentence_api.server.processes import Processes
+from sentence_api.serving.budget import RequestBudget
 from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle
-from sentence_api.serving.memory import RequestBudget
 from sentence_api.serving.queue import Caps
 from sentence_api.serving.scoreboard import Board
 from sentence_api.settings import Settings, read_settings

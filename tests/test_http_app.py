@@ -41,8 +41,8 @@ from sentence_api.resources.host import read_host
 from sentence_api.resources.plan import Machine, Overrides
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import GIB, MIB
+from sentence_api.serving.budget import RequestBudget
 from sentence_api.serving.lifecycle import Lifecycle
-from sentence_api.serving.memory import RequestBudget
 from sentence_api.settings import Settings
 
 DIMENSIONS = 4

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from sentence_api.errors import QueueFull
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import KIB, MIB
-from sentence_api.serving.memory import Collector, RequestBudget, Watermark, freeze, trim
+from sentence_api.serving.budget import RequestBudget
+from sentence_api.serving.memory import Collector, Watermark, freeze, trim
 
 NO_LIMIT = 1 << 60
 

@@ -13,7 +13,7 @@ from werkzeug.http import parse_options_header
 from sentence_api.errors import BodyTooLarge, MalformedJson, SlowBody, UnsupportedMediaType
 from sentence_api.http.exchange import Environ
 from sentence_api.resources.formula import HELD_PER_BODY_BYTE
-from sentence_api.serving.memory import Reservation
+from sentence_api.serving.budget import Reservation
 
 # Set in the environment of a request whose body has been taken off its connection.
 BODY_READ = "sentence_api.body_read"

@@ -19,7 +19,7 @@ from sentence_api.http.exchange import Environ, Exchange
 from sentence_api.http.response import Answer, json_bytes, json_headers, rendered
 from sentence_api.http.service import Encoded, Service
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
-from sentence_api.serving.memory import Reservation
+from sentence_api.serving.budget import Reservation
 
 # A number of a vector: 4 bytes as computed, 4 as normalised, 12 as text.
 _HELD_PER_NUMBER = 20

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sentence_api.engine.artifact import Manifest
 from sentence_api.keys import Keys
 from sentence_api.resources.plan import Plan
+from sentence_api.serving.budget import RequestBudget
 from sentence_api.serving.lifecycle import Lifecycle
-from sentence_api.serving.memory import RequestBudget
 from sentence_api.settings import Settings
 
 # The routes that give vectors, by which the service is judged; the others only look at it.

@@ -1,4 +1,4 @@
-"""Keeps a worker's memory within its share: collection, trimming, retirement, request budget."""
+"""Keeps a worker's memory within its share: collection, trimming, retirement."""
 
 from __future__ import annotations
 
@@ -10,22 +10,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-from sentence_api.errors import QueueFull
-from sentence_api.resources.formula import HELD_PER_BODY_BYTE
 from sentence_api.resources.process import process_memory
 
 log = logging.getLogger(__name__)
 
 # Reading the kernel's sums costs about 1 ms, so they are read at most this often.
 CHECK_SECONDS = 5.0
-# The last quarter of the request budget is kept for what needs no more than this at a time: a few
-# of the largest requests must not shut out the many small ones.
-_SMALL_BYTES = 256 * 1024
-_LARGE_SHARE = 0.75
-# Four bytes of English make one token (`resources/formula.py`).
-_HELD_PER_TOKEN = 4 * HELD_PER_BODY_BYTE
 
 
 def freeze() -> None:
@@ -128,67 +119,3 @@ class Watermark:
             return False
         self._held = descriptor
         return True
-
-
-class RequestBudget:
-    """Bounds the memory that the requests of one worker hold together.
-
-    Args:
-        total_bytes: The bound, from the plan.
-        retry_after: Returns the seconds after which a refused request of so many tokens may come
-            again.
-    """
-
-    def __init__(self, total_bytes: int, retry_after: Callable[[float], int] = lambda _: 1) -> None:
-        self.total_bytes = total_bytes
-        self.held_bytes = 0
-        self.retry_after = retry_after
-
-    def open(self) -> Reservation:
-        """Begin a request."""
-        return Reservation(self)
-
-
-class Reservation:
-    """What one request holds of a budget, until the block ends that it is opened for."""
-
-    __slots__ = ("_budget", "held_bytes")
-
-    def __init__(self, budget: RequestBudget) -> None:
-        self._budget = budget
-        self.held_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._budget.held_bytes -= self.held_bytes
-
-    def keep(self, size: int) -> Callable[[], None]:
-        """Go on holding `size` bytes of this beyond its end; return what gives them back, once."""
-        kept = [min(size, self.held_bytes)]
-        self._budget.held_bytes += kept[0]
-
-        def release() -> None:
-            while kept:
-                self._budget.held_bytes -= kept.pop()
-
-        return release
-
-    def grow(self, size: int) -> None:
-        """Hold `size` more bytes; a request larger than the whole budget passes when alone.
-
-        Raises:
-            QueueFull: Other requests hold too much.
-        """
-        others = self._budget.held_bytes - self.held_bytes
-        bound: float = self._budget.total_bytes
-        if size > _SMALL_BYTES:
-            bound *= _LARGE_SHARE
-        if others and self._budget.held_bytes + size > bound:
-            raise QueueFull(
-                "the requests in progress hold all the memory planned for them",
-                retry_after_seconds=self._budget.retry_after(size / _HELD_PER_TOKEN),
-            )
-        self._budget.held_bytes += size
-        self.held_bytes += size
