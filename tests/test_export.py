@@ -28,7 +28,8 @@ from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ArtifactInvalid, ExportFailed
 from sentence_api.export.corpus import varied_texts
-from sentence_api.export.pipeline import CANARY_TEXT, export, same_nearest
+from sentence_api.export.fidelity import CANARY_TEXT, same_nearest
+from sentence_api.export.pipeline import export
 from sentence_api.export.source import find_source
 from sentence_api.serving.queue import Caps
 from sentence_api.settings import DEFAULT_MODEL, Engine

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from tokenizers import normalizers
@@ -23,46 +20,33 @@ from sentence_api.engine.artifact import (
     GRAPH,
     LONGEST_MAXIMUM,
     MANIFEST,
-    NEAREST,
     SHORTEST_MAXIMUM,
     SOURCE,
     TOKENIZER,
-    Accuracy,
     Canary,
     Manifest,
     sha256,
 )
 from sentence_api.engine.batch import Pooling
-from sentence_api.engine.fidelity import MIN_COSINE
-from sentence_api.engine.interface import Engine, Vectors
-from sentence_api.engine.loader import load_engine
 from sentence_api.engine.openvino import supported_precisions
-from sentence_api.engine.padding import pad
-from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.torch import drop_normalize, load_source
 from sentence_api.errors import ExportFailed
 from sentence_api.export import probe
-from sentence_api.export.corpus import varied_texts
+from sentence_api.export.fidelity import (
+    CANARY_TEXT,
+    Reference,
+    compare_with,
+    compute_reference,
+    require_faithful,
+    usable_threads,
+)
 from sentence_api.export.graph import packed_pooling_of, write_graph
 from sentence_api.export.source import Report, Source, find_source, source_folder
-from sentence_api.resources.host import read_host
 from sentence_api.settings import Engine as EngineName
 
-CANARY_TEXT = "The canary sings while the vectors are right."
 # The footprint is measured at this many tokens a pass, or one longest text.
 PROBE_TOKENS = 1024
-# Texts of a pass when the artifact is compared with its source.
-_TOGETHER = 4
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "tokenizers")
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The source model's own answers, normalised."""
-
-    texts: list[str]
-    vectors: Vectors
-    canary: Vectors
 
 
 def export(
@@ -86,10 +70,10 @@ def export(
         _quiet()
         loaded = load_source(source_folder(source))
         # Nothing forks here, so every CPU may help.
-        torch.set_num_threads(_threads())
+        torch.set_num_threads(usable_threads())
         _check_supported(loaded)
         report("[2/5] computing reference vectors with sentence-transformers")
-        reference = _reference(loaded)
+        reference = compute_reference(loaded)
         normalizes = drop_normalize(loaded)
         report(f"[3/5] writing the {engine} model")
         _write_tokenizer(loaded, folder / TOKENIZER)
@@ -111,8 +95,8 @@ def export(
         )
         precisions = supported_precisions() if engine == "openvino" else ("float32",)
         report(f"[4/5] comparing {len(reference.texts)} texts in {' and '.join(precisions)}")
-        accuracy = {name: _compare(folder, manifest, name, reference) for name in precisions}
-        _require_faithful(accuracy, report)
+        accuracy = {name: compare_with(folder, manifest, name, reference) for name in precisions}
+        require_faithful(accuracy, report)
         accuracy = {name: found.finite() for name, found in accuracy.items()}
         _write_manifest(folder, manifest.model_copy(update={"accuracy": accuracy}))
         report("[5/5] measuring memory")
@@ -150,11 +134,6 @@ def _quiet() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def _threads() -> int:
-    """Return how many threads this process may really run."""
-    return max(1, math.floor(read_host().cpus))
-
-
 def _check_supported(model: SentenceTransformer) -> None:
     """Refuse what the serving path could not reproduce, and say what it is."""
     if not hasattr(model.tokenizer, "backend_tokenizer"):
@@ -170,19 +149,6 @@ def _check_supported(model: SentenceTransformer) -> None:
             f"the model reads {model.max_seq_length} tokens (max_seq_length); from"
             f" {SHORTEST_MAXIMUM} to {LONGEST_MAXIMUM} can be served"
         )
-
-
-def _reference(model: SentenceTransformer) -> Reference:
-    """Compute what the source model itself answers."""
-
-    def encode(texts: list[str]) -> Vectors:
-        vectors = model.encode(
-            texts, prompt="", batch_size=8, normalize_embeddings=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, dtype=np.float32)
-
-    texts = varied_texts(int(model.max_seq_length))
-    return Reference(texts, encode(texts), encode([CANARY_TEXT])[0])
 
 
 def _write_tokenizer(model: SentenceTransformer, path: Path) -> None:
@@ -236,74 +202,3 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest into the artifact."""
     text = manifest.model_dump_json(indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _compare(folder: Path, manifest: Manifest, precision: str, reference: Reference) -> Accuracy:
-    """Encode the reference texts with the artifact and return the worst agreement."""
-    engine = load_engine(folder, manifest, precision, threads=_threads())
-    engine.start()
-    tokenizer = TextTokenizer(folder / TOKENIZER, manifest.max_tokens)
-    # A few at a time in their own order: lengths mix, so padding is compared too.
-    vectors = np.concatenate(
-        [
-            _unit_vectors(
-                engine,
-                tokenizer.encode(reference.texts[start : start + _TOGETHER]),
-                manifest.pad_token_id,
-            )
-            for start in range(0, len(reference.texts), _TOGETHER)
-        ]
-    )
-    cosines = np.vecdot(vectors, reference.vectors)
-    # numpy's minimum, since Python's passes over a cosine that is not a number.
-    worst = float(np.min(cosines))
-    return Accuracy(
-        texts=len(cosines),
-        min_cosine=worst,
-        worst_text=reference.texts[int(np.argmin(cosines))][:60],
-        same_nearest=same_nearest(vectors, reference.vectors),
-    )
-
-
-def same_nearest(vectors: Vectors, expected: Vectors) -> float:
-    """Return what part of the nearest other texts of each text is the same in both."""
-    nearest, as_expected = (_nearest(each) for each in (vectors, expected))
-    same = [len(set(one) & set(other)) for one, other in zip(nearest, as_expected, strict=True)]
-    return sum(same) / (len(same) * NEAREST)
-
-
-def _nearest(vectors: Vectors) -> list[list[int]]:
-    """Return the nearest other texts of each text."""
-    similar = vectors @ vectors.T
-    np.fill_diagonal(similar, -np.inf)
-    found: list[list[int]] = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST].tolist()
-    return found
-
-
-def _require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
-    """Refuse an artifact that is unlike its source; say which precision will not be served.
-
-    Raises:
-        ExportFailed: In float32 it is below `MIN_COSINE`.
-    """
-    for precision, found in accuracy.items():
-        if found.min_cosine >= MIN_COSINE:
-            continue
-        differs = (
-            f"in {precision} the artifact differs from its source: cosine {found.min_cosine:.6f} is"
-            f" below {MIN_COSINE} for {found.worst_text!r}"
-        )
-        if precision == "float32":
-            raise ExportFailed(f"{differs}; nothing was written")
-        report(f"{differs}; PRECISION=auto will serve float32")
-
-
-def _unit_vectors(engine: Engine, tokens: Sequence[Tokens], pad_token_id: int) -> Vectors:
-    """Return the vectors of some texts, of length 1; where texts may share a row, all share one."""
-    ids = [text.ids for text in tokens]
-    rows, width = [[each] for each in ids], max(map(len, ids))
-    if engine.packs:
-        rows, width = [ids], sum(map(len, ids))
-    vectors: Vectors = engine.forward(*pad(rows, width, pad_token_id))
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
