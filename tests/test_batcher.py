@@ -12,8 +12,8 @@ from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentence_api.engine.batch import pass_width
 from sentence_api.engine.interface import TokenIds, Vectors
-from sentence_api.engine.padding import pass_width
 from sentence_api.errors import (
     ClientGone,
     DeadlineExceeded,

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from sentence_api.engine.artifact import Accuracy, read_manifest
+from sentence_api.engine.batch import pad
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine, resolve_precision
 from sentence_api.engine.openvino import OpenVinoEngine, supported_precisions
-from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.engine.torch import TorchEngine
 from sentence_api.errors import ArtifactInvalid
@@ -36,7 +36,7 @@ import json, os, sys
 from pathlib import Path
 import numpy as np
 from sentence_api.engine.openvino import OpenVinoEngine
-from sentence_api.engine.padding import pad
+from sentence_api.engine.batch import pad
 from sentence_api.engine.warmup import warm_up
 
 def vectors(engine):

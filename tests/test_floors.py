@@ -66,7 +66,7 @@ EDGES = {
 }
 # The serving packages know of the engine what a batch looks like, and no engine, but for one.
 MODEL = f"{PACKAGE}.serving.model"
-SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "batch", "padding")}
+SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "batch")}
 HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
 
 # Files, or folders with a slash at the end, that alone may import a library or module.

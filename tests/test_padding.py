@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.engine.padding import distinct, pad, padded_length, pass_width
+from sentence_api.engine.batch import distinct, pad, padded_length, pass_width
 
 
 @pytest.mark.parametrize(

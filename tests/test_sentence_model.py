@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from sentence_api.engine.padding import padded_length
+from sentence_api.engine.batch import padded_length
 from sentence_api.errors import (
     ArtifactInvalid,
     CanaryFailed,

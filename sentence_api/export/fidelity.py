@@ -11,10 +11,10 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from sentence_api.engine.artifact import NEAREST, TOKENIZER, Accuracy, Manifest
+from sentence_api.engine.batch import pad
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.engine.interface import Engine, Vectors
 from sentence_api.engine.loader import load_engine
-from sentence_api.engine.padding import pad
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.errors import ExportFailed
 from sentence_api.export.corpus import varied_texts

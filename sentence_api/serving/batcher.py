@@ -16,9 +16,16 @@ from dataclasses import dataclass
 import gevent
 from gevent.event import Event
 
-from sentence_api.engine.batch import Rows, row_width, tightened
+from sentence_api.engine.batch import (
+    Rows,
+    distinct,
+    pad,
+    padded_length,
+    pass_width,
+    row_width,
+    tightened,
+)
 from sentence_api.engine.interface import TokenIds, Vectors
-from sentence_api.engine.padding import distinct, pad, padded_length, pass_width
 from sentence_api.errors import (
     DeadlineExceeded,
     Draining,
