@@ -10,14 +10,14 @@ from pathlib import Path
 
 from flask import Flask
 
-from sentence_api.engine.artifact import artifact_path, read_manifest
+from sentence_api.engine.artifact import artifact_path, read_manifest, require_engine
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.http.app import build_app
 from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import ServedModel, Watch
-from sentence_api.planning import check_engine, one_line_exit, plan_for
+from sentence_api.planning import one_line_exit, plan_for
 from sentence_api.server.processes import Processes
 from sentence_api.serving.budget import RequestBudget
 from sentence_api.serving.cache import RecentTexts
@@ -48,7 +48,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     lifecycle = Lifecycle()
     artifact = artifact_path(settings)
     manifest = read_manifest(artifact)
-    check_engine(settings, manifest)
+    require_engine(settings, manifest)
     model = SentenceModel(
         artifact,
         resolve_precision(settings.engine, settings.precision, manifest),

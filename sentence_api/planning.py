@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from sentence_api.engine.artifact import Manifest, artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
-from sentence_api.errors import ArtifactInvalid, StartupError
+from sentence_api.errors import StartupError
 from sentence_api.resources.footprint import REFERENCE, Footprint
 from sentence_api.resources.formula import DEFAULT_MAX_TOKENS, make_plan
 from sentence_api.resources.host import read_host
@@ -96,19 +96,6 @@ def _manifest(settings: Settings) -> Manifest | None:
     """Return the manifest of the artifact, or None where there is no artifact."""
     path = artifact_path(settings)
     return read_manifest(path) if path.exists() else None
-
-
-def check_engine(settings: Settings, manifest: Manifest) -> None:
-    """Refuse an artifact that was made for another engine than the one asked for.
-
-    Raises:
-        ArtifactInvalid: It was.
-    """
-    if manifest.engine != settings.engine:
-        raise ArtifactInvalid(
-            f"{artifact_path(settings)} was exported for the {manifest.engine} engine, ENGINE is"
-            f" {settings.engine}; export it again"
-        )
 
 
 def plan_figures(plan: Plan, settings: Settings) -> dict[str, int | float | str]:

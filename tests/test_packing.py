@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentence_api.engine.batch import Pooling, Rows, inputs, row_width, tightened
+from sentence_api.engine.artifact import Pooling
+from sentence_api.engine.batch import Rows, row_width, tightened
+from sentence_api.engine.openvino import packed_inputs
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 
@@ -93,7 +95,7 @@ IDS = np.arange(12).reshape(3, 4)
 )
 def test_inputs(pooling: Pooling, pooled: list[int], offsets: list[int]) -> None:
     """Each token counts its place in its own text, and padding is in no text."""
-    found = inputs(IDS, SEGMENTS, pooling)
+    found = packed_inputs(IDS, SEGMENTS, pooling)
     assert found["tokens"].tolist() == [
         IDS.tolist(),
         SEGMENTS.tolist(),

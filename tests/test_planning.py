@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sentence_api.engine.artifact import MANIFEST, Canary, Manifest
+from sentence_api.engine.artifact import MANIFEST, Canary, Manifest, require_engine
 from sentence_api.errors import (
     ArtifactInvalid,
     DoesNotFit,
@@ -12,14 +12,7 @@ from sentence_api.errors import (
     InvalidSize,
     StartupError,
 )
-from sentence_api.planning import (
-    Subject,
-    check_engine,
-    find_subject,
-    one_line_exit,
-    plan_for,
-    plan_subject,
-)
+from sentence_api.planning import Subject, find_subject, one_line_exit, plan_for, plan_subject
 from sentence_api.resources.footprint import REFERENCE, Footprint
 from sentence_api.resources.formula import make_plan
 from sentence_api.resources.host import read_host
@@ -191,10 +184,10 @@ def test_where_nothing_fits(tmp_path: Path) -> None:
 def test_an_artifact_of_another_engine(tmp_path: Path) -> None:
     """An artifact serves the engine that it was exported for, and no other."""
     torch = TINY.model_copy(update={"engine": "torch"})
-    check_engine(settings(tmp_path), TINY)
-    check_engine(settings(tmp_path, engine="torch"), torch)
+    require_engine(settings(tmp_path), TINY)
+    require_engine(settings(tmp_path, engine="torch"), torch)
     with pytest.raises(ArtifactInvalid) as caught:
-        check_engine(settings(tmp_path), torch)
+        require_engine(settings(tmp_path), torch)
     assert str(caught.value) == (
         f"{tmp_path}/artifact was exported for the torch engine, ENGINE is openvino;"
         " export it again"

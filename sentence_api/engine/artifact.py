@@ -28,6 +28,9 @@ _PICKLE_SUFFIXES = {".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib"}
 _PICKLE_NAMES = ("pytorch_model*.bin",)
 
 
+Pooling = Literal["mean", "cls"]
+
+
 class Canary(BaseModel):
     """A text and the vector that the source model gives for it, normalised."""
 
@@ -175,3 +178,16 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_engine(settings: Settings, manifest: Manifest) -> None:
+    """Refuse an artifact that was made for another engine than the one asked for.
+
+    Raises:
+        ArtifactInvalid: It was.
+    """
+    if manifest.engine != settings.engine:
+        raise ArtifactInvalid(
+            f"{artifact_path(settings)} was exported for the {manifest.engine} engine, ENGINE is"
+            f" {settings.engine}; export it again"
+        )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from sentence_api.engine.interface import TokenIds
-
-Pooling = Literal["mean", "cls"]
 
 # Attention costs each token its whole row: 58 us a token in rows of 64, 61 of 128, 67 of 256.
 _ROW_WIDTHS = (64, 128)
@@ -92,33 +89,6 @@ def tightened(
             return again.rows, narrow
         narrow = padded_length(narrow + 1)
     return rows, width
-
-
-def inputs(input_ids: TokenIds, segments: TokenIds, pooling: Pooling) -> dict[str, TokenIds]:
-    """Return what a packed graph reads, by name.
-
-    Args:
-        input_ids: Token ids, shape (rows, tokens).
-        segments: Number of the text that each token belongs to, from 1 in each row; 0 is padding.
-        pooling: What makes a text's vector from those of its tokens.
-
-    Returns:
-        `tokens`, shape (3, rows, tokens): ids, segments and the place of each token in its text.
-        `pooled`: the tokens whose vectors count, as numbers in all rows, text by text. `offsets`:
-        where in that each text begins.
-    """
-    before = np.zeros_like(segments)
-    before[:, 1:] = segments[:, :-1]
-    begins = ((segments != before) & (segments > 0)).ravel()
-    starts = np.flatnonzero(begins)
-    tokens = np.flatnonzero(segments)
-    positions = np.zeros_like(segments)
-    positions.ravel()[tokens] = tokens - starts[np.cumsum(begins)[tokens] - 1]
-    # In one array, the graph knows that all three have the same shape.
-    found = {"tokens": np.stack([input_ids, segments, positions])}
-    if pooling == "mean":
-        return found | {"pooled": tokens, "offsets": np.flatnonzero(begins[tokens])}
-    return found | {"pooled": starts, "offsets": np.arange(len(starts))}
 
 
 def padded_length(length: int) -> int:

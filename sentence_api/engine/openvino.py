@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sentence_api.engine import batch
+from sentence_api.engine import artifact
+from sentence_api.engine.artifact import Pooling
 from sentence_api.engine.interface import TokenIds, Vectors
 from sentence_api.settings import Precision
 
@@ -76,7 +77,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, graph: Path, precision: str, threads: int, pooling: batch.Pooling | None = None
+        self, graph: Path, precision: str, threads: int, pooling: artifact.Pooling | None = None
     ) -> None:
         runtime = _runtime()
         self.precision = precision
@@ -117,7 +118,34 @@ class OpenVinoEngine:
         """Return one vector per text; see `Engine`."""
         inputs = {"input_ids": input_ids, "attention_mask": segments}
         if self._pooling is not None:
-            inputs = batch.inputs(input_ids, segments, self._pooling)
+            inputs = packed_inputs(input_ids, segments, self._pooling)
         results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
         # The output memory belongs to the request and is overwritten by the next pass.
         return np.array(results[0], dtype=np.float32)
+
+
+def packed_inputs(input_ids: TokenIds, segments: TokenIds, pooling: Pooling) -> dict[str, TokenIds]:
+    """Return what a packed graph reads, by name.
+
+    Args:
+        input_ids: Token ids, shape (rows, tokens).
+        segments: Number of the text that each token belongs to, from 1 in each row; 0 is padding.
+        pooling: What makes a text's vector from those of its tokens.
+
+    Returns:
+        `tokens`, shape (3, rows, tokens): ids, segments and the place of each token in its text.
+        `pooled`: the tokens whose vectors count, as numbers in all rows, text by text. `offsets`:
+        where in that each text begins.
+    """
+    before = np.zeros_like(segments)
+    before[:, 1:] = segments[:, :-1]
+    begins = ((segments != before) & (segments > 0)).ravel()
+    starts = np.flatnonzero(begins)
+    tokens = np.flatnonzero(segments)
+    positions = np.zeros_like(segments)
+    positions.ravel()[tokens] = tokens - starts[np.cumsum(begins)[tokens] - 1]
+    # In one array, the graph knows that all three have the same shape.
+    found = {"tokens": np.stack([input_ids, segments, positions])}
+    if pooling == "mean":
+        return found | {"pooled": tokens, "offsets": np.flatnonzero(begins[tokens])}
+    return found | {"pooled": starts, "offsets": np.arange(len(starts))}

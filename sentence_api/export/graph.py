@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from sentence_transformers import SentenceTransformer
 
-from sentence_api.engine.batch import Pooling
+from sentence_api.engine.artifact import Pooling
 from sentence_api.engine.torch import first_line
 from sentence_api.errors import ExportFailed
 

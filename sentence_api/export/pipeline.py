@@ -25,9 +25,9 @@ from sentence_api.engine.artifact import (
     TOKENIZER,
     Canary,
     Manifest,
+    Pooling,
     sha256,
 )
-from sentence_api.engine.batch import Pooling
 from sentence_api.engine.openvino import supported_precisions
 from sentence_api.engine.torch import drop_normalize, load_source
 from sentence_api.errors import ExportFailed
