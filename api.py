@@ -12,12 +12,13 @@ from flask import Flask
 
 from sentence_api.engine.artifact import artifact_path, read_manifest, require_engine
 from sentence_api.engine.loader import resolve_precision
+from sentence_api.errors import one_line_exit
 from sentence_api.http.app import build_app
 from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import ServedModel, Watch
-from sentence_api.planning import one_line_exit, plan_for
+from sentence_api.planning import plan_for
 from sentence_api.server.processes import Processes
 from sentence_api.serving.budget import RequestBudget
 from sentence_api.serving.cache import RecentTexts

@@ -14,9 +14,10 @@ from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
+from sentence_api.errors import one_line_exit
 from sentence_api.http.body import BODY_READ, discard_body
 from sentence_api.http.draining import refuse_before_stop
-from sentence_api.planning import one_line_exit, plan_for
+from sentence_api.planning import plan_for
 from sentence_api.resources.formula import (
     HEADER_FIELD_BYTES,
     HEADER_FIELDS,

@@ -6,6 +6,9 @@ A `ServiceError` answers one request; `http/errors.py` maps each class to a stat
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -170,3 +173,13 @@ class NotMeasured(StartupError):
 
 class OutOfReach(StartupError):
     """No number of machines gives what is asked for."""
+
+
+@contextmanager
+def one_line_exit(status: int = 1) -> Iterator[None]:
+    """Turn a `StartupError` into one line on stderr and that exit status."""
+    try:
+        yield
+    except StartupError as exc:
+        sys.stderr.write(f"sentence-api: {exc}\n")
+        sys.exit(status)

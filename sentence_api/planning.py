@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 from sentence_api.engine.artifact import Manifest, artifact_path, read_manifest
 from sentence_api.engine.loader import resolve_precision
-from sentence_api.errors import StartupError
 from sentence_api.resources.footprint import REFERENCE, Footprint
 from sentence_api.resources.formula import DEFAULT_MAX_TOKENS, make_plan
 from sentence_api.resources.host import read_host
@@ -106,13 +102,3 @@ def plan_figures(plan: Plan, settings: Settings) -> dict[str, int | float | str]
 def stop_grace(settings: Settings) -> int:
     """Return the seconds after which a server that was asked to stop may be killed."""
     return settings.graceful_timeout + STOP_MARGIN_SECONDS
-
-
-@contextmanager
-def one_line_exit(status: int = 1) -> Iterator[None]:
-    """Turn a `StartupError` into one line on stderr and that exit status."""
-    try:
-        yield
-    except StartupError as exc:
-        sys.stderr.write(f"sentence-api: {exc}\n")
-        sys.exit(status)

@@ -41,7 +41,7 @@ EDGES = {
     "engine": {"errors", "settings", "resources"},
     "capacity": {"errors", "keys", "resources"},
     "export": {"errors", "settings", "resources", "engine"},
-    "planning": {"errors", "settings", "resources", "engine"},
+    "planning": {"settings", "resources", "engine"},
     "serving": {"errors", "resources", "engine"},
     "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
     "monitoring": {

@@ -11,8 +11,9 @@ from sentence_api.errors import (
     InvalidSetting,
     InvalidSize,
     StartupError,
+    one_line_exit,
 )
-from sentence_api.planning import Subject, find_subject, one_line_exit, plan_for, plan_subject
+from sentence_api.planning import Subject, find_subject, plan_for, plan_subject
 from sentence_api.resources.footprint import REFERENCE, Footprint
 from sentence_api.resources.formula import make_plan
 from sentence_api.resources.host import read_host
