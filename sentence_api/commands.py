@@ -23,9 +23,9 @@ from sentence_api.monitoring import grafana
 from sentence_api.monitoring.prometheus import rules
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.planning import Subject, find_subject, plan_figures, plan_subject
-from sentence_api.resources.arguments import cpus
 from sentence_api.resources.host import processor
 from sentence_api.resources.plan import Machine, Plan
+from sentence_api.resources.sizes import parse_cpus
 from sentence_api.settings import Settings, read_settings
 
 FAILURE = 1
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     plan = commands.add_parser("plan", help="show how this machine would be used, and why")
-    plan.add_argument("--cpus", type=cpus, metavar="N", help="plan for so many CPUs instead")
+    plan.add_argument("--cpus", type=parse_cpus, metavar="N", help="plan for so many CPUs instead")
     plan.add_argument("--memory", metavar="SIZE", help="plan for so much RAM instead, as 8G")
     plan.add_argument("--format", choices=("table", "json", "env"), default="table")
     plan.add_argument("--explain", action="store_true", help="show each line of the sum")

@@ -17,8 +17,7 @@ from sentence_api.deploy.image import IMAGE, collect_wheels
 from sentence_api.deploy.preflight import check_engine
 from sentence_api.deploy.release import Options, State
 from sentence_api.errors import StartupError
-from sentence_api.resources.arguments import cpus
-from sentence_api.resources.sizes import parse_size
+from sentence_api.resources.sizes import parse_cpus, parse_size
 
 
 def main() -> int:
@@ -89,7 +88,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     bind = environ.get("SENTENCE_API_HOST") or Options.bind
     parser.add_argument("--port", type=_port, default=port)
     parser.add_argument("--bind", default=bind)
-    parser.add_argument("--cpus", type=cpus, default=environ.get("SENTENCE_API_CPUS") or None)
+    parser.add_argument("--cpus", type=parse_cpus, default=environ.get("SENTENCE_API_CPUS") or None)
     parser.add_argument("--memory", type=_size, default=environ.get("SENTENCE_API_MEMORY") or None)
     parser.add_argument("--base-image")
     parser.add_argument("--swarm", action="store_true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from sentence_api.monitoring.formatting import format_cpus
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.thresholds import Threshold
 from sentence_api.resources.plan import Plan
@@ -14,11 +15,6 @@ from sentence_api.resources.sizes import GIB, MIB, format_size
 _SMALL_STEP, _LARGE_STEP = 128 * MIB, 512 * MIB
 _CPU_STEP = 0.5
 LOGS = "./deploy-production.sh logs"
-
-
-def cpus(number: float) -> str:
-    """Return a number of CPUs for a person."""
-    return f"{number:g} CPU" + ("" if number == 1 else "s")
 
 
 def not_ready(state: str) -> str:
@@ -40,8 +36,8 @@ def cpu(figures: Figures, bounds: Threshold) -> str:
     used = figures.cpus_used or 0.0
     needed = math.ceil(100 * used / bounds.warning / _CPU_STEP + 1e-9) * _CPU_STEP
     return (
-        f"CPU {100 * (figures.cpu_share or 0):.0f} % of {cpus(figures.cpu_limit)}:"
-        f" raise the limit to {cpus(max(needed, figures.cpu_limit + _CPU_STEP))}"
+        f"CPU {100 * (figures.cpu_share or 0):.0f} % of {format_cpus(figures.cpu_limit)}:"
+        f" raise the limit to {format_cpus(max(needed, figures.cpu_limit + _CPU_STEP))}"
         " or send fewer requests at a time"
     )
 
@@ -50,7 +46,7 @@ def latency(figures: Figures, plan: Plan, *, cpu_is_busy: bool, is_throttled: bo
     """Name what the requests wait for."""
     slow = f"95 % of the requests take up to {figures.p95_seconds:.1f} s"
     if cpu_is_busy:
-        more = cpus(figures.cpu_limit + max(_CPU_STEP, figures.cpu_limit / 2))
+        more = format_cpus(figures.cpu_limit + max(_CPU_STEP, figures.cpu_limit / 2))
         return f"{slow} and the CPU is busy: raise its limit to {more}, or send smaller batches"
     if is_throttled:
         return f"{slow} while the CPU is throttled: see that row"
@@ -87,9 +83,9 @@ def throttled(figures: Figures, plan: Plan) -> str:
     less = f" or set WEB_CONCURRENCY={fewer}" if 1 <= fewer < plan.workers else ""
     more = max(float(threads), figures.cpu_limit + _CPU_STEP)
     return (
-        f"the quota of {cpus(figures.cpu_limit)} runs out in"
+        f"the quota of {format_cpus(figures.cpu_limit)} runs out in"
         f" {100 * (figures.throttled_share or 0):.0f} % of the periods: raise it to"
-        f" {cpus(more)}{less}"
+        f" {format_cpus(more)}{less}"
     )
 
 
@@ -97,7 +93,8 @@ def queue(figures: Figures, plan: Plan) -> str:
     """Name what waits."""
     return (
         f"a queue is {100 * figures.queue_share:.0f} % full: add CPUs (now"
-        f" {cpus(figures.cpu_limit)}), or let more wait with SENTENCE_API_MAX_QUEUE_TOKENS above"
+        f" {format_cpus(figures.cpu_limit)}), or let more wait with SENTENCE_API_MAX_QUEUE_TOKENS"
+        " above"
         f" {plan.max_queue_tokens}"
     )
 
@@ -114,7 +111,7 @@ def rejected(figures: Figures, plan: Plan) -> str:
         bound = "send smaller ones"
     return (
         f"{sum(figures.rejected.values())} requests refused ({reasons}): add CPUs (now"
-        f" {cpus(figures.cpu_limit)}), send fewer at a time, or {bound}"
+        f" {format_cpus(figures.cpu_limit)}), send fewer at a time, or {bound}"
     )
 
 

@@ -73,3 +73,8 @@ def _columns(values: Sequence[float | None], width: int) -> list[float | None]:
 
 def _block(level: int) -> str:
     return " " if level <= 0 else _BLOCKS[min(level, len(_BLOCKS)) - 1]
+
+
+def format_cpus(number: float) -> str:
+    """Return a number of CPUs for a person."""
+    return f"{number:g} CPU" + ("" if number == 1 else "s")

@@ -127,7 +127,7 @@ def _cpu(figures: Figures, bounds: Threshold) -> Row:
         unit="%",
         text="unknown"
         if percent is None
-        else f"{percent:.0f} % of {advice.cpus(figures.cpu_limit)}",
+        else f"{percent:.0f} % of {formatting.format_cpus(figures.cpu_limit)}",
         advise=lambda: advice.cpu(figures, bounds),
     )
 

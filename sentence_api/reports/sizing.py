@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sentence_api.monitoring.advice import cpus
+from sentence_api.monitoring.formatting import format_cpus
 from sentence_api.monitoring.thresholds import Threshold
 from sentence_api.reports.timeline import Course, Moment, Server
 from sentence_api.resources.sizes import MIB, format_size
@@ -130,10 +130,12 @@ def _cpu(course: Course, server: Server, seconds: float) -> Part | None:
     elif most < _LITTLE_CPU * limit and better < limit:
         fit = _large(seconds)
         if fit is Fit.LARGE:
-            advice = f"{cpus(better)} would do: 95 % of the time {most:.2f} were in use at most"
+            advice = (
+                f"{format_cpus(better)} would do: 95 % of the time {most:.2f} were in use at most"
+            )
     return Part(
         name="CPU",
-        planned=cpus(limit),
+        planned=format_cpus(limit),
         usual=f"{quantile(used, _HALF):.2f}",
         peak=f"{max(used)[0]:.2f}, {100 * max(used)[0] / limit:.0f} %",
         fit=fit,

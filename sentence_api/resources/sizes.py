@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 from sentence_api.errors import InvalidSize
@@ -31,3 +32,14 @@ def format_size(size: int) -> str:
     """Return `size` bytes as people read them: `6 GiB`, `1.5 GiB`, `384 MiB`."""
     unit, name = (GIB, "GiB") if size >= GIB else (MIB, "MiB")
     return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
+
+
+def parse_cpus(text: str) -> float:
+    """Read a positive, finite number of CPUs."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
+    return number
