@@ -15,7 +15,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from sentence_api.errors import one_line_exit
-from sentence_api.http.body import BODY_READ, discard_body
+from sentence_api.http.body import BODY_READ
 from sentence_api.http.draining import refuse_before_stop
 from sentence_api.planning import plan_for
 from sentence_api.resources.formula import (
@@ -26,6 +26,7 @@ from sentence_api.resources.formula import (
 from sentence_api.resources.process import offer_to_oom_killer
 from sentence_api.server.logs import log_to_stderr
 from sentence_api.server.shared import shared_folder
+from sentence_api.server.worker import discard_body
 from sentence_api.settings import read_settings
 
 with one_line_exit():

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 import gevent
 from gunicorn.http.errors import ParseException
-from gunicorn.http.message import Request as GunicornRequest
 from werkzeug.http import parse_options_header
 
 from sentence_api.errors import BodyTooLarge, MalformedJson, SlowBody, UnsupportedMediaType
@@ -23,7 +22,6 @@ ARRIVED = "sentence_api.arrived"
 _LEAST_HELD = 16 * 1024
 # Of a body that does not declare its length, most are no longer than this.
 _UNDECLARED_BYTES = 64 * 1024
-_PIECE_BYTES = 16 * 1024
 
 
 def read_body(environ: Environ, held: Reservation, max_bytes: int, timeout_seconds: float) -> bytes:
@@ -80,20 +78,3 @@ def _refusal(content_type: str, content_encoding: str) -> str | None:
     if content_encoding.strip().lower() not in {"", "identity"}:
         return "send the body as it is, without a Content-Encoding"
     return None
-
-
-def discard_body(request: GunicornRequest, timeout_seconds: float) -> None:
-    """Take what is left of a refused body off its connection, so that the client reads the answer.
-
-    gunicorn does so itself, but in pieces of a kilobyte, for each of which it copies a megabyte
-    that it has read ahead: two megabytes took a second, and all others waited.
-    """
-    # Nor may hundreds of connections each hold a megabyte read ahead while others have their turn.
-    request.unreader.max_body_chunk = _PIECE_BYTES
-    try:
-        with gevent.Timeout(timeout_seconds, TimeoutError()):
-            while request.body.read(_PIECE_BYTES):
-                gevent.sleep(0)
-    except (OSError, ParseException):
-        # Where the next request would start is unknown.
-        request.force_close()

@@ -6,13 +6,13 @@ import time
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
-from io import BytesIO
 from typing import Any
 
 import gevent
 from gevent import GreenletExit
 from gevent.server import StreamServer
-from gunicorn.http.body import LengthReader
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request as GunicornRequest
 from gunicorn.http.wsgi import SERVER
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -23,21 +23,7 @@ from sentence_api.http.heads import check_head
 from sentence_api.http.response import Answer
 from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
-
-# What of a request's head the query calls look at, by its name in WSGI.
-_HEADERS = {
-    "CONTENT-TYPE": "CONTENT_TYPE",
-    "CONTENT-LENGTH": "CONTENT_LENGTH",
-    "CONTENT-ENCODING": "HTTP_CONTENT_ENCODING",
-    "AUTHORIZATION": "HTTP_AUTHORIZATION",
-    "X-REQUEST-ID": "HTTP_X_REQUEST_ID",
-}
-
-
-# Heads that are recognised, and the bytes of the longest of them.
-_HEADS = 128
-_HEAD_BYTES = 1024
-_HEAD_END = b"\r\n\r\n"
+from sentence_api.server.heads import HEAD_BYTES, HEAD_END, HEADERS, MOST_HEADS, KnownRequest
 
 # How soon a worker sees that it is to end, and that it may. gunicorn's takes a second.
 _TICK_SECONDS = 0.1
@@ -45,32 +31,7 @@ _TICK_SECONDS = 0.1
 _HANDSHAKE_SECONDS = 0.2
 
 
-class _Known:
-    """A request whose head is byte for byte that of one that gunicorn has accepted.
-
-    Attributes:
-        unreader: What reads its connection.
-        body: What reads its body.
-        arrived: Bytes of the body that came with the head.
-        must_close: Whether its connection must end with it.
-    """
-
-    __slots__ = ("arrived", "body", "must_close", "unreader")
-
-    def __init__(self, unreader: Any, rest: bytes, length: int) -> None:
-        self.unreader = unreader
-        self.arrived = len(rest)
-        self.must_close = False
-        self.body: Any
-        if self.arrived == length:
-            self.body = BytesIO(rest)
-        else:
-            unreader.unread(rest)
-            self.body = LengthReader(unreader, length)
-
-    def force_close(self) -> None:
-        """Note that where the next request would start is unknown."""
-        self.must_close = True
+_PIECE_BYTES = 16 * 1024
 
 
 class _Overheard:
@@ -177,12 +138,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._slots.rest(sock)
             return True
         environ: Environ = {
-            _HEADERS[name]: value for name, value in headers.items() if name in _HEADERS
+            HEADERS[name]: value for name, value in headers.items() if name in HEADERS
         }
         environ["PATH_INFO"] = req.path
         closes = req.should_close()
-        if 0 < len(head) <= _HEAD_BYTES and not closes and "CONTENT_LENGTH" in environ:
-            if len(self._heads) >= _HEADS:
+        if 0 < len(head) <= HEAD_BYTES and not closes and "CONTENT_LENGTH" in environ:
+            if len(self._heads) >= MOST_HEADS:
                 del self._heads[next(iter(self._heads))]
             self._heads[head] = environ, int(environ["CONTENT_LENGTH"])
         # What has come with the head; reading that much waits for nobody.
@@ -212,7 +173,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 data = unreader.read()
             if not data:
                 raise StopIteration
-            head, found, rest = data.partition(_HEAD_END)
+            head, found, rest = data.partition(HEAD_END)
             known = self._heads.get(head) if found else None
             if known is None:
                 unreader.unread(data)
@@ -220,7 +181,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 return
             slots.forget(sock)
             environ, length = known
-            request = _Known(unreader, rest, length)
+            request = KnownRequest(unreader, rest, length)
             self._answer(request, dict(environ), request.arrived, sock, closes=False)
 
     def _answer(
@@ -277,3 +238,20 @@ def _send(sock: Any, answer: Answer, exchange: Exchange, *, closes: bool) -> Non
 def _server_and_date(second: int) -> str:
     """Return the headers that are the same for all responses of a second."""
     return f"Server: {SERVER}\r\nDate: {formatdate(second, usegmt=True)}"
+
+
+def discard_body(request: GunicornRequest, timeout_seconds: float) -> None:
+    """Take what is left of a refused body off its connection, so that the client reads the answer.
+
+    gunicorn does so itself, but in pieces of a kilobyte, for each of which it copies a megabyte
+    that it has read ahead: two megabytes took a second, and all others waited.
+    """
+    # Nor may hundreds of connections each hold a megabyte read ahead while others have their turn.
+    request.unreader.max_body_chunk = _PIECE_BYTES
+    try:
+        with gevent.Timeout(timeout_seconds, TimeoutError()):
+            while request.body.read(_PIECE_BYTES):
+                gevent.sleep(0)
+    except (OSError, ParseException):
+        # Where the next request would start is unknown.
+        request.force_close()
