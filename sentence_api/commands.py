@@ -16,6 +16,8 @@ from sentence_api.capacity import measure
 from sentence_api.capacity import plan as capacity
 from sentence_api.cli import bench, check, inside, monitor, report
 from sentence_api.cli import plan as rendering
+from sentence_api.cli.export import export_summary
+from sentence_api.cli.settings import settings_page
 from sentence_api.deploy import local
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
@@ -102,14 +104,14 @@ def _export(parsed: argparse.Namespace, settings: Settings) -> int:
         output,
         _say,
     )
-    print(rendering.export_summary(manifest, output))
+    print(export_summary(manifest, output))
     return 0
 
 
 def _settings(parsed: argparse.Namespace, _settings: Settings) -> int:
     """Print every setting as a Markdown page."""
     del parsed
-    print(rendering.settings_page(), end="")
+    print(settings_page(), end="")
     return 0
 
 

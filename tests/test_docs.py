@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import memory, page
 from benchmarks.readme import newest, section
-from sentence_api.cli.plan import settings_page, sizing_table
+from sentence_api.cli.plan import sizing_table
+from sentence_api.cli.settings import settings_page
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.fidelity import MIN_COSINE
 from sentence_api.resources.footprint import REFERENCE
