@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -34,6 +33,7 @@ from sentence_api.export.source import find_source
 from sentence_api.serving.queue import Caps
 from sentence_api.settings import DEFAULT_MODEL, Engine
 from sentence_model_optimized import SentenceModel
+from tests import tiny_models
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
-from visits import Status, Visit
+
+from tests.browser.visits import Status, Visit
 
 # The names that install.sh looks for.
 NAMES = ("chromium", "chromium-browser", "google-chrome")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from visits import CONTRASTS, LEAST_CONTRAST
+
+from tests.browser.visits import CONTRASTS, LEAST_CONTRAST
 
 pytestmark = pytest.mark.browser
 

@@ -16,8 +16,9 @@ import httpx2
 import numpy as np
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from visits import CONTRASTS, LEAST_CONTRAST, Status
-from visits import RECORDED as RECORDED_FILE
+
+from tests.browser.visits import CONTRASTS, LEAST_CONTRAST, Status
+from tests.browser.visits import RECORDED as RECORDED_FILE
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from wire import TIMEOUT_SECONDS
+
+from tests.system.wire import TIMEOUT_SECONDS
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from wire import Connection, eventually, message
+from tests.system.wire import Connection, eventually, message
 
 QUERY = b'{"question": "fox", "dimensions": 2}'
 

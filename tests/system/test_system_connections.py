@@ -11,7 +11,16 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from wire import TIMEOUT_SECONDS, Connection, chunks, eventually, head, message, metrics
+
+from tests.system.wire import (
+    TIMEOUT_SECONDS,
+    Connection,
+    chunks,
+    eventually,
+    head,
+    message,
+    metrics,
+)
 
 pytestmark = pytest.mark.system
 

@@ -13,7 +13,8 @@ import httpx2
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from wire import JSON
+
+from tests.system.wire import JSON
 
 pytestmark = pytest.mark.system
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from wire import JSON
 
 from tests.corpora import json_bodies, naughty_strings
+from tests.system.wire import JSON
 
 pytestmark = pytest.mark.system
 

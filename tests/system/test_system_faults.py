@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from wire import TIMEOUT_SECONDS, eventually, metrics
+
+from tests.system.wire import TIMEOUT_SECONDS, eventually, metrics
 
 pytestmark = pytest.mark.system
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from wire import Connection, head, message
 
 from tests.corpora import RawRequest, http_requests
+from tests.system.wire import Connection, head, message
 
 pytestmark = pytest.mark.system
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from wire import JSON, Answer, Connection, eventually, head, message, metrics
+
+from tests.system.wire import JSON, Answer, Connection, eventually, head, message, metrics
 
 pytestmark = pytest.mark.system
 

