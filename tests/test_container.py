@@ -19,19 +19,11 @@ from sentence_api.deploy import container, image, preflight, runners
 from sentence_api.deploy.docker import Docker
 from sentence_api.deploy.release import Options, Release, State, keys_text
 from sentence_api.errors import DeploymentFailed
+from sentence_api.resources.sizes import MIB
 from sentence_api.settings import Settings, names_of
+from tests.builders import PLAN_FIGURES
 from tests.conftest import ROOT
 
-MIB = 1 << 20
-PLAN = {
-    "workers": 2,
-    "bound_by": "cpus",
-    "memory_limit_bytes": 1536 * MIB,
-    "predicted_peak_bytes": 432 * MIB,
-    "cpu_limit": 1.5,
-    "max_concurrent_requests": 512,
-    "stop_grace_seconds": 35,
-}
 CANARY = {"text": "canary", "vector": [0.6, 0.8]}
 
 
@@ -68,7 +60,7 @@ class FakeDocker(Docker):
             "info --format {{.Swarm.ControlAvailable}}": "true" if self.manager else "false",
             "image inspect --format {{.Id}}": self.image,
             "image inspect --format {{.Size}}": "355000000",
-            "run --rm": json.dumps(PLAN),
+            "run --rm": json.dumps(PLAN_FIGURES),
             "ps --all": "0123456789ab",
             "stats": "200MiB / 1.5GiB",
             "logs": "the last lines",
@@ -157,14 +149,14 @@ def state(tmp_path: Path) -> State:
 def release(image: str, options: Options, state: State) -> Release:
     """Return the release of that image under PLAN."""
     keys = state.keys_file(keys_text(options.keys))
-    return Release(image, container.variables(PLAN, options, state, keys))
+    return Release(image, container.variables(PLAN_FIGURES, options, state, keys))
 
 
 def test_variables_are_the_plan(options: Options, state: State) -> None:
     """The Compose file gets the plan's limits, not rounded ones."""
     keys = state.keys_file(keys_text(None))
     digest = keys.name.removeprefix("keys-")
-    assert container.variables(PLAN, options, state, keys) == {
+    assert container.variables(PLAN_FIGURES, options, state, keys) == {
         "SENTENCE_API_KEYS": str(keys),
         "SENTENCE_API_KEYS_NAME": f"sentence-api-keys-{digest}",
         "SENTENCE_API_HISTORY_SOURCE": str(state.history),
@@ -417,10 +409,10 @@ def test_a_machine_without_memory_is_told(tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 409600 kB\n")
     with pytest.raises(DeploymentFailed, match=r"400 MiB of memory are available .* needs 432"):
-        preflight.check_memory(PLAN, meminfo)
+        preflight.check_memory(PLAN_FIGURES, meminfo)
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 512000 kB\n")
-    preflight.check_memory(PLAN, meminfo)
-    preflight.check_memory(PLAN, tmp_path / "missing")
+    preflight.check_memory(PLAN_FIGURES, meminfo)
+    preflight.check_memory(PLAN_FIGURES, tmp_path / "missing")
 
 
 def test_another_mode_must_be_taken_down_first(options: Options, state: State) -> None:

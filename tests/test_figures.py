@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sentence_api.monitoring.rates import quantile, window
-from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
+from sentence_api.monitoring.sample import SECONDS, WorkerSample
+from tests.builders import sample
 
 NONE = (0,) * (len(SECONDS) + 1)
 BOUNDS = [*SECONDS, math.inf]
-
-
-def sample(time: float, **fields: Any) -> Sample:
-    """Return a sample of a server that was started at 1000."""
-    given_fields = {"started": 1000.0, "memory_limit_bytes": 400, "cpu_limit": 2.0, **fields}
-    return Sample.model_validate({"time": time, **given_fields})
 
 
 def durations(*seconds: float) -> tuple[int, ...]:

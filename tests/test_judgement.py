@@ -16,6 +16,7 @@ from sentence_api.resources.formula import USABLE_SHARE, make_plan
 from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB, MIB
 from sentence_api.settings import Settings, read_settings
+from tests.builders import ROW_NAMES
 
 THRESHOLDS = thresholds_of(Settings())
 PLAN = replace(make_plan(Machine(2, 2 * GIB), REFERENCE), workers=2, predicted_peak_bytes=1)
@@ -43,19 +44,6 @@ CALM = Figures(
     workers=(),
 )
 PEACE = Incidents({}, 0)
-NAMES = [
-    "readiness",
-    "memory",
-    "cpu",
-    "latency",
-    "restarts",
-    "oom_kills",
-    "throttled",
-    "queue",
-    "rejected",
-    "errors",
-    "drift",
-]
 
 
 def rows(
@@ -69,7 +57,7 @@ def rows(
 def test_calm() -> None:
     """When all is well every row is there in its order, normal and without advice."""
     found = judge(CALM, PEACE, PLAN, THRESHOLDS, "ready")
-    assert [row.name for row in found] == NAMES
+    assert [row.name for row in found] == ROW_NAMES
     assert {row.verdict for row in found} == {Verdict.NORMAL}
     assert {row.advice for row in found} == {None}
     assert [row.text for row in found] == [

@@ -8,7 +8,7 @@ import pytest
 
 from sentence_api.errors import InvalidSetting, Unauthorized
 from sentence_api.keys import Keys, first_key, query_headers
-from tests.test_http_app import serve
+from tests.builders import serve
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.lifecycle import Lifecycle, State
 from sentence_api.serving.scoreboard import Board
 from sentence_api.settings import Settings
-from tests.test_http_app import MANIFEST
+from tests.builders import MANIFEST
 
 _COUNTED = ("exits_total", "collections_total", "api_queue_tokens", "cache_misses_total")
 PLAN = make_plan(Machine(1, 4 * GIB))

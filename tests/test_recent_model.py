@@ -18,10 +18,10 @@ from sentence_api.serving.batcher import Pass
 from sentence_api.serving.cache import RecentTexts
 from sentence_api.serving.queue import Caps
 from sentence_model_optimized import Embeddings, SentenceModel
+from tests.builders import CAPS, LONG_TEXT, altered
 from tests.conftest import Server
-from tests.test_sentence_model import CAPS, LONG, altered
 
-TEXTS = ["What is machine learning?", "fox", LONG, "機械学習とは何ですか。"]
+TEXTS = ["What is machine learning?", "fox", LONG_TEXT, "機械学習とは何ですか。"]
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"normalize": False},
@@ -108,21 +108,23 @@ def test_the_same_answer_again(first: dict[str, Any], again: dict[str, Any], pai
 
 def test_only_what_is_missing_is_computed(pair: Pair) -> None:
     """Known and new texts in one request come back at their places, duplicates included."""
-    pair.encode([TEXTS[1], LONG])
+    pair.encode([TEXTS[1], LONG_TEXT])
     pair.computed()
-    pair.encode(["new", TEXTS[1], "other", LONG, LONG + "new", "fox", "new"])
+    pair.encode(["new", TEXTS[1], "other", LONG_TEXT, LONG_TEXT + "new", "fox", "new"])
     assert 3 <= pair.computed() <= 4
-    pair.encode(["other", "new", LONG + "new"])
+    pair.encode(["other", "new", LONG_TEXT + "new"])
     assert pair.computed() == 0
     assert len(pair.recent) == 5
 
 
-@pytest.mark.parametrize("known", [[], [LONG], [LONG + "b"], [LONG, LONG + "b"], ["fox", LONG]])
+@pytest.mark.parametrize(
+    "known", [[], [LONG_TEXT], [LONG_TEXT + "b"], [LONG_TEXT, LONG_TEXT + "b"], ["fox", LONG_TEXT]]
+)
 def test_long_texts_are_refused_as_without(known: list[str], pair: Pair) -> None:
     """The first text that is too long is named, with its length, whether it is known or not."""
     if known:
         pair.encode(known)
-    texts = ["fox", LONG, LONG + "b"]
+    texts = ["fox", LONG_TEXT, LONG_TEXT + "b"]
     messages = []
     for model in (pair.plain, pair.keeping):
         with pytest.raises(TextTooLong) as caught:
@@ -134,7 +136,7 @@ def test_long_texts_are_refused_as_without(known: list[str], pair: Pair) -> None
 
 def test_a_length_that_was_not_counted_to_its_end(pair: Pair) -> None:
     """A very long text that is known is refused with the words for one that is not."""
-    book = LONG * 200
+    book = LONG_TEXT * 200
     pair.encode([book])
     with pytest.raises(TextTooLong, match="text 0 has at least "):
         pair.keeping.encode([book], truncate=False)
@@ -168,7 +170,7 @@ def test_known_texts_pass_a_full_queue(artifact: Path) -> None:
     pair = Pair(artifact, caps=Caps(items=1, tokens=256, queue_tokens=300))
     pair.encode(["fox"])
     pair.computed()
-    waiting = gevent.spawn(pair.keeping.encode, [LONG + f"{number}" for number in range(8)])
+    waiting = gevent.spawn(pair.keeping.encode, [LONG_TEXT + f"{number}" for number in range(8)])
     while pair.keeping.waiting_tokens == 0:
         gevent.sleep(0)
     assert pair.keeping.waiting_tokens > 300

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,12 +28,11 @@ from sentence_api.export.corpus import varied_texts
 from sentence_api.serving.batcher import Pass
 from sentence_api.serving.queue import Caps
 from sentence_model_optimized import Embeddings, SentenceModel
+from tests.builders import CAPS, LONG_TEXT, altered
 
 MAX_TOKENS = 256
-CAPS = Caps(items=64, tokens=1024, queue_tokens=1_000_000)
 # All scripts and the longest texts, which come first, and a part of the many in between.
 CORPUS = varied_texts(MAX_TOKENS)[:27] + varied_texts(MAX_TOKENS)[27::5]
-LONG = "one two three four five six seven eight nine ten " * 40
 SHORT = ["What is machine learning?", "fox", "Wie wird das Wetter?", "機械学習とは何ですか。"]
 
 
@@ -61,17 +58,6 @@ def started(
     ready.load()
     ready.start()
     return ready
-
-
-def altered(artifact: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Return a copy of the artifact with another manifest; its files are links to the old ones."""
-    folder.mkdir()
-    manifest = json.loads((artifact / "manifest.json").read_text())
-    for name in manifest["files"]:
-        os.link(artifact / name, folder / name)
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -111,7 +97,7 @@ def test_batch_equals_each_text_alone(model: SentenceModel, encoded: Embeddings)
 
 def test_order_is_kept(model: SentenceModel) -> None:
     """Texts of any mix of lengths come back in the order they were given."""
-    texts = [LONG, "fox", LONG[:300], *SHORT, LONG[:99], "fox"]
+    texts = [LONG_TEXT, "fox", LONG_TEXT[:300], *SHORT, LONG_TEXT[:99], "fox"]
     forward = model.encode(texts).vectors
     backward = model.encode(texts[::-1]).vectors[::-1]
     assert cosines(forward, backward).min() >= 0.9999
@@ -177,7 +163,7 @@ def test_dimensions_out_of_range(dimensions: int, model: SentenceModel) -> None:
 def test_long_text_refused(model: SentenceModel) -> None:
     """Where cutting is declined, the first long text is named with both lengths."""
     with pytest.raises(TextTooLong) as caught:
-        model.encode(["fox", LONG, LONG + LONG], truncate=False)
+        model.encode(["fox", LONG_TEXT, LONG_TEXT + LONG_TEXT], truncate=False)
     expected = "text 1 has 402 tokens, the model reads 256; shorten it or leave truncate on"
     assert (caught.value.message, caught.value.index) == (expected, 1)
     assert model.encode([*SHORT], truncate=False).truncated == ()
@@ -345,7 +331,7 @@ def test_unload_twice_and_load_again(artifact: Path) -> None:
 def test_unload_ends_waiting_work(artifact: Path) -> None:
     """Greenlets whose texts wait when the model is unloaded get an error instead of hanging."""
     model = started(artifact, Caps(items=1, tokens=256, queue_tokens=1_000_000))
-    waiting = [gevent.spawn(model.encode, [LONG] * 20) for _ in range(3)]
+    waiting = [gevent.spawn(model.encode, [LONG_TEXT] * 20) for _ in range(3)]
     # One turn of the loop lets each of them join the queue.
     while model.waiting_tokens == 0:
         gevent.sleep(0)

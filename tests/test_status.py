@@ -28,8 +28,7 @@ from sentence_api.resources.formula import make_plan
 from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.settings import Settings
-from tests.test_figures import sample
-from tests.test_judgement import NAMES
+from tests.builders import ROW_NAMES, sample
 
 PLAN = make_plan(Machine(2, 2 * GIB), REFERENCE)
 SERVICE = {"version": "1.2.3", "model": "tiny", "precision": "float32"}
@@ -71,7 +70,7 @@ def test_the_contract() -> None:
     assert found["time"] == "1970-01-01T00:17:50+00:00"
     assert found["service"] == {**SERVICE, "started": "1970-01-01T00:16:40+00:00"}
     assert (found["state"], found["verdict"], found["window_seconds"]) == ("ready", "warning", 60)
-    assert [row["name"] for row in found["rows"]] == NAMES
+    assert [row["name"] for row in found["rows"]] == ROW_NAMES
     assert found["rows"][1] == {
         "name": "memory",
         "title": "Memory",
@@ -300,7 +299,7 @@ def test_a_server_that_is_away(
         assert main(["check", "--url", url, "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in found["rows"]}
-    assert [row["name"] for row in found["rows"]] == NAMES
+    assert [row["name"] for row in found["rows"]] == ROW_NAMES
     assert (found["state"], found["verdict"]) == ("unhealthy", "critical")
     assert rows["readiness"]["text"] == "connection refused"
     assert (rows["cpu"]["value"], rows["cpu"]["verdict"]) == (25.0, "unknown")

@@ -12,8 +12,8 @@ import pytest
 from sentence_api.deploy import container
 from sentence_api.deploy.release import Options, Release, State, keys_text
 from sentence_api.deploy.runners import COMPOSE_FILE
+from tests.builders import PLAN_FIGURES
 from tests.conftest import ROOT
-from tests.test_container import PLAN
 
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ def rendered(engine: None, tmp_path: Path) -> dict[str, Any]:
     state = State(tmp_path)
     keys = keys_text(None)
     state.keep_keys(keys)
-    given = container.variables(PLAN, Options(), state, state.keys_file(keys))
+    given = container.variables(PLAN_FIGURES, Options(), state, state.keys_file(keys))
     state.prepare(Release("sha256:0", given))
     done = subprocess.run(
         [
@@ -64,10 +64,10 @@ def test_limits(rendered: dict[str, Any]) -> None:
     deploy = rendered["services"]["api"]["deploy"]
     limits = deploy["resources"]["limits"]
     reserved = deploy["resources"]["reservations"]
-    assert int(limits["memory"]) == PLAN["memory_limit_bytes"]
-    assert float(limits["cpus"]) == PLAN["cpu_limit"]
+    assert int(limits["memory"]) == PLAN_FIGURES["memory_limit_bytes"]
+    assert float(limits["cpus"]) == PLAN_FIGURES["cpu_limit"]
     assert limits["pids"] == 1024
-    assert int(reserved["memory"]) == PLAN["predicted_peak_bytes"] < int(limits["memory"])
+    assert int(reserved["memory"]) == PLAN_FIGURES["predicted_peak_bytes"] < int(limits["memory"])
     assert float(reserved["cpus"]) < float(limits["cpus"])
     assert deploy["restart_policy"]["condition"] == "on-failure"
     assert deploy["restart_policy"]["max_attempts"] == 5
@@ -87,4 +87,6 @@ def test_what_can_be_written(rendered: dict[str, Any]) -> None:
 
 def test_the_drain_fits_into_the_grace_period(rendered: dict[str, Any]) -> None:
     """Docker kills after the grace period, which is longer than workers have for their requests."""
-    assert rendered["services"]["api"]["stop_grace_period"] == f"{PLAN['stop_grace_seconds']}s"
+    assert (
+        rendered["services"]["api"]["stop_grace_period"] == f"{PLAN_FIGURES['stop_grace_seconds']}s"
+    )
