@@ -23,7 +23,7 @@ class Backoff:
 
     The line moves with time, at the measured rate. Simulated, 60 clients of 2,000 tokens each at a
     queue of two seconds needed up to 12 tries when every refusal said one second, and 2 with the
-    line (tests/test_backoff.py).
+    line (tests/serving/test_backoff.py).
 
     Args:
         queue_tokens: Tokens that may wait. `Retry-After` is in whole seconds, so the clients of one

@@ -17,7 +17,7 @@ OPTIONS = {
     "encoding_format": "float",
     "truncate": True,
 }
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 WORDS = "the user's own words"
 
 
@@ -174,9 +174,8 @@ def peak_growth(body: str) -> tuple[int, float]:
     """
     program = f"""
 import re, sys, time
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from test_schemas import many
+from tests.http.dialects.test_native import many
 from sentence_api.errors import ServiceError
 from sentence_api.http.dialects.native import parse_batch
 def kib(name):

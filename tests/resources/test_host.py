@@ -16,7 +16,7 @@ from sentence_api.resources.cgroup import (
 )
 from sentence_api.resources.host import Host, read_host
 
-RECORDED = Path(__file__).parent / "recorded" / "cgroup"
+RECORDED = Path(__file__).parents[1] / "recorded" / "cgroup"
 FILES = sorted(
     str(path.relative_to(RECORDED)) for path in RECORDED.glob("*/**/*") if path.is_file()
 )

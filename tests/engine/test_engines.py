@@ -23,7 +23,7 @@ from sentence_api.engine.torch import TorchEngine
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.export.corpus import varied_texts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 60
 TEXTS = varied_texts(256)
 # Emulated, as on most processors, bfloat16 is very slow in torch.

@@ -35,7 +35,7 @@ from sentence_api.settings import DEFAULT_MODEL, Engine
 from sentence_model_optimized import SentenceModel
 from tests import tiny_models
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXTS = [
     "fox",
     "What is machine learning?",
