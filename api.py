@@ -17,14 +17,14 @@ from sentence_api.http.app import build_app
 from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
-from sentence_api.monitoring.service import ServedModel, Watch
+from sentence_api.monitoring.service import Monitoring, ServedModel
 from sentence_api.planning import plan_for
 from sentence_api.server.processes import Processes
 from sentence_api.serving.budget import RequestBudget
-from sentence_api.serving.cache import RecentTexts
+from sentence_api.serving.cache import EmbeddingCache
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.queue import Caps
-from sentence_api.serving.scoreboard import Board
+from sentence_api.serving.scoreboard import Scoreboard
 from sentence_api.settings import Settings, read_settings
 from sentence_model_optimized import SentenceModel
 
@@ -58,13 +58,13 @@ def create_app(settings: Settings | None = None) -> Flask:
         metrics.on_pass,
         on_fault=lifecycle.pass_failed,
         # Made before the workers freeze what lives, so no collection walks over what it fills with.
-        recent=RecentTexts(plan.cache_bytes) if plan.cache_bytes else None,
+        recent=EmbeddingCache(plan.cache_bytes) if plan.cache_bytes else None,
     )
     model.load()
     lifecycle.model_loaded = True
-    board = Board()
+    board = Scoreboard()
     keys = Keys(settings.keys_file) if settings.keys_file else None
-    watch = Watch(
+    watch = Monitoring(
         settings=settings,
         plan=plan,
         metrics=metrics,

@@ -164,7 +164,7 @@ def running(image: str, tier: Tier, settings: dict[str, str]) -> Iterator[Contai
         docker("rm", "--force", "--volumes", identity)
 
 
-class Watch:
+class MemorySampler:
     """Samples the working set in a thread for as long as it is entered.
 
     Attributes:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks import readme
-from benchmarks.container import Container, Tier, Watch, docker, planned, running, variables
+from benchmarks.container import Container, MemorySampler, Tier, docker, planned, running, variables
 from benchmarks.flood import Report, flood
 from benchmarks.machine import commit, processor
 from benchmarks.readme import RESULTS
@@ -91,7 +91,7 @@ def run_tier(image: str, tier: Tier, seconds: float, settings: dict[str, str]) -
     with running(image, tier, settings) as container:
         time.sleep(IDLE_SECONDS)
         idle = container.working_set()
-        with Watch(container) as watch:
+        with MemorySampler(container) as watch:
             load = flood(
                 container.url,
                 connections=plan["workers"] * plan["max_concurrent_requests"],

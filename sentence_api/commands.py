@@ -24,7 +24,7 @@ from sentence_api.errors import StartupError
 from sentence_api.monitoring import grafana
 from sentence_api.monitoring.prometheus import rules
 from sentence_api.monitoring.thresholds import thresholds_of
-from sentence_api.planning import Subject, find_subject, plan_figures, plan_subject
+from sentence_api.planning import PlanInputs, find_subject, plan_figures, plan_subject
 from sentence_api.resources.host import processor
 from sentence_api.resources.plan import Machine, Plan
 from sentence_api.resources.sizes import parse_cpus
@@ -65,7 +65,9 @@ def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _capacity(parsed: argparse.Namespace, settings: Settings, subject: Subject, plan: Plan) -> int:
+def _capacity(
+    parsed: argparse.Namespace, settings: Settings, subject: PlanInputs, plan: Plan
+) -> int:
     """Print what a load needs, from what `bench` has measured."""
     measured = measure.kept(settings.history)
 

@@ -19,7 +19,7 @@ STOP_MARGIN_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class PlanInputs:
     """What is planned for: a machine, and a model with what is known of its memory.
 
     Attributes:
@@ -44,7 +44,7 @@ def plan_for(settings: Settings) -> Plan:
     return plan_subject(find_subject(settings), settings)
 
 
-def plan_subject(subject: Subject, settings: Settings) -> Plan:
+def plan_subject(subject: PlanInputs, settings: Settings) -> Plan:
     """Return the plan for `subject` with the numbers that `settings` overrides.
 
     Raises:
@@ -59,7 +59,7 @@ def plan_subject(subject: Subject, settings: Settings) -> Plan:
     )
 
 
-def find_subject(settings: Settings) -> Subject:
+def find_subject(settings: Settings) -> PlanInputs:
     """Read the machine and the manifest; a size in the settings stands for a whole machine.
 
     Raises:
@@ -80,12 +80,12 @@ def find_subject(settings: Settings) -> Subject:
     if manifest is not None:
         precision = resolve_precision(settings.engine, settings.precision, manifest)
         sources["footprint"] = f"measured at export, {precision}"
-        return Subject(machine, manifest.footprint(precision), manifest.max_tokens, sources)
+        return PlanInputs(machine, manifest.footprint(precision), manifest.max_tokens, sources)
     if settings.model == DEFAULT_MODEL and settings.engine == "openvino":
         sources["footprint"] = "reference of the bundled model; it is not exported here yet"
-        return Subject(machine, REFERENCE, DEFAULT_MAX_TOKENS, sources)
+        return PlanInputs(machine, REFERENCE, DEFAULT_MAX_TOKENS, sources)
     sources["footprint"] = "unknown; the model is not exported here yet"
-    return Subject(machine, None, DEFAULT_MAX_TOKENS, sources)
+    return PlanInputs(machine, None, DEFAULT_MAX_TOKENS, sources)
 
 
 def _manifest(settings: Settings) -> Manifest | None:

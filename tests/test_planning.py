@@ -13,7 +13,7 @@ from sentence_api.errors import (
     StartupError,
     one_line_exit,
 )
-from sentence_api.planning import Subject, find_subject, plan_for, plan_subject
+from sentence_api.planning import PlanInputs, find_subject, plan_for, plan_subject
 from sentence_api.resources.footprint import REFERENCE, Footprint
 from sentence_api.resources.formula import make_plan
 from sentence_api.resources.host import read_host
@@ -84,7 +84,7 @@ def test_a_measured_model(tmp_path: Path) -> None:
     sizes = {"cpus": "as set", "memory": "as set"}
     for precision, footprint in (("float32", FLOAT32), ("bfloat16", BFLOAT16)):
         sources = {**sizes, "footprint": f"measured at export, {precision}"}
-        expected = Subject(Machine(4, 8 * GIB), footprint, 128, sources)
+        expected = PlanInputs(Machine(4, 8 * GIB), footprint, 128, sources)
         assert find_subject(settings(tmp_path, precision=precision)) == expected
 
 
@@ -108,7 +108,7 @@ def test_a_model_that_is_not_exported(
 ) -> None:
     """Only the bundled model in its default engine is known before it is exported."""
     sources = {"cpus": "as set", "memory": "as set", "footprint": source}
-    expected = Subject(Machine(4, 8 * GIB), footprint, 256, sources)
+    expected = PlanInputs(Machine(4, 8 * GIB), footprint, 256, sources)
     assert find_subject(settings(tmp_path, **given)) == expected
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Vector = list[float]
-Answers = Mapping[str, Any]
+LoadResult = Mapping[str, Any]
 # Least cosine to the reference, by the precision that a contestant computes in.
 FAITHFUL = {"float32": 0.9999, "bfloat16": 0.999}
 

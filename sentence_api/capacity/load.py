@@ -25,7 +25,7 @@ _OK = b"HTTP/1.1 200"
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class LoadResult:
     """What came back.
 
     Attributes:
@@ -114,11 +114,11 @@ class Pace:
         self._epoll = select.epoll()
         self._begin()
 
-    def saturate(self, requests: Sequence[bytes], seconds: float) -> Answers:
+    def saturate(self, requests: Sequence[bytes], seconds: float) -> LoadResult:
         """Send the next request whenever a connection is free; latencies count from then."""
         return self._run(requests, seconds, None)
 
-    def at(self, requests: Sequence[bytes], seconds: float, due: Iterator[float]) -> Answers:
+    def at(self, requests: Sequence[bytes], seconds: float, due: Iterator[float]) -> LoadResult:
         """Send requests when they are due, whether or not earlier ones have been answered.
 
         Latencies count from when a request was due, so a server that is late does not hide it.
@@ -138,7 +138,7 @@ class Pace:
 
     def _run(
         self, requests: Sequence[bytes], seconds: float, due: Iterator[float] | None
-    ) -> Answers:
+    ) -> LoadResult:
         self._begin()
         following = itertools.cycle(requests)
         waiting: deque[float] = deque()
@@ -158,7 +158,7 @@ class Pace:
         self._failures += len(self._busy) + len(waiting)
         for connection in list(self._busy.values()):
             self._drop(connection)
-        return Answers(seconds, sorted(self._latencies), self._failures, self._refusal)
+        return LoadResult(seconds, sorted(self._latencies), self._failures, self._refusal)
 
     def _send(self, waiting: deque[float], requests: Iterator[bytes]) -> None:
         while waiting and len(self._busy) < self._most:

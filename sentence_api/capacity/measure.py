@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sentence_api.capacity.load import Answers, Pace, post, steady
+from sentence_api.capacity.load import LoadResult, Pace, post, steady
 from sentence_api.capacity.plan import Cost, Latency, Measurement
 from sentence_api.errors import DeploymentFailed, NotMeasured
 from sentence_api.keys import query_headers
@@ -45,7 +45,7 @@ _WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Counters:
     """What the server has counted so far."""
 
     cpu_seconds: float
@@ -89,10 +89,10 @@ class Server:
             for text in texts
         ]
 
-    def read(self) -> Seen:
+    def read(self) -> Counters:
         """Return what it has counted."""
         text = self._get("/metrics")
-        return Seen(
+        return Counters(
             cpu_seconds=_metric(text, "sentence_api_cpu_seconds_total"),
             requests=_metric(text, "sentence_api_requests_total", 'route="/query'),
             tokens=_metric(text, "sentence_api_tokens_total"),
@@ -143,7 +143,7 @@ def measure(
     )
     pace = Pace(server.url, min(_MOST_CONNECTIONS, _CONNECTIONS_OF_WORKER * plan["workers"]))
     costs, latencies = [], []
-    runs: list[tuple[Answers, Seen, Seen]] = []
+    runs: list[tuple[LoadResult, Counters, Counters]] = []
     for length in LENGTHS:
         requests = server.requests(length, seed=length)
         _accepted(pace.saturate(requests, _WARM * seconds))
@@ -178,7 +178,7 @@ def measure(
     return measured, judge(plan, runs)
 
 
-def _accepted(answers: Answers) -> None:
+def _accepted(answers: LoadResult) -> None:
     """Refuse to measure refusals."""
     if not answers.latencies:
         keys = (
@@ -189,14 +189,16 @@ def _accepted(answers: Answers) -> None:
         raise DeploymentFailed(f"the server answers no question: {answers.refusal}{keys}")
 
 
-def _counted(server: Server, load: Callable[[], Answers]) -> tuple[Answers, Seen, Seen]:
+def _counted(
+    server: Server, load: Callable[[], LoadResult]
+) -> tuple[LoadResult, Counters, Counters]:
     """Put a load on the server between two readings; its CPU time is without the load's own."""
     before, own = server.read(), time.process_time()
     answers = load()
     own = time.process_time() - own
     after = server.read()
     if counts_us():
-        after = Seen(after.cpu_seconds - own, after.requests, after.tokens, after.memory_bytes)
+        after = Counters(after.cpu_seconds - own, after.requests, after.tokens, after.memory_bytes)
     return answers, before, after
 
 
@@ -206,7 +208,7 @@ def counts_us() -> bool:
     return host.contained or host.cpu_source != "affinity"
 
 
-def _cost(answers: Answers, before: Seen, after: Seen) -> Cost:
+def _cost(answers: LoadResult, before: Counters, after: Counters) -> Cost:
     _accepted(answers)
     answered = after.requests - before.requests
     return Cost(
@@ -215,12 +217,14 @@ def _cost(answers: Answers, before: Seen, after: Seen) -> Cost:
     )
 
 
-def _latency(share: float, answers: Answers) -> Latency:
+def _latency(share: float, answers: LoadResult) -> Latency:
     _accepted(answers)
     return Latency(share=share, **{f"p{each}": answers.percentile(each) for each in (50, 95, 99)})
 
 
-def judge(plan: dict[str, Any], runs: Iterable[tuple[Answers, Seen, Seen]]) -> list[Finding]:
+def judge(
+    plan: dict[str, Any], runs: Iterable[tuple[LoadResult, Counters, Counters]]
+) -> list[Finding]:
     """Hold what was seen against the plan. Pure."""
     every = list(runs)
     peak = max(after.memory_bytes for _, _, after in every)

@@ -129,7 +129,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class MachineOption:
     """Machines of one size, each with one container, that together bear a load.
 
     Attributes:
@@ -152,7 +152,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Sizing:
     """What a target needs.
 
     Attributes:
@@ -166,7 +166,7 @@ class Need:
     rate: float
     share: float
     cores: float
-    fleets: tuple[Fleet, ...]
+    fleets: tuple[MachineOption, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -178,7 +178,7 @@ def need(
     target: Target,
     plan: Plan,
     plan_of: Callable[[float, int], Plan],
-) -> Need:
+) -> Sizing:
     """Return what bears `target`.
 
     Args:
@@ -198,7 +198,7 @@ def need(
             memory, other = found
             name = f"{cpus} CPU{'' if cpus == 1 else 's'}, {format_size(memory)}"
             fleets.append(_fleet(name, other, rate * share, target.rps))
-    return Need(target, rate, share, target.rps / (rate * share), tuple(fleets))
+    return Sizing(target, rate, share, target.rps / (rate * share), tuple(fleets))
 
 
 def busy_cores(plan: Plan) -> float:
@@ -206,10 +206,10 @@ def busy_cores(plan: Plan) -> float:
     return min(plan.cpu_limit, float(plan.workers * plan.threads))
 
 
-def _fleet(name: str, plan: Plan, rps_of_core: float, rps: float) -> Fleet:
+def _fleet(name: str, plan: Plan, rps_of_core: float, rps: float) -> MachineOption:
     cores = busy_cores(plan)
     each = cores * rps_of_core
-    return Fleet(
+    return MachineOption(
         name=name,
         workers=plan.workers,
         cores=cores,
@@ -231,7 +231,7 @@ def _smallest(cpus: int, plan_of: Callable[[float, int], Plan]) -> tuple[int, Pl
     return plans[loads.index(loads[-1])] if plans else None
 
 
-def render(found: Need, measured: Measurement) -> str:
+def render(found: Sizing, measured: Measurement) -> str:
     """Return it for a person."""
     target = found.target
     within = "" if target.p95 is None else f", 95 % within {1000 * target.p95:.0f} ms"

@@ -30,7 +30,7 @@ _MOST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Poll:
     """One look at the server.
 
     Attributes:
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def line(look: Look) -> str:
+def line(look: Poll) -> str:
     """Return one look as a line."""
     if look.trouble is not None or look.status is None:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017
@@ -109,7 +109,7 @@ def _percent(value: float | None) -> str:
     return formatting.UNKNOWN if value is None else f"{value:.3g} %"
 
 
-def _looks(url: str, interval: float, count: int | None) -> Iterator[Look]:
+def _looks(url: str, interval: float, count: int | None) -> Iterator[Poll]:
     """Look again and again.
 
     Raises:
@@ -125,22 +125,22 @@ def _looks(url: str, interval: float, count: int | None) -> Iterator[Look]:
         try:
             status = read_status(url)
         except NoAnswer as exc:
-            yield Look(status, str(exc))
+            yield Poll(status, str(exc))
         except NoStatus as exc:
             if status is None:
                 raise
-            yield Look(status, str(exc))
+            yield Poll(status, str(exc))
         else:
-            yield Look(status, None)
+            yield Poll(status, None)
 
 
-def _print(looks: Iterator[Look]) -> None:
+def _print(looks: Iterator[Poll]) -> None:
     for look in looks:
         sys.stdout.write(f"{line(look)}\n")
         sys.stdout.flush()
 
 
-def _draw(looks: Iterator[Look], url: str) -> None:
+def _draw(looks: Iterator[Poll], url: str) -> None:
     from rich.console import Console  # noqa: PLC0415 - lines do not need it
     from rich.live import Live  # noqa: PLC0415
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sentence_api.planning import Subject
+from sentence_api.planning import PlanInputs
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import make_plan
 from sentence_api.resources.plan import Machine, Plan
@@ -13,7 +13,7 @@ from sentence_api.settings import names_of
 _TABLE_SIZES = ((512, 1), (1024, 1), (2048, 2), (4096, 2), (8192, 4), (16384, 8))
 
 
-def plan_table(plan: Plan, subject: Subject) -> str:
+def plan_table(plan: Plan, subject: PlanInputs) -> str:
     """Return the plan for a person."""
     machine, sources = subject.machine, subject.sources
     rows = (
@@ -58,7 +58,7 @@ def _cache_row(plan: Plan) -> list[tuple[str, str]]:
     return [("recent texts", f"up to {format_size(plan.cache_bytes)} in each worker")]
 
 
-def plan_steps(plan: Plan, subject: Subject) -> str:
+def plan_steps(plan: Plan, subject: PlanInputs) -> str:
     """Return the sum behind the plan, line by line."""
     lines = [f"footprint: {subject.sources['footprint']}"]
     width = max(len(step.name) for step in plan.steps)

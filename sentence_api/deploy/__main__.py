@@ -14,7 +14,7 @@ from pathlib import Path
 from sentence_api.deploy import container
 from sentence_api.deploy.docker import Docker
 from sentence_api.deploy.image import IMAGE, collect_wheels
-from sentence_api.deploy.preflight import check_engine
+from sentence_api.deploy.preflight import require_docker
 from sentence_api.deploy.release import Options, State
 from sentence_api.errors import StartupError
 from sentence_api.resources.sizes import parse_cpus, parse_size
@@ -52,12 +52,12 @@ def _run(parsed: argparse.Namespace, options: Options) -> int:
     if parsed.command == "up" and parsed.dry_run:
         container.dry_run(options, docker, state, _say)
     elif parsed.command == "up" and parsed.build_only:
-        check_engine(options, docker)
+        require_docker(options, docker)
         _say(f"built {IMAGE}, {container.build(options, docker, _say)[:19]}")
     elif parsed.command == "up":
         container.up(options, docker, state, _say)
     elif parsed.command == "wheelhouse":
-        check_engine(options, docker)
+        require_docker(options, docker)
         _say(f"wheelhouse/ holds {collect_wheels(options, docker)} wheels; builds need no network")
     elif parsed.command == "down":
         _say("stopped" if container.down(docker, state) else "nothing was running")

@@ -17,7 +17,7 @@ from sentence_api.capacity.sounding import requests_per_second
 from sentence_api.deploy import image as images
 from sentence_api.deploy.address import before_port
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.preflight import check_engine, check_memory, check_room
+from sentence_api.deploy.preflight import check_memory, check_room, require_docker
 from sentence_api.deploy.release import (
     PROJECT,
     Options,
@@ -53,7 +53,7 @@ def up(options: Options, docker: Docker, state: State, say: Say) -> None:
     Raises:
         DeploymentFailed: The new version does not work.
     """
-    check_engine(options, docker)
+    require_docker(options, docker)
     current = state.read("current")
     check_room(options, current, docker)
     keys = keys_text(options.keys)
@@ -95,7 +95,7 @@ def build(options: Options, docker: Docker, say: Say) -> str:
 
 def dry_run(options: Options, docker: Docker, state: State, say: Say) -> None:
     """Print every command and file of an `up`, in their order, and change nothing."""
-    check_engine(options, docker)
+    require_docker(options, docker)
     check_room(options, state.read("current"), docker)
     say(_shown(images.build_command(options, os.environ)))
     try:

@@ -18,7 +18,7 @@ from sentence_api.deploy.smoke import how_to, is_ready, smoke
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
 from sentence_api.errors import DeploymentFailed
 from sentence_api.keys import first_key
-from sentence_api.planning import Subject, find_subject, plan_subject, stop_grace
+from sentence_api.planning import PlanInputs, find_subject, plan_subject, stop_grace
 from sentence_api.resources.plan import Plan
 from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import format_size
@@ -29,7 +29,7 @@ START_SECONDS = 60
 LOG_TAIL_LINES = 20
 
 Say = Callable[[str], None]
-Show = Callable[[Plan, Subject], str]
+Show = Callable[[Plan, PlanInputs], str]
 
 
 @dataclass(frozen=True, slots=True)

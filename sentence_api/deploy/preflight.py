@@ -17,7 +17,7 @@ from sentence_api.errors import DeploymentFailed
 DISK_NEEDED = 4 << 30
 
 
-def check_engine(options: Options, docker: Docker) -> None:
+def require_docker(options: Options, docker: Docker) -> None:
     """Refuse a host without what the commands need.
 
     Raises:

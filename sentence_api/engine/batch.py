@@ -49,7 +49,7 @@ class Rows:
         self._gaps: list[int] = []
 
     @property
-    def gap(self) -> int:
+    def room(self) -> int:
         """The tokens of the longest text that there is room for."""
         return self.width if len(self.rows) < self._most else max(self._gaps)
 
@@ -71,7 +71,7 @@ class Rows:
         return True
 
 
-def tightened(
+def repack(
     lengths: Sequence[int], rows: list[list[int]], width: int
 ) -> tuple[list[list[int]], int]:
     """Return rows of the same texts and their width, no more and no wider than these.

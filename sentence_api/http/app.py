@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound, default_exceptions
 
 from sentence_api.http import embed, errors, health, page, plan, status
 from sentence_api.http.exchange import EXCHANGE, Environ, Exchange
-from sentence_api.http.response import Answer
+from sentence_api.http.response import Response
 from sentence_api.http.service import Service
 
 
@@ -73,7 +73,7 @@ class Front:
         """Tell whether `answer` answers such a request."""
         return method == "POST" and path in self._calls
 
-    def answer(self, environ: Environ, exchange: Exchange) -> Answer:
+    def answer(self, environ: Environ, exchange: Exchange) -> Response:
         """Answer a request that it `takes`."""
         exchange.route = environ["PATH_INFO"]
         try:
@@ -83,7 +83,7 @@ class Front:
         self._on_response(exchange.route, answer.status, exchange.code, exchange.seconds)
         return answer
 
-    def refuse(self, status: int, exchange: Exchange) -> Answer:
+    def refuse(self, status: int, exchange: Exchange) -> Response:
         """Answer what is no request, or none that the server below reads."""
         answer = errors.answer(default_exceptions[status](), exchange)
         self._on_response(exchange.route, answer.status, exchange.code, exchange.seconds)

@@ -16,7 +16,7 @@ from sentence_api.errors import TextTooLong
 from sentence_api.http.body import read_body
 from sentence_api.http.dialects.native import BatchQuery, Query, parse_batch, parse_query
 from sentence_api.http.exchange import Environ, Exchange
-from sentence_api.http.response import Answer, json_bytes, json_headers, rendered
+from sentence_api.http.response import Response, json_bytes, json_headers, rendered
 from sentence_api.http.service import Encoded, Service
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 from sentence_api.serving.budget import Reservation
@@ -25,7 +25,7 @@ from sentence_api.serving.budget import Reservation
 _HELD_PER_NUMBER = 20
 _SystemSocket = get_original("socket", "socket")
 
-Call = Callable[[Environ, Exchange], Answer]
+Call = Callable[[Environ, Exchange], Response]
 
 
 def calls(service: Service) -> dict[str, Call]:
@@ -33,7 +33,7 @@ def calls(service: Service) -> dict[str, Call]:
     return {"/query": partial(_query, service), "/query/batch": partial(_query_batch, service)}
 
 
-def _query(service: Service, environ: Environ, exchange: Exchange) -> Answer:
+def _query(service: Service, environ: Environ, exchange: Exchange) -> Response:
     """Answer `POST /query`."""
     with _admitted(service, environ) as held:
         asked = parse_query(_body(service, environ, held))
@@ -52,7 +52,7 @@ def _query(service: Service, environ: Environ, exchange: Exchange) -> Answer:
         )
 
 
-def _query_batch(service: Service, environ: Environ, exchange: Exchange) -> Answer:
+def _query_batch(service: Service, environ: Environ, exchange: Exchange) -> Response:
     """Answer `POST /query/batch`."""
     with _admitted(service, environ) as held:
         asked = parse_batch(_body(service, environ, held), service.plan.max_request_items)
@@ -117,11 +117,11 @@ def _tell(service: Service, exchange: Exchange, encoded: Encoded) -> None:
     service.on_encoded(encoded)
 
 
-def _sending(service: Service, held: Reservation, answer: dict[str, Any]) -> Answer:
+def _sending(service: Service, held: Reservation, answer: dict[str, Any]) -> Response:
     """Return the response, which holds its memory until the client has taken it."""
     content = json_bytes(answer)
     release = held.keep(len(content))
-    return Answer(
+    return Response(
         200, json_headers(content), _Sending(content, service.settings.body_timeout, release)
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, request
+import flask
+from flask import Flask, request
 from werkzeug.exceptions import HTTPException
 
 from sentence_api import errors
 from sentence_api.errors import ServiceError
 from sentence_api.http.exchange import EXCHANGE, Exchange
-from sentence_api.http.response import Answer, json_bytes, json_headers
+from sentence_api.http.response import Response, json_bytes, json_headers
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +52,17 @@ def register(app: Flask) -> None:
     """Answer every error of `app` in the one form of the contract."""
 
     @app.errorhandler(Exception)
-    def handle(error: Exception) -> Response:
+    def handle(error: Exception) -> flask.Response:
         return response(error, request.environ[EXCHANGE])
 
 
-def response(error: Exception, exchange: Exchange) -> Response:
+def response(error: Exception, exchange: Exchange) -> flask.Response:
     """Return the response that tells the client of `error`, as Flask has it."""
     refusal = answer(error, exchange)
-    return Response(refusal.parts, refusal.status, refusal.headers)
+    return flask.Response(refusal.parts, refusal.status, refusal.headers)
 
 
-def answer(error: Exception, exchange: Exchange) -> Answer:
+def answer(error: Exception, exchange: Exchange) -> Response:
     """Return the response that tells the client of `error`."""
     headers: list[tuple[str, str]] = []
     param = None
@@ -92,4 +93,4 @@ def answer(error: Exception, exchange: Exchange) -> Answer:
             }
         }
     )
-    return Answer(status, json_headers(content) + headers, (content,))
+    return Response(status, json_headers(content) + headers, (content,))

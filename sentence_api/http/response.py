@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import flask
 import numpy as np
 import orjson
-from flask import Response
 from numpy.typing import NDArray
 from werkzeug.http import HTTP_STATUS_CODES
 
@@ -17,7 +17,7 @@ _JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A response as WSGI sends it.
 
     Attributes:
@@ -52,9 +52,9 @@ def json_headers(content: bytes) -> list[tuple[str, str]]:
     return [("Content-Type", _JSON), ("Content-Length", str(len(content)))]
 
 
-def json_response(body: Any, status: int = 200) -> Response:
+def json_response(body: Any, status: int = 200) -> flask.Response:
     """Return `body` as a JSON response of Flask's."""
-    return Response(json_bytes(body), status, content_type=_JSON)
+    return flask.Response(json_bytes(body), status, content_type=_JSON)
 
 
 def rendered(vector: NDArray[np.float32], encoding: Literal["float", "base64"]) -> Any:

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from sentence_api.http.service import ROUTES, Encoded
 from sentence_api.monitoring.sample import SECONDS, UNPLANNED
 from sentence_api.serving.batcher import Pass
-from sentence_api.serving.cache import RecentTexts
+from sentence_api.serving.cache import EmbeddingCache
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
@@ -209,7 +209,7 @@ class Metrics:
         self.padding_tokens.inc(done.padding_tokens)
         self.inference_seconds.inc(done.seconds)
 
-    def on_cache(self, recent: RecentTexts) -> None:
+    def on_cache(self, recent: EmbeddingCache) -> None:
         """Count what was looked for among the recent texts, and note what they hold."""
         hits, misses = recent.take_counts()
         self.cache_hits.inc(hits)

@@ -16,7 +16,7 @@ from sentence_api.monitoring.history import FILE, History
 from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
 from sentence_api.monitoring.rates import window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
-from sentence_api.monitoring.status import RECENT_SECONDS, Facts, document
+from sentence_api.monitoring.status import RECENT_SECONDS, StatusInputs, document
 from sentence_api.monitoring.thresholds import Verdict, thresholds_of
 from sentence_api.planning import plan_for
 from sentence_api.resources.cgroup import read_cgroup_memory
@@ -61,7 +61,7 @@ def status(url: str, reason: str) -> dict[str, Any]:
         else _as_known(row, None if row.name in still_true else newer.time, kept is not None)
         for row in rows
     ]
-    facts = Facts(
+    facts = StatusInputs(
         state=STATE,
         newer=newer,
         older=older,

@@ -14,14 +14,14 @@ from sentence_api.planning import plan_for
 from sentence_api.resources.plan import Plan
 from sentence_api.resources.sizes import format_size
 from sentence_api.resources.usage import Usage, read_usage
-from sentence_api.serving.scoreboard import Board, Living
+from sentence_api.serving.scoreboard import Scoreboard, WorkerInfo
 from sentence_api.settings import Settings
 
 _BUCKETS = [*(float(bound) for bound in SECONDS), float("inf")]
 Figures = Mapping[Key, float]
 
 
-class Observer:
+class Sampler:
     """Takes samples of one server.
 
     Args:
@@ -34,7 +34,7 @@ class Observer:
         first: The sample of the start, which every later one can be compared with.
     """
 
-    def __init__(self, settings: Settings, plan: Plan, metrics: Metrics, board: Board) -> None:
+    def __init__(self, settings: Settings, plan: Plan, metrics: Metrics, board: Scoreboard) -> None:
         self._settings = settings
         self._plan = plan
         self._metrics = metrics
@@ -92,7 +92,7 @@ def drift(plan: Plan, plan_now: Callable[[], Plan]) -> list[str]:
     ]
 
 
-def _worker(worker: Living, usage: Usage, slots: Mapping[str, Figures]) -> WorkerSample:
+def _worker(worker: WorkerInfo, usage: Usage, slots: Mapping[str, Figures]) -> WorkerSample:
     own = [slots.get(str(worker.slot), {})]
     return WorkerSample(
         slot=worker.slot,

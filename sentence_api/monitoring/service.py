@@ -15,12 +15,12 @@ from sentence_api.monitoring.history import History, open_history
 from sentence_api.monitoring.judgement import INCIDENT_SECONDS
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.recorder import Recorder
-from sentence_api.monitoring.sampler import Observer
-from sentence_api.monitoring.status import RECENT_SECONDS, Facts, status
+from sentence_api.monitoring.sampler import Sampler
+from sentence_api.monitoring.status import RECENT_SECONDS, StatusInputs, status
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.resources.plan import Plan
 from sentence_api.serving.lifecycle import State
-from sentence_api.serving.scoreboard import Board
+from sentence_api.serving.scoreboard import Scoreboard
 from sentence_api.settings import Settings
 
 # A status costs some milliseconds; many pages open at once share one.
@@ -49,7 +49,7 @@ class ServedModel:
         }
 
 
-class Watch:
+class Monitoring:
     """What is known and kept of one server.
 
     Args:
@@ -71,7 +71,7 @@ class Watch:
         settings: Settings,
         plan: Plan,
         metrics: Metrics,
-        board: Board,
+        board: Scoreboard,
         directory: Path | None,
         model: ServedModel,
         state: Callable[[], State],
@@ -85,7 +85,7 @@ class Watch:
         self._history: History | None = None
         if settings.history_seconds and directory is not None:
             self._history = open_history(settings.history, directory)
-        self._observer = Observer(settings, plan, metrics, board)
+        self._observer = Sampler(settings, plan, metrics, board)
         self._cached: tuple[float, dict[str, Any]] | None = None
         metrics.describe = lambda: families(self._observer.take(), model.as_dict(), plan)
 
@@ -135,7 +135,7 @@ class Watch:
             for seconds in earlier:
                 kept = history.sample_at(sample.time - seconds, sample.started)
                 earlier[seconds] = kept or first
-        facts = Facts(
+        facts = StatusInputs(
             state=_STATES.get(self._state(), self._state()),
             newer=sample,
             older=earlier[self._settings.status_window],

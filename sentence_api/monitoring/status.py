@@ -20,7 +20,7 @@ MOST_EVENTS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class StatusInputs:
     """Everything that a status is made of.
 
     Attributes:
@@ -41,7 +41,7 @@ class Facts:
 
 
 def status(
-    service: Mapping[str, Any], facts: Facts, plan: Plan, thresholds: Thresholds
+    service: Mapping[str, Any], facts: StatusInputs, plan: Plan, thresholds: Thresholds
 ) -> dict[str, Any]:
     """Return the status, ready for JSON."""
     figures = window(facts.older, facts.newer)
@@ -50,7 +50,7 @@ def status(
 
 
 def document(
-    service: Mapping[str, Any], facts: Facts, plan: Plan, figures: Figures, rows: list[Row]
+    service: Mapping[str, Any], facts: StatusInputs, plan: Plan, figures: Figures, rows: list[Row]
 ) -> dict[str, Any]:
     """Return the status around rows that have been judged."""
     return {
@@ -70,7 +70,7 @@ def document(
     }
 
 
-def incidents(facts: Facts) -> Incidents:
+def incidents(facts: StatusInputs) -> Incidents:
     """Return the last hour's restarts and kills.
 
     This life of the server has counted its own. Of those before, in the same hour, only the events

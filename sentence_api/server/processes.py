@@ -12,13 +12,13 @@ import gevent
 
 from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
-from sentence_api.monitoring.service import Watch
+from sentence_api.monitoring.service import Monitoring
 from sentence_api.resources.cgroup import read_cgroup_memory
 from sentence_api.resources.plan import Plan
-from sentence_api.serving.cache import RecentTexts
+from sentence_api.serving.cache import EmbeddingCache
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import Collector, Watermark, freeze
-from sentence_api.serving.scoreboard import Board, Exit
+from sentence_api.serving.scoreboard import Exit, Scoreboard
 from sentence_api.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Startable(Protocol):
     @property
     def waiting_tokens(self) -> int: ...  # noqa: D102
     @property
-    def recent(self) -> RecentTexts | None: ...  # noqa: D102
+    def recent(self) -> EmbeddingCache | None: ...  # noqa: D102
 
     def start(self) -> None: ...  # noqa: D102
 
@@ -65,8 +65,8 @@ class Processes:
         model: Startable,
         lifecycle: Lifecycle,
         metrics: Metrics,
-        board: Board,
-        watch: Watch,
+        board: Scoreboard,
+        watch: Monitoring,
         directory: Path | None,
         keys: Keys | None = None,
     ) -> None:

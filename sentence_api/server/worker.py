@@ -20,7 +20,7 @@ from sentence_api.http.body import ARRIVED
 from sentence_api.http.draining import ignores_new_clients
 from sentence_api.http.exchange import Environ, Exchange
 from sentence_api.http.heads import check_head
-from sentence_api.http.response import Answer
+from sentence_api.http.response import Response
 from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 from sentence_api.server.heads import HEAD_BYTES, HEAD_END, HEADERS, MOST_HEADS, KnownRequest
@@ -209,7 +209,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise StopIteration
 
 
-def _send(sock: Any, answer: Answer, exchange: Exchange, *, closes: bool) -> None:
+def _send(sock: Any, answer: Response, exchange: Exchange, *, closes: bool) -> None:
     """Write a response, in one piece where it is small."""
     lines = [
         f"HTTP/1.1 {answer.status_line}",

@@ -22,8 +22,8 @@ from sentence_api.engine.batch import (
     pad,
     padded_length,
     pass_width,
+    repack,
     row_width,
-    tightened,
 )
 from sentence_api.engine.interface import TokenIds, Vectors
 from sentence_api.errors import (
@@ -283,9 +283,9 @@ class Batcher:
         rows, shortest = self._rows()
         batch: list[tuple[Job, int]] = []
         round_ = deque(self._rotation)
-        while round_ and len(batch) < self._caps.items and rows.gap >= shortest:
+        while round_ and len(batch) < self._caps.items and rows.room >= shortest:
             job = round_.popleft()
-            index = job.take(shortest, rows.gap)
+            index = job.take(shortest, rows.room)
             if index is not None:
                 length = len(job.tokens[index])
                 self.waiting_tokens -= length
@@ -316,7 +316,7 @@ class Batcher:
                 if places[place] in new:
                     new.remove(places[place])
                     line.append(places[place])
-        return tightened(lengths, [line for line in once if line], rows.width)
+        return repack(lengths, [line for line in once if line], rows.width)
 
     def _compute(self, batch: list[tuple[Job, int]], rows: Rows) -> None:
         """Run one pass and hand out its vectors."""

@@ -21,7 +21,7 @@ _LARGEST_SHARE = 64
 _FIGURES = Struct("<II?xxxI")
 
 
-class Kept(NamedTuple):
+class Entry(NamedTuple):
     """What is known of one text.
 
     Attributes:
@@ -37,7 +37,7 @@ class Kept(NamedTuple):
     is_exact: bool
 
 
-class RecentTexts:
+class EmbeddingCache:
     """The vectors of recent texts. Not for several threads.
 
     Entries are text and bytes, which the garbage collector does not follow: it runs after the
@@ -60,7 +60,7 @@ class RecentTexts:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, prompt: str, texts: Sequence[str]) -> dict[int, Kept]:
+    def find(self, prompt: str, texts: Sequence[str]) -> dict[int, Entry]:
         """Return what is known of these texts behind this prompt, by index, and count it."""
         found = {}
         for index, text in enumerate(texts):
@@ -71,7 +71,7 @@ class RecentTexts:
         self._misses += len(texts) - len(found)
         return found
 
-    def keep(self, text: str, kept: Kept) -> None:
+    def keep(self, text: str, kept: Entry) -> None:
         """Keep a text, its prompt before it, and drop the least recently used for it."""
         # The tokenizer leaves a second form in a text that is not ASCII, which is counted too.
         cost = sys.getsizeof(text) + kept.vector.nbytes + ENTRY_BYTES
@@ -96,7 +96,7 @@ class RecentTexts:
         self._entries.clear()
         self.held_bytes = 0
 
-    def _find(self, text: str) -> Kept | None:
+    def _find(self, text: str) -> Entry | None:
         """Return what is known of a text, which is then the last one to go."""
         entry = self._entries.get(text)
         if entry is None:
@@ -105,4 +105,4 @@ class RecentTexts:
         read, full_length, is_exact, _ = _FIGURES.unpack_from(entry)
         # Nobody can write to it: it is a view of bytes.
         vector = np.frombuffer(entry, np.float32, offset=_FIGURES.size)
-        return Kept(vector, read, full_length, is_exact)
+        return Entry(vector, read, full_length, is_exact)

@@ -20,7 +20,7 @@ from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.engine.warmup import warm_up
 from sentence_api.errors import CanaryFailed, InvalidValue, NotReady, TextTooLong
 from sentence_api.serving.batcher import Batcher, Pass
-from sentence_api.serving.cache import Kept, RecentTexts
+from sentence_api.serving.cache import EmbeddingCache, Entry
 from sentence_api.serving.queue import Caps, Job
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class SentenceModel:
         on_pass: Callable[[Pass], None] = lambda _: None,
         *,
         on_fault: Callable[[bool], None] = lambda _: None,
-        recent: RecentTexts | None = None,
+        recent: EmbeddingCache | None = None,
     ) -> None:
         self.artifact = artifact
         self.precision = precision
@@ -202,7 +202,7 @@ class SentenceModel:
             # Tokenizing a large batch takes longer than refusing it.
             self._batcher.require_room(self._least_tokens(missing), deadline)
             tokens = self._tokenize(missing, prompt)
-        lengths: Sequence[Tokens | Kept] = tokens
+        lengths: Sequence[Tokens | Entry] = tokens
         if found:
             lengths = _in_order(found, tokens, len(texts))
         truncated = tuple(i for i, text in enumerate(lengths) if text.full_length > text.read)
@@ -275,10 +275,10 @@ class SentenceModel:
         if self.recent is None or job.vectors is None or not job.is_trusted:
             return
         for text, length, vector in zip(texts, tokens, job.vectors, strict=True):
-            kept = Kept(vector, length.read, length.full_length, length.is_exact)
+            kept = Entry(vector, length.read, length.full_length, length.is_exact)
             self.recent.keep(prompt + text, kept)
 
-    def _refuse_long(self, text: Tokens | Kept, index: int) -> None:
+    def _refuse_long(self, text: Tokens | Entry, index: int) -> None:
         """Raise for a text that would have to be cut."""
         longest = self.manifest.max_tokens
         count = "" if text.is_exact else "at least "
@@ -295,7 +295,7 @@ def _in_order(found: Mapping[int, _Known], rest: Iterable[_Known], count: int) -
     return [found[index] if index in found else next(others) for index in range(count)]
 
 
-def _vectors(found: Mapping[int, Kept], job: Job | None, count: int) -> Vectors:
+def _vectors(found: Mapping[int, Entry], job: Job | None, count: int) -> Vectors:
     """Return the vectors of a request: those that were found and those of its job."""
     computed = job.vectors if job else ()
     assert computed is not None  # noqa: S101 - a job without error has all its vectors

@@ -33,7 +33,7 @@ class _Slot(ctypes.Structure):
 
 
 @dataclass(frozen=True, slots=True)
-class Living:
+class WorkerInfo:
     """A worker that has begun and not ended; see `WorkerSample`."""
 
     slot: int
@@ -43,7 +43,7 @@ class Living:
     restarts: int
 
 
-class Board:
+class Scoreboard:
     """The table. Made in the master before the first fork; a worker writes to its slot only.
 
     Attributes:
@@ -84,10 +84,10 @@ class Board:
         entry.restarts += how is Exit.CRASH
         return how
 
-    def living(self) -> list[Living]:
+    def living(self) -> list[WorkerInfo]:
         """Return the workers there are now."""
         return [
-            Living(slot, entry.pid, entry.started, entry.ready, entry.restarts)
+            WorkerInfo(slot, entry.pid, entry.started, entry.ready, entry.restarts)
             for slot, entry in enumerate(self._slots)
             if entry.pid
         ]

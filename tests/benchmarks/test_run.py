@@ -27,7 +27,7 @@ from benchmarks.paced import drive_paced
 from benchmarks.rounds import some_lengths
 from benchmarks.running import DidNotStart, Running
 from benchmarks.workloads import Workload, make_workloads, text_flops
-from sentence_api.capacity.load import Answers, Pace, post
+from sentence_api.capacity.load import LoadResult, Pace, post
 from sentence_api.engine.artifact import TOKENIZER
 from sentence_api.engine.tokenizer import TextTokenizer
 from tests.conftest import ROOT
@@ -149,9 +149,9 @@ def test_a_contestant_that_ends_says_why() -> None:
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
     """The nearest rank, as wrk has it."""
-    answers = Answers(1.0, [float(number) for number in range(1, 101)], 0, None)
+    answers = LoadResult(1.0, [float(number) for number in range(1, 101)], 0, None)
     assert [answers.percentile(each) for each in (1, 50, 99, 99.9)] == [1, 50, 99, 100]
-    assert math.isnan(Answers(1.0, [], 0, None).percentile(50))
+    assert math.isnan(LoadResult(1.0, [], 0, None).percentile(50))
 
 
 class _Slow(BaseHTTPRequestHandler):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sentence_api.capacity import measure
-from sentence_api.capacity.load import Answers
-from sentence_api.capacity.measure import Finding, Seen, judge
+from sentence_api.capacity.load import LoadResult
+from sentence_api.capacity.measure import Counters, Finding, judge
 from sentence_api.capacity.plan import Cost, Latency, Measurement, Target, need, render
 from sentence_api.errors import DoesNotFit, NotMeasured, OutOfReach
 from sentence_api.resources.footprint import REFERENCE
@@ -127,19 +127,19 @@ def test_a_machine_that_cannot_be_planned_is_left_out() -> None:
     assert [each.name for each in found.fleets] == ["this machine", "1 CPU, 1 GiB"]
 
 
-def _run(answers: Answers, requests: int, memory: int) -> tuple[Answers, Seen, Seen]:
-    return answers, Seen(1.0, 0, 0, 10 * MIB), Seen(2.0, requests, 0, memory)
+def _run(answers: LoadResult, requests: int, memory: int) -> tuple[LoadResult, Counters, Counters]:
+    return answers, Counters(1.0, 0, 0, 10 * MIB), Counters(2.0, requests, 0, memory)
 
 
 def test_a_bench_is_held_against_the_plan() -> None:
     """Memory beyond the prediction and failed requests are faults; others' requests are told."""
     plan = {"predicted_peak_bytes": 100 * MIB, "memory_limit_bytes": GIB}
-    good = Answers(1.0, [0.1, 0.2], 0, None)
+    good = LoadResult(1.0, [0.1, 0.2], 0, None)
     said = "memory reached 100 MiB of 100 MiB predicted, the limit is 1 GiB"
     assert judge(plan, [_run(good, 2, 50 * MIB), _run(good, 2, 100 * MIB)]) == [
         Finding(said, is_fault=False)
     ]
-    bad = Answers(1.0, [0.1], 1, "HTTP/1.1 429 Too Many Requests")
+    bad = LoadResult(1.0, [0.1], 1, "HTTP/1.1 429 Too Many Requests")
     memory, failed, others = judge(plan, [_run(good, 2, 0), _run(bad, 5, 101 * MIB)])
     assert memory.is_fault
     assert failed == Finding("1 requests failed, as HTTP/1.1 429 Too Many Requests", is_fault=True)

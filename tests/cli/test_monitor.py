@@ -23,7 +23,7 @@ from rich.console import Console
 
 from sentence_api.__main__ import main
 from sentence_api.cli import screen
-from sentence_api.cli.monitor import Look, line
+from sentence_api.cli.monitor import Poll, line
 from sentence_api.monitoring import formatting
 from tests.conftest import ROOT, Server
 
@@ -133,12 +133,12 @@ def test_spans(value: float, text: str) -> None:
 
 def test_a_line() -> None:
     """Where there is no terminal, a look is one line that a program can split too."""
-    assert line(Look(RECORDED, None)) == (
+    assert line(Poll(RECORDED, None)) == (
         "2026-11-21T07:00:00+00:00 ready warning  memory 74.1 %  cpu 57.8 %  p95 148 ms"
         "  81.5 requests/s  queue 8.4 %  rejected 0 %  errors 0 %  restarts 1  oom_kills 0"
         "  ready 1/2"
     )
-    assert line(Look(RECORDED, "connection refused")).endswith(" no answer: connection refused")
+    assert line(Poll(RECORDED, "connection refused")).endswith(" no answer: connection refused")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_server_goes_and_comes(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["monitor", "--url", url, "--interval", "0.5", "--count", "3"]) == 0
         server.shutdown()
     first, second, third = capsys.readouterr().out.splitlines()
-    assert first == third == line(Look(RECORDED, None))
+    assert first == third == line(Poll(RECORDED, None))
     assert second.endswith(" no answer: it closed the connection")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.container import Gone, Tier, Watch, docker, planned, running
+from benchmarks.container import Gone, MemorySampler, Tier, docker, planned, running
 from benchmarks.flood import Report
 from benchmarks.memory import Result, broken, fate, run_tier
 
@@ -59,7 +59,7 @@ def test_a_process_that_eats_memory_is_seen(image: str) -> None:
 
 def test_memory_in_use_is_seen(image: str) -> None:
     """What a process holds is in the working set, and above 85 % breaks the contract."""
-    with running(image, SMALLEST, {}) as container, Watch(container) as watch:
+    with running(image, SMALLEST, {}) as container, MemorySampler(container) as watch:
         held = SMALLEST.memory_bytes * 9 // 10 - container.working_set()
         docker("exec", "--detach", container.id, "python", "-c", EAT.format(held))
         assert eventually(lambda: watch.peak_bytes > SMALLEST.memory_bytes * 0.87)
@@ -77,7 +77,7 @@ def test_a_crash_is_seen(image: str) -> None:
 
 def test_the_end_of_a_container_is_seen(image: str) -> None:
     """A container that ends breaks the contract, and what watches it does not fail over that."""
-    with running(image, SMALLEST, {}) as container, Watch(container) as watch:
+    with running(image, SMALLEST, {}) as container, MemorySampler(container) as watch:
         assert eventually(lambda: watch.samples > 0)
         docker("stop", container.id)
         after = fate(container)

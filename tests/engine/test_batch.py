@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentence_api.engine.artifact import Pooling
-from sentence_api.engine.batch import Rows, row_width, tightened
+from sentence_api.engine.batch import Rows, repack, row_width
 from sentence_api.engine.openvino import packed_inputs
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60)
@@ -25,7 +25,7 @@ def test_rows_are_filled_before_new_ones_are_begun() -> None:
     rows = Rows(10, 3)
     assert [rows.add(number, length) for number, length in enumerate([6, 5, 5, 3, 1])] == [True] * 5
     assert rows.rows == [[0, 3, 4], [1, 2]]
-    assert rows.gap == 10
+    assert rows.room == 10
 
 
 def test_rows_that_are_full() -> None:
@@ -33,7 +33,7 @@ def test_rows_that_are_full() -> None:
     rows = Rows(10, 2)
     assert rows.add(0, 8)
     assert rows.add(1, 7)
-    assert rows.gap == 3
+    assert rows.room == 3
     assert not rows.add(2, 4)
     assert not Rows(10, 2).add(0, 11)
     assert rows.add(2, 3)
@@ -43,9 +43,9 @@ def test_rows_that_are_full() -> None:
 def test_rows_of_one_text() -> None:
     """A text that is alone in its row fills it."""
     rows = Rows(10, 2, alone=True)
-    assert rows.gap == 10
+    assert rows.room == 10
     assert [rows.add(number, 1) for number in range(3)] == [True, True, False]
-    assert (rows.rows, rows.gap) == ([[0], [1]], 0)
+    assert (rows.rows, rows.room) == ([[0], [1]], 0)
 
 
 @given(LENGTHS, st.integers(1, 20))
@@ -55,7 +55,7 @@ def test_tightened_rows_hold_the_same_texts(lengths: list[int], most: int) -> No
     lengths = [length for number, length in enumerate(lengths) if rows.add(number, length)]
     rows = Rows(64, most)
     assert all(rows.add(number, length) for number, length in enumerate(lengths))
-    tight, width = tightened(lengths, rows.rows, 64)
+    tight, width = repack(lengths, rows.rows, 64)
     assert sorted(number for row in tight for number in row) == list(range(len(lengths)))
     assert all(sum(lengths[number] for number in row) <= width for row in tight)
     assert len(tight) <= len(rows.rows)
@@ -71,7 +71,7 @@ def test_tightened_rows_are_narrow(lengths: list[int], shape: tuple[int, int]) -
     rows = Rows(64, 16)
     for number, length in enumerate(lengths):
         rows.add(number, length)
-    tight, width = tightened(lengths, rows.rows, 64)
+    tight, width = repack(lengths, rows.rows, 64)
     assert (len(tight), width) == shape
 
 
@@ -79,7 +79,7 @@ def test_what_is_in_the_way_stays() -> None:
     """Where longest first does not fit into as many rows, they stay as they are."""
     lengths = [4, 4, 3, 3, 3, 3]
     rows = [[0, 2, 3], [1, 4, 5]]
-    assert tightened(lengths, rows, 10) == (rows, 10)
+    assert repack(lengths, rows, 10) == (rows, 10)
 
 
 SEGMENTS = np.array([[1, 1, 2, 0], [1, 1, 1, 1], [1, 2, 3, 3]])

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sentence_api.http.service import Encoded
 from sentence_api.monitoring.metrics import MASTER, Metrics
 from sentence_api.serving.batcher import Pass
-from sentence_api.serving.cache import Kept, RecentTexts
+from sentence_api.serving.cache import EmbeddingCache, Entry
 
 FAMILIES = {
     "sentence_api_requests": ("counter", {"route", "status"}),
@@ -248,8 +248,8 @@ def test_recent_texts(directory: Path) -> None:
     held = 0
     for slot in (0, 1):
         metrics.use_slot(slot)
-        recent = RecentTexts(1_000_000)
-        recent.keep("fox", Kept(vector, 3, 3, is_exact=True))
+        recent = EmbeddingCache(1_000_000)
+        recent.keep("fox", Entry(vector, 3, 3, is_exact=True))
         recent.find("", ["fox", "dog", "fox"])
         metrics.on_cache(recent)
         metrics.on_cache(recent)

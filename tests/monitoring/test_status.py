@@ -21,7 +21,7 @@ from sentence_api.deploy import local
 from sentence_api.monitoring import offline
 from sentence_api.monitoring.history import Event, History
 from sentence_api.monitoring.sampler import drift
-from sentence_api.monitoring.status import Facts, incidents, status
+from sentence_api.monitoring.status import StatusInputs, incidents, status
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.resources.footprint import REFERENCE
 from sentence_api.resources.formula import make_plan
@@ -39,9 +39,9 @@ NEWER = sample(
 OLDER = sample(1010, memory_bytes=100, cpu_seconds=0.0, oom_kills=0)
 
 
-def facts(**changes: Any) -> Facts:
+def facts(**changes: Any) -> StatusInputs:
     """Return the facts of a server that has run for a minute."""
-    calm = Facts("ready", NEWER, OLDER, OLDER, [OLDER], [])
+    calm = StatusInputs("ready", NEWER, OLDER, OLDER, [OLDER], [])
     return replace(calm, **changes)
 
 

@@ -12,14 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sentence_api.errors import CanaryFailed
 from sentence_api.monitoring.metrics import Metrics
-from sentence_api.monitoring.service import ServedModel, Watch
+from sentence_api.monitoring.service import Monitoring, ServedModel
 from sentence_api.resources.formula import make_plan
 from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.server.processes import Processes
-from sentence_api.serving.cache import RecentTexts
+from sentence_api.serving.cache import EmbeddingCache
 from sentence_api.serving.lifecycle import Lifecycle, State
-from sentence_api.serving.scoreboard import Board
+from sentence_api.serving.scoreboard import Scoreboard
 from sentence_api.settings import Settings
 from tests.builders import MANIFEST
 
@@ -33,7 +33,7 @@ class Model:
 
     lifecycle: Lifecycle
     waiting_tokens: int = 0
-    recent: RecentTexts | None = None
+    recent: EmbeddingCache | None = None
     error: Exception | None = None
     started: list[State] = field(default_factory=list)
 
@@ -89,8 +89,8 @@ def serve(directory: Path) -> Iterator[Callable[..., Server]]:
             {"recycle_min_age": 0, "history": directory / "history", **settings}
         )
         plan = replace(PLAN, recycle_watermark_bytes=watermark)
-        board = Board()
-        watch = Watch(
+        board = Scoreboard()
+        watch = Monitoring(
             settings=chosen,
             plan=plan,
             metrics=metrics,
@@ -199,7 +199,7 @@ def test_what_was_looked_for_is_counted_after_the_response(serve: Callable[..., 
     """A worker that keeps recent texts counts what it did not find among them."""
     server = serve()
     server.start_worker()
-    server.model.recent = RecentTexts(1_000_000)
+    server.model.recent = EmbeddingCache(1_000_000)
     server.model.recent.find("", ["fox", "dog"])
     server.processes.after_request()
     gevent.sleep(0)

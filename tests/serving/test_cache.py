@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.resources.sizes import KIB, MIB
-from sentence_api.serving.cache import ENTRY_BYTES, Kept, RecentTexts
+from sentence_api.serving.cache import ENTRY_BYTES, EmbeddingCache, Entry
 
 DIMENSIONS = 8
 # Of all lengths, some not ASCII, some too long for the smaller caches; more than fit any.
 TEXTS = ["", *(f"{i}" + "é機x"[i % 3] * (i % 11) * (i % 13) for i in range(250)), "x" * 1500]
 
 
-def kept(seed: int = 0) -> Kept:
+def kept(seed: int = 0) -> Entry:
     """Return what is known of some text."""
     vector = np.arange(seed, seed + DIMENSIONS, dtype=np.float32)
-    return Kept(vector, 3 + seed, 5 + seed, is_exact=seed % 2 == 0)
+    return Entry(vector, 3 + seed, 5 + seed, is_exact=seed % 2 == 0)
 
 
 def cost(text: str) -> int:
@@ -27,7 +27,7 @@ def cost(text: str) -> int:
     return sys.getsizeof(text) + DIMENSIONS * 4 + ENTRY_BYTES
 
 
-def same(first: Kept, second: Kept) -> bool:
+def same(first: Entry, second: Entry) -> bool:
     """Tell whether two entries say the same."""
     return first[1:] == second[1:] and bool((first.vector == second.vector).all())
 
@@ -39,8 +39,8 @@ def test_a_bounded_list_of_the_latest(seed: int, limit: int) -> None:
     random = Random(seed)
     # Some texts are asked for more than others.
     steps = [(random.random() < 0.3, TEXTS[int(252 * random.random() ** 2)]) for _ in range(400)]
-    recent = RecentTexts(limit)
-    model: OrderedDict[str, Kept] = OrderedDict()
+    recent = EmbeddingCache(limit)
+    model: OrderedDict[str, Entry] = OrderedDict()
     hits = misses = held = 0
     for step, (is_asked, text) in enumerate(steps):
         if is_asked:
@@ -68,7 +68,7 @@ def test_a_bounded_list_of_the_latest(seed: int, limit: int) -> None:
 
 def test_found_by_prompt_and_place() -> None:
     """A text is known behind the prompt that it was read with, and by its place in a request."""
-    recent = RecentTexts(MIB)
+    recent = EmbeddingCache(MIB)
     recent.keep("find: fox", kept(1))
     recent.keep("dog", kept(2))
     asked = ["dog", "fox", "dog"]
@@ -80,7 +80,7 @@ def test_found_by_prompt_and_place() -> None:
 
 def test_the_least_recently_used_goes_first() -> None:
     """A text that was asked for again stays; one that came before it and was not is dropped."""
-    recent = RecentTexts(64 * cost("00"))
+    recent = EmbeddingCache(64 * cost("00"))
     names = [f"{number:02}" for number in range(65)]
     for name in names[:64]:
         recent.keep(name, kept())
@@ -91,7 +91,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 def test_a_long_text_is_not_kept() -> None:
     """One text takes a 64th of the room at most, and pushes nothing out when it is larger."""
-    recent = RecentTexts(64 * cost("x" * 1000))
+    recent = EmbeddingCache(64 * cost("x" * 1000))
     recent.keep("x" * 1001, kept())
     assert len(recent) == 0
     recent.keep("x" * 1000, kept())
@@ -100,9 +100,9 @@ def test_a_long_text_is_not_kept() -> None:
 
 def test_vectors_are_copies() -> None:
     """Neither who gave a vector nor who got it can change what is kept."""
-    recent = RecentTexts(MIB)
+    recent = EmbeddingCache(MIB)
     given_vector = np.ones((4, DIMENSIONS), dtype=np.float32)
-    recent.keep("fox", Kept(given_vector[1], 3, 3, is_exact=True))
+    recent.keep("fox", Entry(given_vector[1], 3, 3, is_exact=True))
     given_vector[:] = 7
     got = recent.find("", ["fox"])[0].vector
     np.testing.assert_array_equal(got, np.ones(DIMENSIONS))
@@ -112,7 +112,7 @@ def test_vectors_are_copies() -> None:
 
 def test_the_collector_follows_no_entry() -> None:
     """However much is kept, a collection has no more to walk over."""
-    recent = RecentTexts(16 * MIB)
+    recent = EmbeddingCache(16 * MIB)
     recent.find("", ["before"])
     gc.collect()
     before = len(gc.get_objects())
@@ -124,7 +124,7 @@ def test_the_collector_follows_no_entry() -> None:
 
 def test_cleared() -> None:
     """What is dropped is found no more and counts no more."""
-    recent = RecentTexts(MIB)
+    recent = EmbeddingCache(MIB)
     recent.keep("fox", kept())
     recent.clear()
     assert (len(recent), recent.held_bytes, recent.find("", ["fox"])) == (0, 0, {})

@@ -15,7 +15,7 @@ import pytest
 from sentence_api.errors import TextTooLong
 from sentence_api.resources.sizes import MIB
 from sentence_api.serving.batcher import Pass
-from sentence_api.serving.cache import RecentTexts
+from sentence_api.serving.cache import EmbeddingCache
 from sentence_api.serving.queue import Caps
 from sentence_model_optimized import Embeddings, SentenceModel
 from tests.builders import CAPS, LONG_TEXT, altered
@@ -37,7 +37,7 @@ class Pair:
 
     def __init__(self, artifact: Path, limit: int = 16 * MIB, caps: Caps = CAPS) -> None:
         self.items: list[int] = []
-        self.recent = RecentTexts(limit)
+        self.recent = EmbeddingCache(limit)
         self.plain = SentenceModel(artifact, "float32", 1, caps)
         self.keeping = SentenceModel(artifact, "float32", 1, caps, self._note, recent=self.recent)
         for model in (self.plain, self.keeping):
