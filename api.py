@@ -6,9 +6,10 @@ gunicorn serves `api:app_or_exit()`; see `gunicorn-production.conf.py`.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-
-from flask import Flask
+from typing import Any
 
 from sentence_api.engine.artifact import artifact_path, read_manifest, require_engine
 from sentence_api.engine.loader import resolve_precision
@@ -29,11 +30,30 @@ from sentence_api.settings import Settings, read_settings
 from sentence_model_optimized import SentenceModel
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """Load the model and return the application that serves it.
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The application of one server, as gunicorn takes it.
 
-    Each serving process must call `app.extensions["processes"].start_worker` before its first
-    request; until then the application answers that it is not ready.
+    Attributes:
+        front: WSGI application; the worker answers plain queries through it.
+        processes: Hooks around fork, request and exit. Each serving process must call
+            `start_worker` before its first request; until then `front` answers that it is not
+            ready.
+    """
+
+    front: Any
+    processes: Processes
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answer one request as WSGI asks for it."""
+        parts: Iterable[bytes] = self.front(environ, start_response)
+        return parts
+
+
+def create_app(settings: Settings | None = None) -> Application:
+    """Load the model and return the application that serves it.
 
     Args:
         settings: By default those of the environment.
@@ -60,8 +80,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         # Made before the workers freeze what lives, so no collection walks over what it fills with.
         recent=EmbeddingCache(plan.cache_bytes) if plan.cache_bytes else None,
     )
+    lifecycle.loading()
     model.load()
-    lifecycle.model_loaded = True
+    lifecycle.loaded()
     board = Scoreboard()
     keys = Keys(settings.keys_file) if settings.keys_file else None
     watch = Monitoring(
@@ -87,7 +108,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             keys=keys,
         )
     )
-    app.extensions["processes"] = Processes(
+    processes = Processes(
         settings=settings,
         plan=plan,
         model=model,
@@ -98,10 +119,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         directory=directory,
         keys=keys,
     )
-    return app
+    return Application(app.wsgi_app, processes)
 
 
-def app_or_exit() -> Flask:
+def app_or_exit() -> Application:
     """Return the application, or end the program with one line that says why there is none."""
     with one_line_exit():
         return create_app()

@@ -67,7 +67,7 @@ log_to_stderr(settings.log_level)
 
 
 def _processes(application: Any) -> Any:
-    return application.wsgi().extensions["processes"]
+    return application.wsgi().processes
 
 
 def when_ready(server: Any) -> None:

@@ -148,7 +148,9 @@ def serve(
 ) -> Served:
     """Return a ready application."""
     model = Model()
-    lifecycle = Lifecycle(model_loaded=True, verified=True)
+    lifecycle = Lifecycle()
+    lifecycle.loaded()
+    lifecycle.verified()
     responses: list[tuple[str, int, str | None]] = []
     encoded: list[Encoded] = []
 

@@ -23,8 +23,8 @@ def register(app: Flask, service: Service) -> None:
         state = lifecycle.state
         body: dict[str, Any] = {
             "status": state,
-            "model_loaded": lifecycle.model_loaded,
-            "model_loading": state is State.STARTING,
+            "model_loaded": lifecycle.is_loaded,
+            "model_loading": lifecycle.is_loading,
             "model_error": lifecycle.error,
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "version": __version__,

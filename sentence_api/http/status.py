@@ -12,7 +12,6 @@ from sentence_api.http.service import Service
 from sentence_api.resources.cgroup import read_cgroup_memory
 from sentence_api.resources.host import read_host
 from sentence_api.resources.process import process_memory
-from sentence_api.serving.lifecycle import State
 
 _MIB = 1024 * 1024
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,14 +54,14 @@ def _model(service: Service) -> dict[str, Any]:
     """Describe the model, as far as it is loaded."""
     lifecycle = service.lifecycle
     body: dict[str, Any] = {
-        "model_loaded": lifecycle.model_loaded,
-        "model_loading": lifecycle.state is State.STARTING,
+        "model_loaded": lifecycle.is_loaded,
+        "model_loading": lifecycle.is_loading,
         "model_error": lifecycle.error,
         "load_time": round(service.model.load_seconds, 3),
-        "verified": lifecycle.verified,
+        "verified": lifecycle.is_verified,
         "precision": service.model.precision,
     }
-    if lifecycle.model_loaded:
+    if lifecycle.is_loaded:
         manifest = service.model.manifest
         body |= {
             "model": manifest.model,

@@ -104,8 +104,7 @@ class Processes:
         self._metrics.use_slot(slot)
         self._board.begin(slot)
         self._collector = Collector(self._settings.collect_every, self._metrics.on_collect)
-        self._lifecycle.is_draining = is_draining
-        self._lifecycle.give_up = lambda: self._give_up(slot, retire)
+        self._lifecycle.serving(is_draining, lambda: self._give_up(slot, retire))
         if self._directory is not None and self._settings.recycle:
             self._watermark = Watermark(
                 self._plan.recycle_watermark_bytes,
@@ -114,7 +113,7 @@ class Processes:
                 self._settings.recycle_min_age,
             )
         self._model.start()
-        self._lifecycle.verified = True
+        self._lifecycle.verified()
         self._board.set_ready(slot, ready=True)
         self._watch.start_recording()
         freeze()

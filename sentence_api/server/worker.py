@@ -126,7 +126,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         headers = dict(req.headers)
         check_head(req.version, headers)
         is_plain = (
-            self.wsgi.wsgi_app.takes(req.method, req.path)
+            self.wsgi.front.takes(req.method, req.path)
             and req.version == (1, 1)
             # What stands twice gunicorn joins, and before what is expected it says "continue".
             and len(headers) == len(req.headers)
@@ -159,9 +159,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         exchange = Exchange({})
         # The client may be gone, and the connection ends anyway.
         with suppress(OSError):
-            _send(
-                client, self.wsgi.wsgi_app.refuse(overheard.status, exchange), exchange, closes=True
-            )
+            _send(client, self.wsgi.front.refuse(overheard.status, exchange), exchange, closes=True)
 
     def _answer_known(self, unreader: Any, sock: Any) -> None:
         """Answer what follows on a connection, up to the first head that is not known."""
@@ -197,7 +195,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         environ["gunicorn.socket"] = sock
         try:
             exchange = Exchange(environ)
-            answer = self.wsgi.wsgi_app.answer(environ, exchange)
+            answer = self.wsgi.front.answer(environ, exchange)
             closes = closes or not self.alive
             _send(sock, answer, exchange, closes=closes)
         except (GreenletExit, SystemExit) as exc:

@@ -260,12 +260,13 @@ def test_serving_never_imports_torch(artifact: Path) -> None:
     code = """
 import json, sys
 import api
+from werkzeug.test import Client
 app = api.create_app()
-app.extensions["processes"].start_worker(0, lambda: False, lambda: None)
+app.processes.start_worker(0, lambda: False, lambda: None)
 body = {"questions": ["fox", "What is machine learning?"], "normalize": True}
-answer = app.test_client().post("/query/batch", json=body)
+answer = Client(app).post("/query/batch", json=body)
 assert answer.status_code == 200, answer.data
-app.extensions["processes"].after_request()
+app.processes.after_request()
 # A name that maps to None is one that was kept from being imported.
 print(json.dumps(sorted(name for name, module in sys.modules.items() if module is not None)))
 """

@@ -698,31 +698,32 @@ def test_the_connection_is_watched(served: Served) -> None:
     assert looks == [False, False, True]
 
 
-STATES = {
-    "starting": ({"verified": False}, "not_ready", "the model is loading; try again shortly"),
+def reloading(lifecycle: Lifecycle) -> None:
+    """Have the weights in memory again, and no canary yet."""
+    lifecycle.loading()
+    lifecycle.loaded()
+
+
+STATES: dict[str, tuple[Callable[[Lifecycle], None], str, str]] = {
+    "starting": (reloading, "not_ready", "the model is loading; try again shortly"),
     "unhealthy": (
-        {"verified": False, "model_error": "it broke"},
+        lambda lifecycle: lifecycle.failed("it broke"),
         "not_ready",
         "the model cannot be used; see /model-status",
     ),
     "draining": (
-        {"is_draining": lambda: True},
+        lambda lifecycle: lifecycle.serving(lambda: True, lambda: None),
         "draining",
         "this worker is finishing its last requests",
     ),
 }
 
 
-def put(lifecycle: Lifecycle, changes: dict[str, Any]) -> None:
-    """Change some attributes of a lifecycle."""
-    for name, value in changes.items():
-        setattr(lifecycle, name, value)
-
-
 @pytest.mark.parametrize("state", ["healthy", *STATES])
 def test_health(state: str, served: Served) -> None:
     """Health is the truth about this process: 200 when healthy, 503 in any other state."""
-    put(served.lifecycle, STATES[state][0] if state in STATES else {})
+    if state in STATES:
+        STATES[state][0](served.lifecycle)
     response = served.client.get("/health")
     body = json.loads(response.data)
     timestamp = datetime.fromisoformat(body.pop("timestamp"))
@@ -744,8 +745,8 @@ def test_readiness(state: str, served: Served) -> None:
     """A process that should get no new work says so as an error; it is still live."""
     ready = served.client.get("/health/ready")
     assert (ready.status_code, json.loads(ready.data)) == (200, {"status": "ready"})
-    changes, code, message = STATES[state]
-    put(served.lifecycle, changes)
+    change, code, message = STATES[state]
+    change(served.lifecycle)
     response = served.client.get("/health/ready")
     assert_error(response, 503, code, message)
     assert response.headers["Retry-After"] == "1"
@@ -756,8 +757,8 @@ def test_readiness(state: str, served: Served) -> None:
 @pytest.mark.parametrize("state", ["starting", "unhealthy"])
 def test_queries_before_the_model_is_ready(state: str, served: Served) -> None:
     """Without a verified model a query is refused before its body is read."""
-    changes, code, message = STATES[state]
-    put(served.lifecycle, changes)
+    change, code, message = STATES[state]
+    change(served.lifecycle)
     stream = Counted(b'{"question":"a"}')
     for path in ("/query", "/query/batch"):
         response = served.stream(stream, 16, path)
@@ -768,7 +769,7 @@ def test_queries_before_the_model_is_ready(state: str, served: Served) -> None:
 
 def test_a_draining_process_answers_what_reaches_it(served: Served) -> None:
     """What arrives on a kept connection while draining is not turned away."""
-    put(served.lifecycle, STATES["draining"][0])
+    STATES["draining"][0](served.lifecycle)
     assert served.query({"question": "a"}).status_code == 200
 
 
@@ -793,7 +794,8 @@ def test_model_status(served: Served) -> None:
 
 def test_the_status_of_a_model_that_is_not_there(served: Served) -> None:
     """While there is no model, its facts are left out and the reason is told."""
-    put(served.lifecycle, {"model_loaded": False, "verified": False, "model_error": "it broke"})
+    served.lifecycle.unloaded()
+    served.lifecycle.failed("it broke")
     response = served.client.get("/model-status")
     assert (response.status_code, json.loads(response.data)) == (
         200,

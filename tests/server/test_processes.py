@@ -82,7 +82,8 @@ def serve(directory: Path) -> Iterator[Callable[..., Server]]:
     storage = values.ValueClass
 
     def serve(watermark: int = 1 << 60, *, shared: bool = True, **settings: object) -> Server:
-        lifecycle = Lifecycle(model_loaded=True)
+        lifecycle = Lifecycle()
+        lifecycle.loaded()
         model = Model(lifecycle)
         metrics = Metrics(directory)
         chosen = Settings.model_validate(

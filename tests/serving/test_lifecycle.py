@@ -41,9 +41,13 @@ def test_states(  # noqa: PLR0917 - a table's columns
     accepting: tuple[type[ServiceError], str] | None,
 ) -> None:
     """Draining comes before a failure, a failure before everything else, then the canary."""
-    lifecycle = Lifecycle(
-        model_loaded=True, verified=verified, model_error=error, is_draining=lambda: draining
-    )
+    lifecycle = Lifecycle()
+    lifecycle.serving(lambda: draining, lambda: None)
+    lifecycle.loaded()
+    if verified:
+        lifecycle.verified()
+    if error:
+        lifecycle.failed(error)
     found = (
         lifecycle.state,
         answer(lifecycle, "require_ready"),
@@ -54,24 +58,37 @@ def test_states(  # noqa: PLR0917 - a table's columns
 
 def test_a_new_process_is_starting() -> None:
     """Loaded weights alone make nothing healthy: the canary has to come out in this process."""
-    before = time.monotonic()
     lifecycle = Lifecycle()
-    assert before <= lifecycle.started <= time.monotonic()
-    assert lifecycle == Lifecycle(
-        model_loaded=False,
-        verified=False,
-        model_error=None,
-        started=lifecycle.started,
-        is_draining=lifecycle.is_draining,
+    assert (lifecycle.is_loaded, lifecycle.is_verified, lifecycle.error) == (False, False, None)
+    lifecycle.loaded()
+    assert (lifecycle.is_loaded, lifecycle.state) == (True, State.STARTING)
+
+
+def test_a_model_may_come_back() -> None:
+    """A failure lasts until loading begins again; unloading is no failure."""
+    lifecycle = Lifecycle()
+    lifecycle.loaded()
+    lifecycle.failed("no memory")
+    assert (lifecycle.is_loaded, lifecycle.state, lifecycle.error) == (
+        True,
+        State.UNHEALTHY,
+        "no memory",
     )
-    lifecycle.model_loaded = True
-    assert lifecycle.state is State.STARTING
+    lifecycle.loading()
+    assert (lifecycle.is_loaded, lifecycle.is_loading, lifecycle.error) == (False, True, None)
+    lifecycle.loaded()
+    lifecycle.verified()
+    assert (lifecycle.state, lifecycle.is_verified) == (State.HEALTHY, True)
+    lifecycle.unloaded()
+    assert (lifecycle.is_loaded, lifecycle.is_verified, lifecycle.error) == (False, False, None)
 
 
 def test_draining_is_asked_each_time() -> None:
     """The process may be asked to stop at any moment, so the answer is never kept."""
     asked = [False, True]
-    lifecycle = Lifecycle(verified=True, is_draining=lambda: asked.pop(0))
+    lifecycle = Lifecycle()
+    lifecycle.serving(lambda: asked.pop(0), lambda: None)
+    lifecycle.verified()
     assert [lifecycle.state, lifecycle.state] == [State.HEALTHY, State.DRAINING]
 
 
@@ -84,7 +101,8 @@ def test_repeated_faults_are_reported_for_a_while(monkeypatch: pytest.MonkeyPatc
     """Three failed passes within a minute are unhealthy; work is accepted all the while."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    lifecycle = Lifecycle(model_loaded=True, verified=True)
+    lifecycle = Lifecycle()
+    lifecycle.verified()
     for seconds, state in ((0, State.HEALTHY), (50, State.HEALTHY), (5, State.UNHEALTHY)):
         now[0] += seconds
         lifecycle.pass_failed(True)
@@ -98,7 +116,9 @@ def test_repeated_faults_are_reported_for_a_while(monkeypatch: pytest.MonkeyPatc
 def test_a_process_without_its_canary_gives_up() -> None:
     """It answers nothing more, says why, and ends itself."""
     ended: list[None] = []
-    lifecycle = Lifecycle(model_loaded=True, verified=True, give_up=lambda: ended.append(None))
+    lifecycle = Lifecycle()
+    lifecycle.serving(lambda: False, lambda: ended.append(None))
+    lifecycle.verified()
     lifecycle.pass_failed(False)
     assert (lifecycle.state, len(ended)) == (State.UNHEALTHY, 1)
     assert lifecycle.error == "the model no longer gives its reference vector"
