@@ -119,6 +119,11 @@ class Metrics:
             registry=own,
             multiprocess_mode="livesum",
         )
+        self.known_heads = Counter(
+            f"{prefix}_known_heads",
+            "Requests whose head was known and not parsed again.",
+            registry=own,
+        )
         self.collection_seconds = Counter(
             f"{prefix}_collection_seconds", "Time spent in forced collections.", registry=own
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from io import BytesIO
 from typing import Any
 
 from gunicorn.http.body import LengthReader
 
-# What of a request's head the query calls look at, by its name in WSGI.
+from sentence_api.http.exchange import Environ
+
+# Headers that the query calls look at, by their names in WSGI.
 HEADERS = {
     "CONTENT-TYPE": "CONTENT_TYPE",
     "CONTENT-LENGTH": "CONTENT_LENGTH",
@@ -15,10 +18,59 @@ HEADERS = {
     "AUTHORIZATION": "HTTP_AUTHORIZATION",
     "X-REQUEST-ID": "HTTP_X_REQUEST_ID",
 }
-# Heads that are recognised, and the bytes of the longest of them.
-MOST_HEADS = 128
-HEAD_BYTES = 1024
 HEAD_END = b"\r\n\r\n"
+# Heads that are recognised, and the bytes of the longest of them.
+_MOST_HEADS = 128
+_HEAD_BYTES = 1024
+_KEY = "HTTP_AUTHORIZATION"
+
+
+class KnownHeads:
+    """Heads of requests that gunicorn has accepted; the one learned first is forgotten first.
+
+    A head is kept as a digest, and of a key only its place in the head: neither is in memory
+    longer than the request that brings it.
+
+    Attributes:
+        hits: Requests whose head was known, since they were last counted.
+    """
+
+    def __init__(self) -> None:
+        self.hits = 0
+        # What the query calls look at, the length of the body, and where the key stands.
+        self._heads: dict[bytes, tuple[Environ, int, slice | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def learn(self, head: bytes, environ: Environ) -> None:
+        """Remember the environment that an accepted head makes, if the head is short enough."""
+        if not 0 < len(head) <= _HEAD_BYTES or "CONTENT_LENGTH" not in environ:
+            return
+        kept = dict(environ)
+        key = kept.pop(_KEY, "").encode("latin-1")
+        start = head.find(key)
+        place = slice(start, start + len(key)) if key else None
+        if len(self._heads) >= _MOST_HEADS:
+            del self._heads[next(iter(self._heads))]
+        self._heads[_digest(head)] = kept, int(kept["CONTENT_LENGTH"]), place
+
+    def find(self, head: bytes) -> tuple[Environ, int] | None:
+        """Return a copy of the environment and the length of the body, or None."""
+        known = self._heads.get(_digest(head))
+        if known is None:
+            return None
+        self.hits += 1
+        environ, length, place = known
+        environ = dict(environ)
+        if place is not None:
+            environ[_KEY] = head[place].decode("latin-1")
+        return environ, length
+
+    def take_hits(self) -> int:
+        """Return the hits since the last call."""
+        hits, self.hits = self.hits, 0
+        return hits
 
 
 class KnownRequest:
@@ -47,3 +99,8 @@ class KnownRequest:
     def force_close(self) -> None:
         """Note that where the next request would start is unknown."""
         self.must_close = True
+
+
+def _digest(head: bytes) -> bytes:
+    """Return the digest that stands for a head."""
+    return hashlib.sha256(head).digest()

@@ -15,6 +15,7 @@ from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import Monitoring
 from sentence_api.resources.cgroup import read_cgroup_memory
 from sentence_api.resources.plan import Plan
+from sentence_api.server.heads import KnownHeads
 from sentence_api.serving.cache import EmbeddingCache
 from sentence_api.serving.lifecycle import Lifecycle
 from sentence_api.serving.memory import Collector, Watermark, freeze
@@ -55,6 +56,9 @@ class Processes:
         watch: Who records what happens.
         directory: A folder that the processes share.
         keys: The API keys, where the query calls need one.
+
+    Attributes:
+        heads: Heads of requests that this process knows.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Processes:
         self._watch = watch
         self._directory = directory
         self._keys = keys
+        self.heads = KnownHeads()
         self._collector: Collector | None = None
         self._watermark: Watermark | None = None
         self._ended = 0
@@ -140,6 +145,7 @@ class Processes:
         self._metrics.waiting_tokens.set(self._model.waiting_tokens)
         if self._model.recent is not None:
             self._metrics.on_cache(self._model.recent)
+        self._metrics.known_heads.inc(self.heads.take_hits())
         if self._collector is not None:
             self._collector.after_requests(ended)
         if self._watermark is not None:

@@ -23,7 +23,7 @@ from sentence_api.http.heads import check_head
 from sentence_api.http.response import Response
 from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
-from sentence_api.server.heads import HEAD_BYTES, HEAD_END, HEADERS, MOST_HEADS, KnownRequest
+from sentence_api.server.heads import HEAD_END, HEADERS, KnownRequest
 
 # How soon a worker sees that it is to end, and that it may. gunicorn's takes a second.
 _TICK_SECONDS = 0.1
@@ -59,11 +59,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     alive: bool
     _slots: Slots
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # The environment that a head makes, and the length of the body that it declares.
-        self._heads: dict[bytes, tuple[Environ, int]] = {}
 
     def run(self) -> None:
         """Serve until told to end, then answer what has been accepted."""
@@ -142,13 +137,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
         }
         environ["PATH_INFO"] = req.path
         closes = req.should_close()
-        if 0 < len(head) <= HEAD_BYTES and not closes and "CONTENT_LENGTH" in environ:
-            if len(self._heads) >= MOST_HEADS:
-                del self._heads[next(iter(self._heads))]
-            self._heads[head] = environ, int(environ["CONTENT_LENGTH"])
+        if not closes:
+            self.wsgi.processes.heads.learn(head, environ)
         # What has come with the head; reading that much waits for nobody.
         arrived = req.unreader.buf.tell()
-        self._answer(req, dict(environ), arrived, sock, closes=closes)
+        self._answer(req, environ, arrived, sock, closes=closes)
         self._answer_known(req.unreader, sock)
         return True
 
@@ -163,7 +156,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _answer_known(self, unreader: Any, sock: Any) -> None:
         """Answer what follows on a connection, up to the first head that is not known."""
-        slots = self._slots
+        slots, heads = self._slots, self.wsgi.processes.heads
         while True:
             slots.rest(sock)
             data = None
@@ -172,7 +165,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if not data:
                 raise StopIteration
             head, found, rest = data.partition(HEAD_END)
-            known = self._heads.get(head) if found else None
+            known = heads.find(head) if found else None
             if known is None:
                 unreader.unread(data)
                 unreader.head = head if found else b""
@@ -180,7 +173,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             slots.forget(sock)
             environ, length = known
             request = KnownRequest(unreader, rest, length)
-            self._answer(request, dict(environ), request.arrived, sock, closes=False)
+            self._answer(request, environ, request.arrived, sock, closes=False)
 
     def _answer(
         self, request: Any, environ: Environ, arrived: int, sock: Any, *, closes: bool

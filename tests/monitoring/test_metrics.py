@@ -29,6 +29,7 @@ FAMILIES = {
     "sentence_api_inference_seconds": ("counter", set()),
     "sentence_api_batch_items": ("histogram", set()),
     "sentence_api_cache_hits": ("counter", set()),
+    "sentence_api_known_heads": ("counter", set()),
     "sentence_api_cache_misses": ("counter", set()),
     "sentence_api_cache_bytes": ("gauge", set()),
     "sentence_api_collection_seconds": ("counter", set()),
