@@ -140,6 +140,17 @@ def test_more_heads_than_are_kept(url: str) -> None:
     assert eventually(lambda: metrics(url)[counted] == before.get(counted, 0) + 300)
 
 
+def test_known_heads_are_counted(tight: Any) -> None:
+    """From the third request of a connection on, each with the same head is a hit."""
+    before = metrics(tight.url)
+    with Connection(tight.url) as connection:
+        for _ in range(10):
+            connection.send(message("/query", QUERY, X_Request_ID="counted"))
+            assert connection.read().status == 200
+    counted = "sentence_api_known_heads_total"
+    assert eventually(lambda: metrics(tight.url)[counted] == before[counted] + 10 - UNTIL_KNOWN)
+
+
 def test_slow_body(tight: Any) -> None:
     """A known head does not give its body more time, and what comes later is no request."""
     with Connection(tight.url) as connection:
