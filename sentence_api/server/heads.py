@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn.http.body import LengthReader
 
-# What of a request's head the query calls look at, by its name in WSGI.
+# Headers that the query calls read, with their names in WSGI.
 HEADERS = {
     "CONTENT-TYPE": "CONTENT_TYPE",
     "CONTENT-LENGTH": "CONTENT_LENGTH",
@@ -15,18 +15,18 @@ HEADERS = {
     "AUTHORIZATION": "HTTP_AUTHORIZATION",
     "X-REQUEST-ID": "HTTP_X_REQUEST_ID",
 }
-# Heads that are recognised, and the bytes of the longest of them.
+# Maximum number of heads kept, and maximum bytes of a head.
 MOST_HEADS = 128
 HEAD_BYTES = 1024
 HEAD_END = b"\r\n\r\n"
 
 
 class KnownRequest:
-    """A request whose head is byte for byte that of one that gunicorn has accepted.
+    """A request whose head equals, byte for byte, a head that gunicorn has accepted.
 
     Attributes:
-        unreader: What reads its connection.
-        body: What reads its body.
+        unreader: Reader of its connection.
+        body: Reader of its body.
         arrived: Bytes of the body that came with the head.
         must_close: Whether its connection must end with it.
     """
@@ -45,5 +45,5 @@ class KnownRequest:
             self.body = LengthReader(unreader, length)
 
     def force_close(self) -> None:
-        """Note that where the next request would start is unknown."""
+        """Note that the start of the next request is unknown."""
         self.must_close = True
