@@ -50,8 +50,8 @@ graceful_timeout = settings.graceful_timeout
 keepalive = settings.keepalive
 limit_request_fields = HEADER_FIELDS
 limit_request_field_size = HEADER_FIELD_BYTES
-# What a proxy says of a client changes no answer. So nothing is believed of it, and whom to believe
-# need not be found out for each request.
+# No response depends on a proxy's headers, so none are honoured; "*" saves the check of each
+# request's sender.
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
 forwarded_allow_ips = "*"
@@ -71,7 +71,7 @@ def _processes(application: Any) -> Any:
 
 
 def when_ready(server: Any) -> None:
-    """Bound what the kernel holds for clients that do not read, and prepare for the stop."""
+    """Limit the kernel's buffers for clients that do not read, and prepare for the stop."""
     # Each connection inherits both from its listener.
     patience = int(settings.request_timeout * 1000)
     for listener in server.LISTENERS:
@@ -82,7 +82,7 @@ def when_ready(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Give the new worker a slot that no living one holds."""
+    """Give the new worker a slot that no living worker holds."""
     taken = [other.slot for other in server.WORKERS.values()]
     worker.slot = _processes(server.app).before_fork(taken)
 
@@ -118,12 +118,12 @@ def on_exit(server: Any) -> None:
 
 
 def worker_abort(worker: Any) -> None:
-    """Remember that gunicorn ended a worker whose heartbeat had stopped: that is a crash."""
+    """Mark a worker that gunicorn ended because its heartbeat had stopped: a crash."""
     worker.aborted = True
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Tell an exit that was asked for from a fault."""
+    """Report whether the exit was requested or a fault."""
     asked = not worker.alive and not getattr(worker, "aborted", False)
     _processes(server.app).worker_stops(worker.slot, asked=asked)
 

@@ -1,4 +1,4 @@
-"""Every error this service raises on purpose, named after the fact that happened.
+"""Errors that this service raises on purpose, each named after the fact that happened.
 
 A `ServiceError` answers one request; `http/errors.py` maps each class to a status once. A
 `StartupError` stops a command or the server before it serves, with one clear line.
@@ -17,9 +17,9 @@ class ServiceError(Exception):
 
     Attributes:
         code: Stable, machine-readable name; also the label of the error metric.
-        param: The request field at fault, `questions.3` style, or None.
-        retry_after_seconds: When the client may try again, or None; what is refused for load has
-            its own (`serving/backoff.py`).
+        param: The request field at fault, such as `questions.3`, or None.
+        retry_after_seconds: Seconds after which the client may retry, or None; a request refused
+            for load gets its own (`serving/backoff.py`).
     """
 
     code: ClassVar[str] = "internal_error"
@@ -120,7 +120,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class ClientGone(ServiceError):
-    """The client closed its connection while its work waited; nobody reads the answer."""
+    """The client closed its connection while its work waited; nobody reads the response."""
 
     code = "client_gone"
 
@@ -132,7 +132,7 @@ class InferenceFailed(ServiceError):
 
 
 class StartupError(Exception):
-    """The program cannot do what it was started for. Its text is one line for a person."""
+    """The program cannot do its task. The message is one line for a person."""
 
 
 class InvalidSetting(StartupError):
@@ -148,7 +148,7 @@ class DoesNotFit(StartupError):
 
 
 class ArtifactInvalid(StartupError):
-    """The model artifact is missing, incomplete, altered or of another kind."""
+    """The model artifact is missing, incomplete, altered or made for another engine."""
 
 
 class ExportFailed(StartupError):
@@ -160,7 +160,7 @@ class DeploymentFailed(StartupError):
 
 
 class NoHistory(StartupError):
-    """There is nothing kept that a report could be made of."""
+    """No history is kept that a report could cover."""
 
 
 class CanaryFailed(StartupError):
@@ -168,16 +168,16 @@ class CanaryFailed(StartupError):
 
 
 class NotMeasured(StartupError):
-    """What is asked needs a measurement that has not been made here."""
+    """The command needs a measurement that has not been made here."""
 
 
 class OutOfReach(StartupError):
-    """No number of machines gives what is asked for."""
+    """No number of machines meets the target."""
 
 
 @contextmanager
 def one_line_exit(status: int = 1) -> Iterator[None]:
-    """Turn a `StartupError` into one line on stderr and that exit status."""
+    """Turn a `StartupError` into one line on stderr and exit with `status`."""
     try:
         yield
     except StartupError as exc:

@@ -4,8 +4,8 @@ The image's HEALTHCHECK runs it; the exit status is 0 when ready, else 1.
 
 It runs every few seconds inside the limits of the workers, so it imports sockets and nothing else:
 an HTTP library would double its time and memory (60 ms and 16 MiB instead of 25 ms and 10 MiB). For
-the same reason it does not read `Settings`; the image sets a host and a port. What it knows of
-addresses is imported from here.
+the same reason it does not read `Settings`; the image sets a host and a port. Other modules import
+its address functions.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import os
 import socket
 from collections.abc import Mapping
 
-# Below the time-out of HEALTHCHECK, so that the reason is seen.
+# Below the timeout of HEALTHCHECK, so that the reason is seen.
 TIMEOUT_SECONDS = 4.0
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_STATUS_LINE = 1024
 
 
 def reached_by(host: str) -> str:
-    """Return by which host a server that listens on `host` is reached from the same machine."""
+    """Return the address that reaches, on this machine, a server listening on `host`."""
     return _LOOPBACK.get(host, host)
 
 
 def address(environ: Mapping[str, str]) -> tuple[str, int]:
-    """Return where the server of these settings is reached from inside the container.
+    """Return the host and port of the server as reached from inside the container.
 
     Raises:
         KeyError: A setting is missing.
@@ -38,13 +38,13 @@ def address(environ: Mapping[str, str]) -> tuple[str, int]:
 
 
 def check(host: str, port: int, timeout: float) -> str | None:
-    """Return None when the server is ready, else what is wrong; takes `timeout` seconds per step.
+    """Return None when the server is ready, else the reason; `timeout` is in seconds per step.
 
     Raises:
-        OSError: It does not answer.
+        OSError: The server does not answer.
     """
     request = f"GET /health/ready HTTP/1.0\r\nHost: {host}\r\n\r\n"
-    # Text would be encoded as a host name, whose tables take 4 of 29 ms to import.
+    # A str would be encoded as a host name, whose tables take 4 of 29 ms to import.
     place = host.encode("ascii"), port
     with socket.create_connection(place, timeout) as connection:  # type: ignore[arg-type]
         connection.sendall(request.encode("ascii"))

@@ -1,4 +1,4 @@
-"""API keys: where a file lists some, the query calls need one of them.
+"""API keys: if a keys file is set, every query call must send a key from it.
 
 Standard library only: a deployment reads such files on the host.
 """
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def keys_in(text: str) -> list[str]:
-    """Return the keys of a file: one a line, empty lines and lines that begin with # left out."""
+    """Return the keys of a file: one per line, without empty lines and # comments."""
     stripped = (line.strip() for line in text.splitlines())
     return [line for line in stripped if line and not line.startswith("#")]
 
@@ -39,7 +39,7 @@ def read_keys(path: Path) -> str:
 
 
 def first_key(path: Path | None) -> str | None:
-    """Return a key for requests to a server with that file of keys; None for one without.
+    """Return a key for requests to a server with this keys file, or None without a file.
 
     Raises:
         InvalidSetting: The file cannot be read or lists no key.
@@ -48,15 +48,13 @@ def first_key(path: Path | None) -> str | None:
 
 
 def query_headers(key: str | None) -> dict[str, str]:
-    """Return the headers of a query, with a key where the server asks for one."""
+    """Return the headers of a query, including the key if it is given."""
     guarded = {} if key is None else {"Authorization": f"Bearer {key}"}
     return {"Content-Type": "application/json", **guarded}
 
 
 class Keys:
-    """The keys of one file.
-
-    Only digests are kept.
+    """Keys of one file, kept only as digests.
 
     Raises:
         InvalidSetting: The file cannot be read or lists no key.
@@ -67,7 +65,7 @@ class Keys:
         self._digests = _digests(path)
 
     def reload(self) -> None:
-        """Read the file again; one that cannot be used leaves the keys as they were."""
+        """Read the file again; an unusable file leaves the keys unchanged."""
         try:
             self._digests = _digests(self._path)
         except InvalidSetting as exc:
@@ -77,21 +75,21 @@ class Keys:
         """Check the value of an `Authorization` header.
 
         Raises:
-            Unauthorized: It holds no key of ours.
+            Unauthorized: It holds no key from the file.
         """
         scheme, _, key = (authorization or "").partition(" ")
         digest = _digest(key.strip())
-        # Against every key, so that the time taken tells nothing.
+        # Compared with every key, so that the time taken reveals nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if scheme.lower() != "bearer" or not any(matches):
             raise Unauthorized("send one of this service's keys as Authorization: Bearer KEY")
 
 
 def _digests(path: Path) -> list[bytes]:
-    """Return the keys of a file as they are compared."""
+    """Return the digests of the keys in a file."""
     return [_digest(key) for key in keys_in(read_keys(path))]
 
 
 def _digest(key: str) -> bytes:
-    """Return a key as it is compared: of one length whatever the key's."""
+    """Return the digest of a key, whose length does not depend on the key's."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

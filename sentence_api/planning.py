@@ -1,4 +1,4 @@
-"""The plan of this machine and these settings: what host, manifest and formula give together."""
+"""Plan of this machine and these settings, from host, manifest and formula."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from sentence_api.resources.plan import Machine, Overrides, Plan
 from sentence_api.resources.sizes import parse_size
 from sentence_api.settings import DEFAULT_MODEL, Settings
 
-# What a server gets to stop on top of what its workers get for their requests: signals, the
-# master's own end, a busy machine.
+# Time for a server to stop, on top of its workers' time to finish requests: signals, the master's
+# own end, a busy machine.
 STOP_MARGIN_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class PlanInputs:
-    """What is planned for: a machine, and a model with what is known of its memory.
+    """Inputs of a plan: a machine, and a model with its memory if known.
 
     Attributes:
         machine: CPUs and memory.
         footprint: The model's memory, or None when it is unknown.
         max_tokens: Longest text the model reads.
-        sources: Where CPUs, memory and footprint come from, for a person.
+        sources: Sources of CPUs, memory and footprint, for a person.
     """
 
     machine: Machine
@@ -36,7 +36,7 @@ class PlanInputs:
 
 
 def plan_for(settings: Settings) -> Plan:
-    """Return the plan that a server with these settings follows here.
+    """Return the plan that a server with these settings follows on this machine.
 
     Raises:
         StartupError: A size cannot be read, or not even one worker fits.
@@ -60,7 +60,7 @@ def plan_subject(subject: PlanInputs, settings: Settings) -> Plan:
 
 
 def find_subject(settings: Settings) -> PlanInputs:
-    """Read the machine and the manifest; a size in the settings stands for a whole machine.
+    """Read the machine and the manifest; a memory size in the settings counts as a whole machine.
 
     Raises:
         StartupError: A size cannot be read, or the manifest is damaged.
@@ -89,13 +89,13 @@ def find_subject(settings: Settings) -> PlanInputs:
 
 
 def _manifest(settings: Settings) -> Manifest | None:
-    """Return the manifest of the artifact, or None where there is no artifact."""
+    """Return the manifest of the artifact, or None if there is no artifact."""
     path = artifact_path(settings)
     return read_manifest(path) if path.exists() else None
 
 
 def plan_figures(plan: Plan, settings: Settings) -> dict[str, int | float | str]:
-    """Return what a deployment needs to know before it starts a container, ready for JSON."""
+    """Return the figures that a deployment needs before it starts a container, for JSON."""
     return plan.as_dict() | {"stop_grace_seconds": stop_grace(settings)}
 
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen object, read once from the environment.
+"""Settings: one frozen object, read once from the environment.
 
 Each field can be set as `SENTENCE_API_<FIELD>`; the short names listed with a field work too.
 `docs/configuration.md` is generated from this class.
@@ -22,7 +22,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def _field(default: Any, help_text: str, *names: str, **limits: Any) -> Any:
-    """Declare a setting that `SENTENCE_API_<FIELD>` or any of `names` can give."""
+    """Declare a setting that `SENTENCE_API_<FIELD>` or any of `names` can set."""
     return Field(default, description=help_text, json_schema_extra={"names": list(names)}, **limits)
 
 
@@ -32,7 +32,7 @@ def _percent(default: float, help_text: str) -> Any:
 
 
 class Settings(BaseModel):
-    """Everything that can be set from outside. None means: not set."""
+    """Settings of the service, given by the environment. None means: not set."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
@@ -193,7 +193,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _one_line(exc: ValidationError, environ: Mapping[str, str]) -> str:
-    """Name the first bad variable, its value and what it should have been."""
+    """Return the first bad variable, its value and the reason, in one line."""
     error = exc.errors()[0]
     names = names_of(str(error["loc"][0]))
     name = next((name for name in names if environ.get(name)), names[0])

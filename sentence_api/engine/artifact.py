@@ -1,4 +1,4 @@
-"""The artifact: the model as served, with a manifest that everything is verified against."""
+"""Artifact: the model as served, with a manifest that every file is verified against."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ TOKENIZER = "tokenizer.json"
 GRAPH = "model.xml"
 SOURCE = "source"
 
-# A maximum of no more than the special tokens cuts nothing; a text beyond the other fits no plan.
+# A maximum within the number of special tokens truncates nothing; no plan has room for a text
+# longer than the upper bound.
 SHORTEST_MAXIMUM = 8
 LONGEST_MAXIMUM = 131_072
 
@@ -32,7 +33,7 @@ Pooling = Literal["mean", "cls"]
 
 
 class Canary(BaseModel):
-    """A text and the vector that the source model gives for it, normalised."""
+    """Reference text and the source model's vector for it, normalised."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,18 +41,18 @@ class Canary(BaseModel):
     vector: tuple[FiniteFloat, ...]
 
 
-# A search is usually for so many.
+# The usual number of results of a search.
 NEAREST = 10
 
 
 class Accuracy(BaseModel):
-    """How close one precision came to the source model at export.
+    """Agreement of one precision with the source model, measured at export.
 
     Attributes:
-        texts: How many were compared.
-        min_cosine: The least agreement of a vector with the source model's.
-        worst_text: Where that was.
-        same_nearest: Part of the `NEAREST` other texts nearest to each that are the same.
+        texts: Number of texts compared.
+        min_cosine: Lowest cosine of a vector with the source model's.
+        worst_text: Text with the lowest cosine, or its beginning.
+        same_nearest: Share of each text's `NEAREST` nearest neighbours that match the source's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,24 +63,24 @@ class Accuracy(BaseModel):
     same_nearest: float | None = None
 
     def finite(self) -> Accuracy:
-        """Return it as JSON can hold it: a cosine that is not a number is as bad as any."""
+        """Return a copy that JSON can hold: a cosine that is not finite becomes -1, the worst."""
         worst = self.min_cosine if math.isfinite(self.min_cosine) else -1.0
         return self.model_copy(update={"min_cosine": worst})
 
 
 class Manifest(BaseModel):
-    """What an artifact holds, where it came from, and what it costs.
+    """Manifest of an artifact: its contents, origin and cost.
 
     Attributes:
         source: `bundled:<package>==<version>`, `folder:<name>` or `hub:<id>`.
         max_tokens: Longest text the model reads, special tokens included.
-        packed_pooling: How the graph pools where it takes several texts a row; None where not.
-        normalizes: The source model's own pipeline ends with a normalisation.
+        packed_pooling: Pooling of a graph that takes several texts per row, else None.
+        normalizes: Whether the source model's own pipeline ends with a normalisation.
         prompts: Text put before a query or a document, by input type.
         files: SHA-256 of every other file, by path below the artifact.
         accuracy: By precision, for each precision the exporting machine could run.
         footprints: By precision, likewise.
-        versions: Of the packages that made it.
+        versions: Versions of the packages that made the artifact.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -114,17 +115,17 @@ class Manifest(BaseModel):
         return self
 
     def is_faithful(self, precision: str) -> bool:
-        """Return whether `precision` came close enough at export, or was not tried there."""
+        """Return whether `precision` was accurate enough at export, or was not measured."""
         measured = self.accuracy.get(precision)
         return measured is None or measured.min_cosine >= MIN_COSINE
 
     def footprint(self, precision: str) -> Footprint | None:
-        """Return the footprint in `precision`; float32 is the upper bound of any other."""
+        """Return the footprint in `precision`; float32 bounds every precision from above."""
         return self.footprints.get(precision) or self.footprints.get("float32")
 
 
 def artifact_path(settings: Settings) -> Path:
-    """Return where the artifact of these settings lies, whether it exists or not."""
+    """Return the path of the artifact for these settings, whether it exists or not."""
     if settings.artifact is not None:
         return settings.artifact
     name = settings.model.rstrip("/").rsplit("/", 1)[-1]
@@ -132,10 +133,10 @@ def artifact_path(settings: Settings) -> Path:
 
 
 def read_manifest(artifact: Path) -> Manifest:
-    """Return the manifest of `artifact` without looking at its other files.
+    """Return the manifest of `artifact` without reading its other files.
 
     Raises:
-        ArtifactInvalid: There is none, or it cannot be read.
+        ArtifactInvalid: The manifest is missing or cannot be read.
     """
     path = artifact / MANIFEST
     try:
@@ -181,10 +182,10 @@ def sha256(path: Path) -> str:
 
 
 def require_engine(settings: Settings, manifest: Manifest) -> None:
-    """Refuse an artifact that was made for another engine than the one asked for.
+    """Check that an artifact was exported for the engine in the settings.
 
     Raises:
-        ArtifactInvalid: It was.
+        ArtifactInvalid: It was exported for a different engine.
     """
     if manifest.engine != settings.engine:
         raise ArtifactInvalid(

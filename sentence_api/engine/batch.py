@@ -1,4 +1,4 @@
-"""Packing: how the texts of a pass share rows, each seeing itself only (docs/adr/0017)."""
+"""Packing: texts of a pass share rows, and each attends only to itself (docs/adr/0017)."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ import numpy as np
 
 from sentence_api.engine.interface import TokenIds
 
-# Attention costs each token its whole row: 58 us a token in rows of 64, 61 of 128, 67 of 256.
+# Attention covers the whole row: a token costs 58 us in rows of 64, 61 in 128 and 67 in 256.
 _ROW_WIDTHS = (64, 128)
 
 
-# Texts of about one length share a pass: lengths are rounded up to a grid of (up to, step).
+# Texts of similar length share a pass: lengths are rounded up to a grid of (limit, step).
 _GRID = ((16, 2), (32, 4), (64, 8), (128, 16))
 _COARSE_STEP = 32
-# A pass of fewer texts is bound by reading the weights: padding costs it nothing, and a shape that
-# it has not seen costs a millisecond or two. A larger one takes as long as its tokens.
+# A pass of fewer texts is bound by reading the weights: padding costs nothing, and a new shape
+# costs a millisecond or two. The time of a larger pass grows with its tokens.
 _FEW = 8
-# But at multiples of this width a token takes a tenth less, which pays for one padding token in so
-# many: 32 texts of 32 tokens take less time than of 30 (docs/adr/0016).
+# At multiples of this width a token takes a tenth less time, which pays for one padding token in
+# every _WORTH: 32 texts of 32 tokens take less time than 32 texts of 30 (docs/adr/0016).
 _FAST_WIDTH = 16
 _WORTH = 15
 
 
 def row_width(longest: int) -> int:
-    """Return the width of the rows in which a text of so many tokens finds company."""
+    """Return the width of rows that a text of `longest` tokens can share with others."""
     return next((width for width in _ROW_WIDTHS if longest <= width), padded_length(longest))
 
 
 class Rows:
-    """Texts by number, laid side by side into rows of one width.
+    """Rows of equal width, filled with texts by number.
 
     Args:
-        width: Tokens of a row.
-        most: Rows, at least one.
+        width: Tokens per row.
+        most: Maximum number of rows, at least 1.
         alone: Each text takes a row of its own.
 
     Attributes:
-        rows: The numbers of the texts in each.
+        rows: Numbers of the texts in each row.
     """
 
     def __init__(self, width: int, most: int, *, alone: bool = False) -> None:
@@ -50,11 +50,11 @@ class Rows:
 
     @property
     def room(self) -> int:
-        """The tokens of the longest text that there is room for."""
+        """Length in tokens of the longest text that still fits."""
         return self.width if len(self.rows) < self._most else max(self._gaps)
 
     def add(self, number: int, length: int) -> bool:
-        """Put a text into the row that it fills best; return whether there was room."""
+        """Put a text into the row with the smallest gap that fits; return False without room."""
         fitting: list[tuple[int, int]] = []
         if not self._alone:
             fitting = [(gap, row) for row, gap in enumerate(self._gaps) if gap >= length]
@@ -74,12 +74,12 @@ class Rows:
 def repack(
     lengths: Sequence[int], rows: list[list[int]], width: int
 ) -> tuple[list[list[int]], int]:
-    """Return rows of the same texts and their width, no more and no wider than these.
+    """Return rows of the same texts, no more and no wider than `rows`, and their width.
 
     Args:
         lengths: Tokens of each text.
-        rows: The numbers of the texts in each, which fit.
-        width: Tokens of a row.
+        rows: Numbers of the texts in each row; they fit `width`.
+        width: Tokens per row.
     """
     longest_first = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     narrow = padded_length(max(lengths[longest_first[0]], -(-sum(lengths) // len(rows))))
@@ -92,13 +92,13 @@ def repack(
 
 
 def padded_length(length: int) -> int:
-    """Return the longest text that shares a pass with one of `length` tokens."""
+    """Return `length` rounded up to the grid: the longest text that shares its pass."""
     step = next((step for limit, step in _GRID if length <= limit), _COARSE_STEP)
     return -(-length // step) * step
 
 
 def pass_width(lengths: Sequence[int]) -> int:
-    """Return the tokens that each text takes up in a pass of texts of these lengths."""
+    """Return the padded length of each text in a pass of texts of these lengths."""
     longest = max(lengths)
     if len(lengths) < _FEW:
         return padded_length(longest)
@@ -107,7 +107,7 @@ def pass_width(lengths: Sequence[int]) -> int:
 
 
 def distinct(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
-    """Return the sequences that differ, and for each of `sequences` its place among those."""
+    """Return the distinct sequences, and for each of `sequences` its index among them."""
     known: dict[bytes, int] = {}
     found: list[TokenIds] = []
     places: list[int] = []

@@ -1,4 +1,4 @@
-"""The interface behind which every engine stands."""
+"""Interface of all engines."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ Vectors = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Computes vectors from token ids. One thread, one process: never call it from two at once.
+    """Engine that computes vectors from token ids.
+
+    Never call it from two threads or processes at once.
 
     Attributes:
         name: `openvino` or `torch`.
-        precision: What it computes in, `float32` or `bfloat16`.
-        forks_warm: Passes may run before a fork, and what they leave behind is worth sharing.
+        precision: Precision of its computation, `float32` or `bfloat16`.
+        forks_warm: Passes may run before a fork, and the state they leave is worth sharing.
         packs: Several texts may share a row.
-        vocabulary: Token ids that it knows, from 0 up, or None where that cannot be told.
-        positions: Tokens of the longest text that it can tell the order of, or None likewise.
+        vocabulary: Number of token ids it knows, from 0 up, or None if unknown.
+        positions: Number of token positions it knows, or None if unknown.
     """
 
     name: str
@@ -31,15 +33,15 @@ class Engine(Protocol):
     positions: int | None
 
     def start(self) -> None:
-        """Get ready for `forward`; calling it again changes nothing."""
+        """Prepare for `forward`; further calls change nothing."""
 
     def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
         """Return one vector per text, row by row, not normalised.
 
         Args:
             input_ids: Token ids, shape (rows, tokens), padded.
-            segments: For each token the number of its text in its row, 1 for the first, and 0 for
-                padding, same shape; with one text in each row, the attention mask.
+            segments: Number of each token's text in its row, from 1, and 0 for padding; same shape.
+                With one text per row this is the attention mask.
 
         Returns:
             A new array, shape (texts, dimensions).

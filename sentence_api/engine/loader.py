@@ -1,4 +1,4 @@
-"""Chooses and loads the engine of an artifact. torch is imported only when it is the engine."""
+"""Loader of an artifact's engine. torch is imported only when it is the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int
     """Load the engine that `artifact` was made for; its files must have been verified.
 
     Raises:
-        ArtifactInvalid: The engine cannot read the artifact, or not as its manifest says.
+        ArtifactInvalid: The engine cannot read the artifact, or the manifest exceeds the model.
     """
     engine = _load(artifact, manifest, precision, threads)
     where = f"cannot use {artifact / MANIFEST}"
@@ -33,7 +33,7 @@ def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int
 
 
 def _load(artifact: Path, manifest: Manifest, precision: str, threads: int) -> Engine:
-    """Load the engine as it is."""
+    """Load the engine without comparing it with the manifest."""
     if manifest.engine == "torch":
         from sentence_api.engine.torch import TorchEngine  # noqa: PLC0415
 
@@ -53,9 +53,9 @@ def resolve_precision(
     """Return the precision that will be served on this machine.
 
     Args:
-        engine: What computes.
-        precision: `auto` is the fastest in which the machine computes and the model is faithful.
-        manifest: What is known of the model's accuracy.
+        engine: Name of the engine.
+        precision: `auto` is the fastest that the machine supports and the model is faithful in.
+        manifest: Holds the model's measured accuracy; None if it is unknown.
     """
     if engine == "torch":
         return "float32" if precision == "auto" else precision

@@ -15,23 +15,24 @@ from sentence_api.engine.artifact import Pooling
 from sentence_api.engine.interface import TokenIds, Vectors
 from sentence_api.settings import Precision
 
-# Kernels kept for shapes of (texts, tokens) that come again. Each shape takes several, of 0.4 MiB
-# together, in every worker, and with the plugin's own bound of thousands 600 shapes took 250 MiB.
-# So many hold the common shapes; a pass of a new one takes one or two milliseconds longer.
+# Kernels cached for recurring shapes of (texts, tokens). Each shape takes several kernels, of
+# 0.4 MiB together, in every worker; with the plugin's own bound of thousands, 600 shapes took
+# 250 MiB. This bound holds the common shapes; a pass of a new shape takes one or two milliseconds
+# longer.
 _CACHED_KERNELS = 64
 _TABLE_RANK = 2
-# What transformers calls the table of absolute positions; other models compute theirs.
+# transformers' name for the table of absolute positions; other models compute positions.
 _POSITIONS = "position_embeddings"
 
 
 def _runtime() -> Any:
     """Import OpenVINO without its model converter.
 
-    The converter is not needed to serve; importing it sends usage statistics, opens a thread and
+    The converter is not needed to serve; importing it sends usage statistics, starts a thread and
     costs 10 MB. OpenVINO treats its absence as an installation without the converter.
     """
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
-    # A second cache of kernels, in the library below, that no property bounds: _CACHED_KERNELS.
+    # oneDNN, the library below, has a second kernel cache that no property bounds: _CACHED_KERNELS.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
     import openvino  # noqa: PLC0415
 
@@ -40,7 +41,7 @@ def _runtime() -> Any:
 
 @cache
 def supported_precisions() -> tuple[str, ...]:
-    """Return what this CPU computes in, the fastest first."""
+    """Return the precisions that this CPU supports, the fastest first."""
     capabilities = _runtime().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("bfloat16", "float32") if "BF16" in capabilities else ("float32",)
 
@@ -51,7 +52,7 @@ def resolve_precision(precision: Precision) -> str:
 
 
 def _table_rows(graph: Any) -> dict[str, int]:
-    """Return how many rows each table of a graph has from which rows are looked up, by name."""
+    """Return the number of rows of each lookup table in a graph, by name."""
     tables = {
         op.get_friendly_name(): op.input(0).get_partial_shape()
         for op in graph.get_ops()
@@ -71,7 +72,7 @@ class OpenVinoEngine:
         graph: The `.xml` file; its weights lie beside it.
         precision: `float32` or `bfloat16`.
         threads: Inference threads.
-        pooling: Of a graph made for packing, what makes a vector of a text's tokens; else None.
+        pooling: Pooling of a graph made for packing, else None.
     """
 
     name = "openvino"
@@ -83,16 +84,16 @@ class OpenVinoEngine:
         self.precision = precision
         self.packs = pooling is not None
         self._pooling = pooling
-        # The plugin packs the weights on the first pass of each kind: few rows take one layout, a
-        # batch another (90 MB in float32 for all-MiniLM-L6-v2), and only what is packed before
-        # the fork is shared. With one thread a pass runs in the calling thread and nothing is lost
-        # in the fork; with more, the first pass after it hangs.
+        # The plugin packs the weights on the first pass of few rows and, in a second layout, on the
+        # first batch (90 MB in float32 for all-MiniLM-L6-v2); only weights packed before the fork
+        # are shared. With one thread a pass runs in the calling thread and the fork loses nothing;
+        # with more threads, the first pass after the fork hangs.
         self.forks_warm = threads == 1
         self._request: Any = None
         core = runtime.Core()
         model = core.read_model(str(graph))
         rows = _table_rows(model)
-        # Whatever lies beyond its table, the plugin reads as zeros: no error, and a wrong vector.
+        # The plugin reads an index beyond its table as zeros: no error, but a wrong vector.
         self.vocabulary = max(rows.values(), default=None)
         self.positions = min((rows[name] for name in rows if _POSITIONS in name), default=None)
         self._compiled = core.compile_model(
@@ -125,17 +126,17 @@ class OpenVinoEngine:
 
 
 def packed_inputs(input_ids: TokenIds, segments: TokenIds, pooling: Pooling) -> dict[str, TokenIds]:
-    """Return what a packed graph reads, by name.
+    """Return the inputs of a packed graph, by name.
 
     Args:
         input_ids: Token ids, shape (rows, tokens).
         segments: Number of the text that each token belongs to, from 1 in each row; 0 is padding.
-        pooling: What makes a text's vector from those of its tokens.
+        pooling: Pooling of the tokens' vectors into a text's vector.
 
     Returns:
-        `tokens`, shape (3, rows, tokens): ids, segments and the place of each token in its text.
-        `pooled`: the tokens whose vectors count, as numbers in all rows, text by text. `offsets`:
-        where in that each text begins.
+        `tokens`, shape (3, rows, tokens): ids, segments and the position of each token in its text.
+        `pooled`: indices, over all rows, of the tokens whose vectors count, text by text.
+        `offsets`: start of each text in `pooled`.
     """
     before = np.zeros_like(segments)
     before[:, 1:] = segments[:, :-1]
@@ -144,7 +145,7 @@ def packed_inputs(input_ids: TokenIds, segments: TokenIds, pooling: Pooling) -> 
     tokens = np.flatnonzero(segments)
     positions = np.zeros_like(segments)
     positions.ravel()[tokens] = tokens - starts[np.cumsum(begins)[tokens] - 1]
-    # In one array, the graph knows that all three have the same shape.
+    # One array tells the graph that all three have the same shape.
     found = {"tokens": np.stack([input_ids, segments, positions])}
     if pooling == "mean":
         return found | {"pooled": tokens, "offsets": np.flatnonzero(begins[tokens])}

@@ -1,4 +1,4 @@
-"""Text to token ids, exactly as the source model does it."""
+"""Tokenizer: text to token ids, exactly as the source model does it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 
 from sentence_api.errors import ArtifactInvalid
 
-# Characters looked at first, per token that the model reads: prose has three to five characters a
+# Characters tokenized first, per token that the model reads: prose has three to five characters a
 # token, code up to ten.
 _FIRST = 32
-# Characters looked at in all, per token that the model reads. A tokenizer takes about a microsecond
+# Characters tokenized in all, per token that the model reads. A tokenizer takes about a microsecond
 # a character, and a word of megabytes is one token: without a bound it held the worker for 1.7 s.
 _MOST = 128
 # Characters tokenized between two pauses, some 10 ms; words of 99 letters take three times as long.
@@ -23,13 +23,13 @@ _PIECE = 8_192
 
 
 class Tokens(NamedTuple):
-    """One text as the model reads it.
+    """Tokens of one text, as the model reads it.
 
     Attributes:
         ids: Token ids, special tokens included, at most the model's maximum; shape (tokens,).
         full_length: Tokens the text has; more than `read` when it was cut.
-        is_exact: False when the text is so long that only its beginning was looked at; it has
-            `full_length` tokens at least.
+        is_exact: False when only the beginning of a very long text was tokenized; `full_length` is
+            then a lower bound.
     """
 
     ids: NDArray[np.int64]
@@ -38,12 +38,12 @@ class Tokens(NamedTuple):
 
     @property
     def read(self) -> int:
-        """How many tokens the model reads."""
+        """Number of tokens that the model reads."""
         return len(self.ids)
 
 
 class TextTokenizer:
-    """A fast tokenizer cut to a model's maximum. Not for two threads at once.
+    """Fast tokenizer that truncates to a model's maximum. Not thread-safe.
 
     Raises:
         ArtifactInvalid: The tokenizer file cannot be read.
@@ -66,12 +66,12 @@ class TextTokenizer:
     ) -> list[Tokens]:
         """Return the tokens of each text, in order.
 
-        Of a long text only a beginning is read: one with twice the tokens that the model takes, so
-        that where it ends makes no difference, or one of `most_characters`.
+        Only the beginning of a long text is tokenized: at least twice the tokens that the model
+        reads, so that the cut changes none of them, or `most_characters`.
 
         Args:
-            texts: Any number.
-            prompt: Put before each.
+            texts: Any number of texts.
+            prompt: Put before each text.
             pause: Called between pieces of work, each of some tens of milliseconds at most.
         """
         tokens: list[Tokens] = []
@@ -108,7 +108,7 @@ class TextTokenizer:
 
 
 def _pieces(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the texts in order, as many at a time as have few characters together, or one."""
+    """Yield the texts in order, in groups of `_PIECE` characters at most or of a single text."""
     start = characters = 0
     for index, text in enumerate(texts):
         characters += len(text)

@@ -15,13 +15,14 @@ NORMALIZE = "Normalize"
 
 
 def load_source(folder: Path) -> SentenceTransformer:
-    """Load a model from a folder onto the CPU: safetensors only, and never code that it ships.
+    """Load a model from a folder onto the CPU: safetensors only, never code from the folder.
 
     Raises:
         ExportFailed: It cannot be loaded, or has weights only as a pickle.
     """
     _refuse_pickles(folder)
-    # One thread before the first operation: a fork after an operation with more hangs the child.
+    # One thread before the first operation: a fork after an operation with more threads hangs
+    # the child.
     torch.set_num_threads(1)
     try:
         model = SentenceTransformer(
@@ -37,22 +38,22 @@ def load_source(folder: Path) -> SentenceTransformer:
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """Refuse a folder of which any part has its weights only as a pickle, which can run code."""
+    """Refuse a folder with weights that exist only as a pickle, which can run code."""
     for path in folder.rglob("pytorch_model*.bin"):
         if not any(path.parent.glob("*.safetensors")):
             raise ExportFailed(f"{path} is a pickle, which can run code; save it as safetensors")
 
 
 def first_line(exc: Exception) -> str:
-    """Return what a library's exception says, cut to one line."""
+    """Return the first line of a library's exception, or its type where it has no text."""
     return next(iter(str(exc).strip().splitlines()), type(exc).__name__)
 
 
 def drop_normalize(model: SentenceTransformer) -> bool:
-    """Remove a closing Normalize module, so that vectors of their own length can be served too.
+    """Remove a closing Normalize module, so that vectors can be served unnormalised too.
 
     Returns:
-        Whether there was one.
+        Whether the model had a Normalize module.
     """
     *_, (name, last) = model.named_children()
     if type(last).__name__ != NORMALIZE:
@@ -74,7 +75,7 @@ class TorchEngine:
     """
 
     name = "torch"
-    # The weights are used as they were read; a pass leaves nothing behind worth sharing.
+    # torch uses the weights as loaded; a pass leaves no state worth sharing.
     forks_warm = False
     packs = False
 
@@ -92,7 +93,7 @@ class TorchEngine:
             self._model.bfloat16()
 
     def start(self) -> None:
-        """Allow more threads; raising the number is safe after the fork only."""
+        """Set the number of threads; raising it is safe only after the fork."""
         torch.set_num_threads(self._threads)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]

@@ -1,1 +1,1 @@
-"""Export: makes an artifact of a model and proves that it is faithful."""
+"""Export: turns a model into an artifact and proves that it is faithful."""

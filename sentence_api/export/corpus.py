@@ -7,7 +7,7 @@ import random
 TEXTS = 240
 
 # ruff: noqa: RUF001 - characters that look alike are the point
-# A few phrases per script; what matters is that tokenizers treat them differently.
+# A few phrases per script, chosen because tokenizers treat them differently.
 _PHRASES = (
     "What is machine learning?",
     "The quick brown fox jumps over the lazy dog, twice.",
@@ -35,7 +35,7 @@ _PHRASES = (
 def varied_texts(max_tokens: int) -> list[str]:
     """Return `TEXTS` texts from one word to beyond `max_tokens` tokens, the same every time."""
     choose = random.Random(20260101)  # noqa: S311 - repeatable, not secret
-    # Long texts teach nothing new beyond 512 tokens but cost seconds each, so few are longer.
+    # Texts beyond 512 tokens show nothing new but cost seconds each, so few are longer.
     common = min(max_tokens, 512)
     longest = [max_tokens + 50, max_tokens]
     texts = [*_PHRASES, "a", "?", "機", "Ja.", "OK"]

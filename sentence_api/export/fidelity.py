@@ -1,4 +1,4 @@
-"""Fidelity: how close an artifact's vectors are to those of its source model."""
+"""Fidelity: the agreement of an artifact's vectors with its source model's."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sentence_api.export.source import Report
 from sentence_api.resources.host import read_host
 
 CANARY_TEXT = "The canary sings while the vectors are right."
-# Texts of a pass when the artifact is compared with its source.
+# Texts per pass when the artifact is compared with its source.
 _TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The source model's own answers, normalised."""
+    """Vectors that the source model itself gives, normalised."""
 
     texts: list[str]
     vectors: Vectors
@@ -36,12 +36,12 @@ class Reference:
 
 
 def usable_threads() -> int:
-    """Return how many threads this process may really run."""
+    """Return the number of threads that this process may run at once."""
     return max(1, math.floor(read_host().cpus))
 
 
 def compute_reference(model: SentenceTransformer) -> Reference:
-    """Compute what the source model itself answers."""
+    """Compute the vectors that the source model itself gives."""
 
     def encode(texts: list[str]) -> Vectors:
         vectors = model.encode(
@@ -56,7 +56,7 @@ def compute_reference(model: SentenceTransformer) -> Reference:
 def compare_with(
     folder: Path, manifest: Manifest, precision: str, reference: Reference
 ) -> Accuracy:
-    """Encode the reference texts with the artifact and return the worst agreement."""
+    """Encode the reference texts with the artifact and return its accuracy."""
     engine = load_engine(folder, manifest, precision, threads=usable_threads())
     engine.start()
     tokenizer = TextTokenizer(folder / TOKENIZER, manifest.max_tokens)
@@ -72,7 +72,7 @@ def compare_with(
         ]
     )
     cosines = np.vecdot(vectors, reference.vectors)
-    # numpy's minimum, since Python's passes over a cosine that is not a number.
+    # numpy's minimum keeps a NaN cosine; Python's passes over it.
     worst = float(np.min(cosines))
     return Accuracy(
         texts=len(cosines),
@@ -83,14 +83,14 @@ def compare_with(
 
 
 def same_nearest(vectors: Vectors, expected: Vectors) -> float:
-    """Return what part of the nearest other texts of each text is the same in both."""
+    """Return the share of each text's nearest neighbours that is the same in both."""
     nearest, as_expected = (_nearest(each) for each in (vectors, expected))
     same = [len(set(one) & set(other)) for one, other in zip(nearest, as_expected, strict=True)]
     return sum(same) / (len(same) * NEAREST)
 
 
 def _nearest(vectors: Vectors) -> list[list[int]]:
-    """Return the nearest other texts of each text."""
+    """Return the nearest neighbours of each text, without the text itself."""
     similar = vectors @ vectors.T
     np.fill_diagonal(similar, -np.inf)
     found: list[list[int]] = np.argsort(-similar, axis=1, kind="stable")[:, :NEAREST].tolist()
@@ -98,10 +98,10 @@ def _nearest(vectors: Vectors) -> list[list[int]]:
 
 
 def require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
-    """Refuse an artifact that is unlike its source; say which precision will not be served.
+    """Refuse an artifact unfaithful in float32; report other precisions that are unfaithful.
 
     Raises:
-        ExportFailed: In float32 it is below `MIN_COSINE`.
+        ExportFailed: The lowest cosine in float32 is below `MIN_COSINE`.
     """
     for precision, found in accuracy.items():
         if found.min_cosine >= MIN_COSINE:
@@ -116,7 +116,7 @@ def require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
 
 
 def _unit_vectors(engine: Engine, tokens: Sequence[Tokens], pad_token_id: int) -> Vectors:
-    """Return the vectors of some texts, of length 1; where texts may share a row, all share one."""
+    """Return unit vectors of some texts; an engine that packs gets all texts in one row."""
     ids = [text.ids for text in tokens]
     rows, width = [[each] for each in ids], max(map(len, ids))
     if engine.packs:

@@ -1,4 +1,4 @@
-"""Writes a model as the graph that OpenVINO compiles: one text a row, or several."""
+"""Graph of a model that OpenVINO compiles: one text per row, or several."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sentence_api.engine.artifact import Pooling
 from sentence_api.engine.torch import first_line
 from sentence_api.errors import ExportFailed
 
-# Added to the scores of tokens of other texts, whose part in a softmax is then zero.
+# Added to the attention scores of other texts' tokens: their share in the softmax is then zero.
 _UNSEEN = -10_000.0
 
 
 class _Pipeline(torch.nn.Module):  # type: ignore[misc]
-    """All modules of the model as one function of two tensors, which is what is compiled."""
+    """All modules of the model as one function of two tensors, for compilation."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Pipeline(torch.nn.Module):  # type: ignore[misc]
 
 
 class _PackedPipeline(torch.nn.Module):  # type: ignore[misc]
-    """All modules of the model, for rows of several texts of which each sees itself only."""
+    """All modules of the model, for rows of several texts; each attends only to itself."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class _PackedPipeline(torch.nn.Module):  # type: ignore[misc]
             token_type_ids=torch.zeros_like(input_ids),
             position_ids=position_ids,
         ).last_hidden_state
-        # Not a product of matrices: for that OpenVINO keeps kernels of 0.6 MiB for each shape.
+        # Not a matrix product: OpenVINO would keep kernels of 0.6 MiB for each shape.
         vectors = torch.nn.functional.embedding_bag(
             pooled, states.flatten(0, 1), offsets, mode="mean"
         )
@@ -60,10 +60,10 @@ class _PackedPipeline(torch.nn.Module):  # type: ignore[misc]
 
 
 def packed_pooling_of(model: SentenceTransformer) -> Pooling | None:
-    """Return how texts that share rows are pooled, or None where a model may not allow it.
+    """Return the pooling for texts that share rows, or None if the model may not support them.
 
-    It has to take a mask for each pair of tokens and the place of each, as BERT does, and to make a
-    vector that is the mean of some of a text's tokens.
+    The model must take a mask for each pair of tokens and the position of each token, as BERT does,
+    and its vector must be the mean of some of a text's tokens.
     """
     names = [type(module).__name__ for module in model]
     if names[:2] != ["Transformer", "Pooling"] or not set(names[2:]) <= {"Dense"}:
@@ -81,12 +81,12 @@ def write_graph(model: SentenceTransformer, pooling: Pooling | None, path: Path)
 
     Args:
         model: The model.
-        pooling: What packs its texts, or None: the graph then takes one text a row.
-        path: Where to write.
+        pooling: Pooling of packed texts, or None for a graph of one text per row.
+        path: File to write.
     """
     import openvino  # noqa: PLC0415
 
-    # Whoever has loaded the engine before has also hidden the converter.
+    # An engine loaded earlier in this process hides the converter.
     if sys.modules.get("openvino.tools.ovc", openvino) is None:
         del sys.modules["openvino.tools.ovc"]
     from openvino.tools.ovc import convert_model  # noqa: PLC0415

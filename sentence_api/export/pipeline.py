@@ -1,4 +1,4 @@
-"""Turns a sentence-transformers model into an artifact, and proves that it is faithful."""
+"""Export pipeline: turns a sentence-transformers model into an artifact proven faithful."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from sentence_api.export.graph import packed_pooling_of, write_graph
 from sentence_api.export.source import Report, Source, find_source, source_folder
 from sentence_api.settings import Engine as EngineName
 
-# The footprint is measured at this many tokens a pass, or one longest text.
+# Tokens per pass at which the footprint is measured, but at least one text of maximum length.
 PROBE_TOKENS = 1024
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "tokenizers")
 
@@ -52,7 +52,7 @@ _PACKAGES = ("sentence-transformers", "transformers", "torch", "openvino", "toke
 def export(
     model: str, revision: str | None, engine: EngineName, output: Path, report: Report
 ) -> Manifest:
-    """Export `model` to `output`, replacing what is there only once all is proven.
+    """Export `model` to `output`, replacing an existing artifact only after every check.
 
     Args:
         model: `all-MiniLM-L6-v2`, a local folder or a hub id.
@@ -69,7 +69,7 @@ def export(
         report(f"[1/5] loading {source.label}")
         _quiet()
         loaded = load_source(source_folder(source))
-        # Nothing forks here, so every CPU may help.
+        # Nothing forks here, so torch may use every CPU.
         torch.set_num_threads(usable_threads())
         _check_supported(loaded)
         report("[2/5] computing reference vectors with sentence-transformers")
@@ -109,7 +109,7 @@ def export(
 
 @contextmanager
 def _staging(output: Path) -> Iterator[Path]:
-    """Give a folder to write into, and put it in the place of `output` if all went well."""
+    """Yield a new folder to write into; it replaces `output` if the block succeeds."""
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.parent / f".{output.name}.partial-{os.getpid()}"
     folder.mkdir()
@@ -125,7 +125,7 @@ def _staging(output: Path) -> Iterator[Path]:
 
 
 def _quiet() -> None:
-    """Keep the libraries' progress bars, warnings and usage statistics out of the way."""
+    """Turn off the libraries' progress bars, warnings and usage statistics."""
     from transformers.utils import logging  # noqa: PLC0415
 
     logging.disable_progress_bar()
@@ -135,7 +135,7 @@ def _quiet() -> None:
 
 
 def _check_supported(model: SentenceTransformer) -> None:
-    """Refuse what the serving path could not reproduce, and say what it is."""
+    """Refuse a model that the serving path cannot reproduce, and name the reason."""
     if not hasattr(model.tokenizer, "backend_tokenizer"):
         raise ExportFailed(f"{type(model.tokenizer).__name__} has no fast tokenizer")
     if any(model.prompts.values()) and not all(
@@ -152,7 +152,7 @@ def _check_supported(model: SentenceTransformer) -> None:
 
 
 def _write_tokenizer(model: SentenceTransformer, path: Path) -> None:
-    """Save the tokenizer, with the lowering of case that some models do before it."""
+    """Save the tokenizer, with the lowercasing that some models do before it."""
     tokenizer = model.tokenizer.backend_tokenizer
     if getattr(model[0], "do_lower_case", False):
         before = [tokenizer.normalizer] if tokenizer.normalizer else []
@@ -171,7 +171,7 @@ def _draft(
     normalizes: bool,
     folder: Path,
 ) -> Manifest:
-    """Return the manifest of what is written so far, without what is measured on it."""
+    """Return the manifest of the files written so far, without measurements."""
     return Manifest(
         model=model.rstrip("/").rsplit("/", 1)[-1],
         source=source.label,

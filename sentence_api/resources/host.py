@@ -1,4 +1,4 @@
-"""What CPUs and memory this process really has, and what its control group says right now.
+"""Host: the CPUs and memory that this process may use, inside a container too.
 
 ``os.cpu_count()`` and psutil show the whole machine inside a container, so both are read from the
 kernel's own files instead. A file that is missing, unreadable or malformed means "no limit":
@@ -43,10 +43,10 @@ class Host:
 
 
 def read_host(root: Path = Path("/"), affinity: int | None = None) -> Host:
-    """Return what this process may use.
+    """Return the CPUs and memory that this process may use.
 
     Args:
-        root: Where ``proc`` and ``sys`` are read from.
+        root: Folder that holds ``proc`` and ``sys``.
         affinity: The number of CPUs the scheduler allows; None asks the scheduler.
 
     Raises:
@@ -81,7 +81,7 @@ def _physical_memory(root: Path) -> int:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Name the processor: two of the same name need not be of the same family."""
+    """Return the processor's name and family: equal names may hide different families."""
     try:
         text = cpuinfo.read_text(encoding="utf-8")
     except OSError:

@@ -9,13 +9,13 @@ from sentence_api.resources.sizes import MIB
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is to plan for.
+    """Machine to plan for.
 
     Attributes:
         cpus: CPUs the process may use, in units of one CPU.
         memory_bytes: RAM, or the container's limit when `contained`.
-        contained: The figures are limits that were set for this service alone, so nothing more is
-            kept back for others.
+        contained: Whether the figures are limits set for this service alone, so that nothing more
+            is reserved for other programs.
     """
 
     cpus: float
@@ -40,13 +40,13 @@ class Overrides:
 
     @property
     def cache_bytes(self) -> int:
-        """What a worker may hold of recent texts."""
+        """Capacity of a worker's cache of recent texts."""
         return (self.cache_mb or 0) * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One line of the sum: a name, how it came about, and the result, for `--explain`."""
+    """One step of the calculation, for `--explain`: its name, its reason and its value."""
 
     name: str
     reason: str
@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one machine serves one model.
+    """Plan by which one machine serves one model.
 
     Attributes:
         workers: Processes.
@@ -65,14 +65,14 @@ class Plan:
         max_request_items: Texts per HTTP request.
         max_queue_tokens: Tokens that may wait in one worker.
         max_concurrent_requests: Open connections per worker.
-        request_bytes: What the requests of one worker may hold in memory together.
-        cache_bytes: What one worker may hold of recent texts.
+        request_bytes: Memory that the requests of one worker may hold together.
+        cache_bytes: Capacity of one worker's cache of recent texts.
         memory_limit_bytes: Limit for the whole service.
         cpu_limit: CPUs for the whole service.
         recycle_watermark_bytes: Private memory at which a worker retires.
         predicted_peak_bytes: The largest working set of the whole service.
-        bound_by: What set the number of workers: `cpus`, `memory` or `setting`.
-        steps: The sum, line by line.
+        bound_by: Limit that set the number of workers: `cpus`, `memory` or `setting`.
+        steps: The calculation, step by step.
     """
 
     workers: int

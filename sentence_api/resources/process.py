@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Half of all memory: more than the parent can have over a child.
+# Counts as half of all memory: a parent cannot exceed its child by more.
 _CHILD_SCORE = 500
 _LINE = re.compile(r"^(\w+): +(\d+) kB", re.MULTILINE)
 
@@ -18,9 +18,9 @@ class ProcessMemory:
 
     Attributes:
         rss: Resident, shared pages counted in full.
-        anonymous: What of it belongs to no file, so that the kernel cannot drop it.
+        anonymous: Resident memory that belongs to no file, so that the kernel cannot drop it.
         pss: Resident, each shared page divided by the processes that share it.
-        private: Held by this process alone: what its end would free.
+        private: Held by this process alone: freed when it ends.
     """
 
     rss: int
@@ -32,8 +32,8 @@ class ProcessMemory:
 def offer_to_oom_killer() -> None:
     """Let the kernel kill this process before its parent when memory runs out.
 
-    A parent that shares its memory with its children counts as the largest, and its end is the end
-    of all. Any process may raise its own score.
+    A parent that shares its memory with its children counts as the largest process, and its end
+    would end them all. Any process may raise its own score.
     """
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError):
@@ -44,7 +44,7 @@ def process_memory(pid: int | str = "self") -> ProcessMemory:
     """Return the memory of a process from `/proc/<pid>/smaps_rollup`; takes about 1 ms.
 
     Raises:
-        OSError: There is no such process, or it belongs to someone else.
+        OSError: There is no such process, or it belongs to another user.
     """
     text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     sizes = {name: int(kib) * 1024 for name, kib in _LINE.findall(text)}

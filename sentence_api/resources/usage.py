@@ -1,4 +1,4 @@
-"""Memory and CPU of this server: its container's, or its processes' where no container binds it."""
+"""Memory and CPU use of this server: its container's, or its processes' outside a container."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sentence_api.resources.process import ProcessMemory, process_memory
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the server uses of what it may use; see `Sample` for the fields.
+    """Resources that the server uses, and their limits; see `Sample` for the fields.
 
     Attributes:
-        private_bytes: By process id.
+        private_bytes: Private memory by process id.
     """
 
     memory_bytes: int | None
@@ -33,16 +33,16 @@ class Usage:
 
 
 def read_usage(master: int, workers: Sequence[int], memory_limit_bytes: int) -> Usage:
-    """Read the kernel's figures.
+    """Return the server's usage and limits from the kernel's figures.
 
     Inside a container its control group is measured, as `docker stats` does. Elsewhere the group
-    is shared with others, so the processes are: shared pages once, and the CPU time of workers
-    that have ended too, which the kernel adds to their parent's.
+    is shared with other programs, so the processes are measured: shared pages once, and including
+    the CPU time of ended workers, which the kernel adds to their parent's.
 
     Args:
         master: Process id of the master.
-        workers: Those of its workers.
-        memory_limit_bytes: What memory is held against where no container binds it.
+        workers: Process ids of its workers.
+        memory_limit_bytes: Limit that memory is compared with outside a container.
     """
     host, group, cpu = read_host(), read_cgroup_memory(), read_cgroup_cpu()
     memories = {pid: memory for pid in {master, *workers} if (memory := _memory(pid)) is not None}
@@ -63,7 +63,7 @@ def read_usage(master: int, workers: Sequence[int], memory_limit_bytes: int) -> 
 
 
 def _memory(pid: int) -> ProcessMemory | None:
-    """Return a process's memory, or None for one that has just ended."""
+    """Return a process's memory, or None if the process has just ended."""
     try:
         return process_memory(pid)
     except (OSError, KeyError):

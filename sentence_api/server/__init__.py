@@ -1,1 +1,1 @@
-"""Everything that knows gunicorn: its worker, its processes and their logs."""
+"""gunicorn integration: its worker, its processes and their logs."""

@@ -74,11 +74,11 @@ class KnownHeads:
 
 
 class KnownRequest:
-    """A request whose head is byte for byte that of one that gunicorn has accepted.
+    """A request whose head equals, byte for byte, a head that gunicorn has accepted.
 
     Attributes:
-        unreader: What reads its connection.
-        body: What reads its body.
+        unreader: Reader of its connection.
+        body: Reader of its body.
         arrived: Bytes of the body that came with the head.
         must_close: Whether its connection must end with it.
     """
@@ -97,7 +97,7 @@ class KnownRequest:
             self.body = LengthReader(unreader, length)
 
     def force_close(self) -> None:
-        """Note that where the next request would start is unknown."""
+        """Note that the start of the next request is unknown."""
         self.must_close = True
 
 

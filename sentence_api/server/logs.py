@@ -1,4 +1,4 @@
-"""What a server logs: events on stderr, a line each, and requests where that is asked for."""
+"""Logs of a server: events on stderr, one line each, and requests if the access log is on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def log_to_stderr(level: str) -> None:
 
 
 class _Atoms(glogging.SafeAtoms):  # type: ignore[misc]
-    """The parts of a line of the access log, with control characters escaped."""
+    """Fields of an access log line, with control characters escaped."""
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)

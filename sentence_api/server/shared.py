@@ -1,4 +1,4 @@
-"""The folder that the processes of one server share, in memory where there is a disk for it."""
+"""Folder that the processes of one server share, on a memory disk if there is one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LOCK = "in-use.lock"
 
 @cache
 def shared_folder(parent: str | None) -> Path:
-    """Make this server's folder, and remove those of servers that were killed.
+    """Create this server's folder, and remove the folders of servers that were killed.
 
     Called in the master, which removes the folder when it ends. gunicorn reads its settings again
-    when it reloads; workers from before and after must find the same folder.
+    when it reloads; workers from before and after the reload must find the same folder.
 
     Args:
-        parent: Where it lies, by default the system's folder for temporary files.
+        parent: Parent folder, by default the system's folder for temporary files.
     """
     for folder in Path(parent or tempfile.gettempdir()).glob(f"{PREFIX}*"):
         _remove_abandoned(folder)
@@ -33,16 +33,16 @@ def shared_folder(parent: str | None) -> Path:
 
 
 def _hold(folder: Path) -> None:
-    """Lock the folder for as long as this process or one that it forks lives."""
+    """Lock the folder while this process or any of its forks lives."""
     unnamed = folder / f"{_LOCK}.new"
     descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    # Only now: another server that starts must not find a lock that nobody holds yet.
+    # Renamed only once locked: a starting server must not find a lock that is not held yet.
     unnamed.rename(folder / _LOCK)
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove a folder whose lock nobody holds; one without a lock is another version's."""
+    """Remove a folder whose lock is free; a folder without a lock is another version's."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -58,6 +58,6 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _remove(folder: Path, master: int) -> None:
-    """Remove the master's folder; forked workers run this at their end too and must not."""
+    """Remove the folder in the master only; forked workers run this at their end too."""
     if os.getpid() == master:
         shutil.rmtree(folder, ignore_errors=True)

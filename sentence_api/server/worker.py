@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, with a short way for plain queries."""
+"""gunicorn's gevent worker, with a fast path for plain queries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
 from sentence_api.server.heads import HEAD_END, HEADERS, KnownRequest
 
-# How soon a worker sees that it is to end, and that it may. gunicorn's takes a second.
+# Interval at which a worker checks whether it must end, and may. gunicorn's is a second.
 _TICK_SECONDS = 0.1
 # A handshake that has begun ends within a round trip.
 _HANDSHAKE_SECONDS = 0.2
@@ -35,33 +35,33 @@ _PIECE_BYTES = 16 * 1024
 
 
 class _Overheard:
-    """Takes a client's place while gunicorn words a refusal, of which only the status is wanted."""
+    """Stand-in for a client while gunicorn writes a refusal: only its status is needed."""
 
     status = 500
 
     def gettimeout(self) -> float:
-        """Say that nothing need be changed before it is written to."""
+        """Return the timeout of a non-blocking socket, so that gunicorn does not change it."""
         return 0.0
 
     def sendall(self, data: bytes) -> None:
-        """Read the status line."""
+        """Read the status from the status line."""
         self.status = int(data.split(b" ", 2)[1])
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Answers a plain query with one write, and everything else as gunicorn does.
+    """Worker that answers a plain query with one write, and other requests as gunicorn does.
 
     gunicorn reads and checks a request either way. A whole WSGI environment, the check of our own
-    headers and a second write took a fifth of what a question costs outside of the model
-    (docs/adr/0013). A client repeats its heads byte for byte, so once gunicorn has accepted one it
-    is recognised, and what it says need not be found out again (docs/adr/0015).
+    headers and a second write took a fifth of a question's cost outside the model (docs/adr/0013).
+    A client repeats its heads byte for byte, so a head that gunicorn has accepted is recognised and
+    not parsed again (docs/adr/0015).
     """
 
     alive: bool
     _slots: Slots
 
     def run(self) -> None:
-        """Serve until told to end, then answer what has been accepted."""
+        """Serve until told to end, then answer the accepted requests."""
         self._slots = Slots(self.worker_connections, self._count_waiting)
         servers = [self._listen(listener) for listener in self.sockets]
         while self.alive:
@@ -81,17 +81,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Return a server that accepts from a listening socket."""
         server = StreamServer(listener, handle=partial(self.handle, listener), spawn=self._slots)
         if self.cfg.workers > 1:
-            # Others accept from it too.
+            # Other workers accept from the same socket.
             server.max_accept = 1
         server.start()
         return server
 
     def _count_waiting(self) -> int:
-        """Return how many clients wait to be accepted by some worker."""
+        """Return the number of connections that no worker has accepted yet."""
         return sum(count_queued(listener) for listener in self.sockets)
 
     def _empty_backlogs(self, until: float) -> None:
-        """Go on accepting until no client is left that is connected or about to be."""
+        """Accept until no connection is waiting or being established."""
         last = time.monotonic()
         while (now := time.monotonic()) < until:
             if any(is_readable(listener) for listener in self.sockets):
@@ -101,7 +101,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._pause()
 
     def _pause(self) -> None:
-        """Tell the master that this worker lives, and let others run for a moment."""
+        """Send the master a heartbeat, and let other greenlets run for a tick."""
         self.notify()
         gevent.sleep(_TICK_SECONDS)
 
@@ -114,16 +114,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._slots.forget(client)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """Answer one request; raise StopIteration where the connection ends with it."""
+        """Answer one request; raise StopIteration if the connection ends with it."""
         self._slots.forget(sock)
-        # As soon as it has a request of its own, what was seen before no longer tells of the next.
+        # The head that `_answer_known` saw belongs to this request only, not to the next.
         head = vars(req.unreader).pop("head", b"")
         headers = dict(req.headers)
         check_head(req.version, headers)
         is_plain = (
             self.wsgi.front.takes(req.method, req.path)
             and req.version == (1, 1)
-            # What stands twice gunicorn joins, and before what is expected it says "continue".
+            # gunicorn merges repeated headers and answers "100 Continue" to an expectation.
             and len(headers) == len(req.headers)
             and "EXPECT" not in headers
             and not self.cfg.accesslog
@@ -146,7 +146,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
-        """Answer what gunicorn refuses in the form of all other errors; gunicorn's is HTML."""
+        """Answer input that gunicorn rejected, in our own error format; gunicorn's is HTML."""
         overheard = _Overheard()
         super().handle_error(req, overheard, addr, exc)
         exchange = Exchange({})
@@ -178,7 +178,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _answer(
         self, request: Any, environ: Environ, arrived: int, sock: Any, *, closes: bool
     ) -> None:
-        """Answer a plain request; raise StopIteration where the connection ends with it."""
+        """Answer a plain request; raise StopIteration if the connection ends with it."""
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
@@ -192,7 +192,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             closes = closes or not self.alive
             _send(sock, answer, exchange, closes=closes)
         except (GreenletExit, SystemExit) as exc:
-            # The worker is being ended.
+            # The worker is being stopped.
             raise StopIteration from exc
         finally:
             self.cfg.post_request(self, request, environ, None)
@@ -201,7 +201,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def _send(sock: Any, answer: Response, exchange: Exchange, *, closes: bool) -> None:
-    """Write a response, in one piece where it is small."""
+    """Write a response, in one piece if it is small."""
     lines = [
         f"HTTP/1.1 {answer.status_line}",
         _server_and_date(int(time.time())),
@@ -214,7 +214,7 @@ def _send(sock: Any, answer: Response, exchange: Exchange, *, closes: bool) -> N
         for part in answer.parts:
             if len(part) <= SEND_BUFFER_BYTES:
                 whole = head + part
-                # The kernel nearly always takes it all; `sendall` asks first how much it would.
+                # The kernel nearly always takes it all; `sendall` asks for the buffer size first.
                 sent = sock.send(whole)
                 if sent < len(whole):
                     sock.sendall(whole[sent:])
@@ -232,17 +232,17 @@ def _server_and_date(second: int) -> str:
 
 
 def discard_body(request: GunicornRequest, timeout_seconds: float) -> None:
-    """Take what is left of a refused body off its connection, so that the client reads the answer.
+    """Discard the unread rest of a refused body, so that the client reads the response.
 
-    gunicorn does so itself, but in pieces of a kilobyte, for each of which it copies a megabyte
-    that it has read ahead: two megabytes took a second, and all others waited.
+    gunicorn does this too, but in pieces of a kilobyte, for each of which it copies a megabyte
+    that it has read ahead: two megabytes took a second, and all other requests waited.
     """
-    # Nor may hundreds of connections each hold a megabyte read ahead while others have their turn.
+    # Hundreds of connections must not each hold a megabyte read ahead while they wait.
     request.unreader.max_body_chunk = _PIECE_BYTES
     try:
         with gevent.Timeout(timeout_seconds, TimeoutError()):
             while request.body.read(_PIECE_BYTES):
                 gevent.sleep(0)
     except (OSError, ParseException):
-        # Where the next request would start is unknown.
+        # The start of the next request is unknown.
         request.force_close()

@@ -1,7 +1,7 @@
-"""Batches whatever waits, across requests: no timer, bounded, fair, with little padding.
+"""Batching across requests: no timer, bounded, fair, with little padding.
 
-One greenlet runs the forward passes. While a pass runs, requests pile up in the sockets; before
-the next pass the event loop takes them all in. So a lone request never waits for company, and
+One greenlet runs the forward passes. While a pass runs, requests pile up in the sockets; the event
+loop reads them all before the next pass. So a lone request never waits for other requests, and
 under load every pass is full.
 """
 
@@ -39,19 +39,21 @@ from sentence_api.serving.soundness import unsound_rows
 
 log = logging.getLogger(__name__)
 
-# The last quarter of the queue is kept for requests that fit one pass: a few of the largest must
-# not shut out the many small ones.
+# The last quarter of the queue is reserved for requests that fit one pass: a few very large
+# requests must not shut out many small requests.
 _LARGE_SHARE = 0.75
-# How much shorter than the longest text of a pass a text may be and still ride along.
+# A text joins a pass if it is shorter than the longest text by no more than this many tokens, or by
+# no more than the longest divided by the share.
 _SLACK_TOKENS = 4
 _SLACK_SHARE = 4
-# Turns of the event loop before each pass. A new connection is accepted in one and read in the
-# next; with a single turn it waited for a pass in between.
+# Turns of the event loop before each pass. A new connection is accepted in one turn and read in
+# the next; with a single turn it waited for a pass in between.
 _TURNS = 2
-# A pass counts as full from one part in so many of the token cap; how much each moves the rate.
+# A pass counts as full from the token cap divided by this; the weight is that of each full pass in
+# the measured rate.
 _FULL_SHARE = 2
 _RATE_WEIGHT = 0.2
-# Texts have about twice the least tokens by which they are refused before they are tokenized.
+# Texts have about twice the tokens of the lower bound that is used before they are tokenized.
 _LIKELY_FACTOR = 2
 
 Forward = Callable[[TokenIds, TokenIds], Vectors]
@@ -59,14 +61,14 @@ Forward = Callable[[TokenIds, TokenIds], Vectors]
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one forward pass did, for the metrics.
+    """Figures of one forward pass, for the metrics.
 
     Attributes:
-        items: Texts in it.
+        items: Texts in the pass.
         tokens: Their tokens without padding.
-        padded_tokens: Tokens computed; equal texts are computed once.
-        padding_tokens: Those of them that were only padding.
-        seconds: Time it took.
+        padded_tokens: Tokens computed, padding included; duplicate texts are computed once.
+        padding_tokens: Computed tokens that were padding.
+        seconds: Duration of the pass.
     """
 
     items: int
@@ -77,17 +79,17 @@ class Pass:
 
 
 class Batcher:
-    """Runs the forward passes of one process. All calls come from one thread.
+    """Queue and loop of one process's forward passes. All calls come from one thread.
 
     Args:
         forward: Computes one vector per text of (input ids, segments); see `Engine.forward`.
         caps: Bounds of passes and queue.
-        pad_token_id: What fills a row behind its texts.
+        pad_token_id: Token id that fills a row behind its texts.
         on_pass: Called after each pass.
-        dimensions: Numbers of a vector.
+        dimensions: Dimensions of a vector.
         packs: Whether several texts may share a row.
-        proves: Tells whether the engine still gives its reference vector; asked after each pass
-            that failed or gave a wrong row. Where it does not, the batcher takes no more work.
+        proves: Returns whether the engine still reproduces its reference vector; called after each
+            pass that failed or gave a wrong row. After False the batcher takes no more work.
 
     Attributes:
         waiting_tokens: Tokens that wait for a pass.
@@ -114,7 +116,7 @@ class Batcher:
         self.waiting_tokens = 0
         self._rotation: deque[Job] = deque()
         self._smallest_next = False
-        # Of full passes only: small ones are bound by reading the weights, not by their tokens.
+        # From full passes only: small passes are bound by reading the weights, not by their tokens.
         self._tokens_per_second: float | None = None
         self._backoff = Backoff(caps.queue_tokens)
         self._wake = Event()
@@ -132,10 +134,10 @@ class Batcher:
         Args:
             tokens: Token ids of each text, at least one, each at most the model's maximum.
             deadline: `time.monotonic()` after which the work is dropped.
-            is_gone: Tells whether the client has left.
+            is_gone: Returns whether the client has left.
 
         Raises:
-            QueueFull: Too many tokens wait already.
+            QueueFull: Too many tokens are waiting, or the deadline cannot be met.
             DeadlineExceeded: The deadline passed before the last pass began.
             ClientGone: The client left.
             InferenceFailed: The engine raised, or gave a wrong vector.
@@ -157,35 +159,35 @@ class Batcher:
         return job
 
     def close(self) -> None:
-        """Stop; work that still waits fails."""
+        """Stop; waiting jobs fail with `Draining`."""
         self._refuse_all()
         self._runner.kill()
 
     def _refuse_all(self) -> None:
-        """Take no more work and end what waits."""
+        """Take no more work and end the waiting jobs."""
         self._closed = True
         while self._rotation:
             self._end(self._rotation.popleft(), Draining("this worker is stopping"))
 
     def retry_after(self, tokens: float) -> int:
-        """Return after how many seconds a refused request of that size may come again."""
+        """Return the seconds after which a refused request of this size may retry."""
         return self._backoff.retry_after(tokens, self.waiting_tokens, self._tokens_per_second)
 
     def require_room(
         self, tokens: int, deadline: float | None = None, likely_factor: int = _LIKELY_FACTOR
     ) -> None:
-        """Pass if work of that size may join the queue; an empty queue takes anything.
+        """Check that work of this size may join the queue; an empty queue takes any size.
 
-        What cannot be computed before its deadline is refused at once instead of being begun and
-        thrown away.
+        Work that cannot finish before its deadline is refused at once, not started and then thrown
+        away.
 
         Args:
-            tokens: The least that it has.
+            tokens: Lower bound of its tokens.
             deadline: `time.monotonic()` by which it must be done.
-            likely_factor: How many times as many it is likely to have.
+            likely_factor: Its likely tokens, as a multiple of the lower bound.
 
         Raises:
-            QueueFull: Too many tokens wait already.
+            QueueFull: Too many tokens are waiting, or the deadline cannot be met.
         """
         waiting = self.waiting_tokens
         if not waiting:
@@ -200,7 +202,7 @@ class Batcher:
         )
 
     def _in_time(self, tokens: int, deadline: float | None, *, is_large: bool) -> bool:
-        """Tell whether such work will be done by its deadline, as far as the speed is known."""
+        """Return whether the work can finish by its deadline; True while the rate is unknown."""
         if deadline is None or self._tokens_per_second is None:
             return True
         left = self._tokens_per_second * (deadline - time.monotonic())
@@ -208,7 +210,7 @@ class Batcher:
             return self.waiting_tokens + tokens <= left * _LARGE_SHARE
         if self.waiting_tokens + tokens <= left:
             return True
-        # Of two passes one belongs to the smallest job: large ones that wait hardly matter to it.
+        # Every second pass goes to the smallest job, so waiting large jobs hardly delay it.
         small = sum(
             job.waiting_tokens for job in self._rotation if job.waiting_tokens <= self._caps.tokens
         )
@@ -232,14 +234,14 @@ class Batcher:
                 if batch:
                     self._compute(batch, rows)
             except Exception:
-                # Whatever went wrong, the requests of the next turn still deserve their answer,
-                # and those of this one an end.
+                # The loop must survive: later requests still need a response, and the requests of
+                # this turn an error.
                 log.exception("the batcher failed in this turn")
                 jobs = [job for job, _ in batch] or list(self._rotation)
                 self._fail([job for job in jobs if not job.done.is_set()])
 
     def _drop(self) -> None:
-        """Take out the jobs that nobody needs any more."""
+        """Remove the jobs whose deadline has passed or whose client has left."""
         now = time.monotonic()
         for job in list(self._rotation):
             try:
@@ -255,7 +257,7 @@ class Batcher:
                 self._end(job, reason)
 
     def _rows(self) -> tuple[Rows, int]:
-        """Return empty rows for the pass that the head decides, and the shortest text for them."""
+        """Return empty rows sized by the head job, and the shortest text that may join them."""
         longest = self._rotation[0].longest()
         width = padded_length(longest)
         if self._packs:
@@ -265,13 +267,13 @@ class Batcher:
         return Rows(width, max(1, self._caps.tokens // width), alone=True), max(1, shortest)
 
     def _select(self) -> tuple[list[tuple[Job, int]], Rows]:
-        """Choose the texts of the next pass, and rows for them by their place in it.
+        """Choose the texts of the next pass, and lay them into rows by their position in it.
 
-        The job at the head decides the width with its longest text; then every job in turn adds
-        its longest that there is room for until a cap is reached: where texts share rows any may
-        come along, else those of about the length of the first. The head goes to the end, so each
-        job decides in turn and none starves. For every second pass the smallest job is put at the
-        head: a question waits for two passes at most, however many large batches are there.
+        The longest text of the head job sets the width. Then each job in turn adds its longest text
+        that fits, until a cap is reached. Where texts share rows any text may join, else only texts
+        of about the first text's length. The head then moves to the end, so each job leads in turn
+        and none starves. For every second pass the smallest job moves to the head: a question waits
+        for two passes at most, however many large batches are waiting.
         """
         if not self._rotation:
             return [], Rows(0, 1)
@@ -300,12 +302,12 @@ class Batcher:
     def _lines(
         self, rows: Rows, lengths: list[int], places: list[int]
     ) -> tuple[list[list[int]], int]:
-        """Return rows of the numbers of the texts that differ from all before them, and the width.
+        """Return the rows with duplicate texts removed, and their new width.
 
         Args:
-            rows: As they were chosen, by place in the pass.
-            lengths: Tokens of each text that differs.
-            places: For each place in the pass which of those it is.
+            rows: Chosen rows of positions in the pass.
+            lengths: Tokens of each distinct text.
+            places: Index of the distinct text at each position in the pass.
         """
         if not self._packs:
             return [[number] for number in range(len(lengths))], pass_width(lengths)
@@ -357,7 +359,7 @@ class Batcher:
         self._on_pass(Pass(len(batch), tokens, padded_tokens, padding_tokens, seconds))
 
     def _distrust(self, jobs: list[Job], at: list[int], unsound: set[int]) -> None:
-        """End the jobs that a pass gave wrong rows, and all of it where the engine is at fault.
+        """End the jobs that got wrong rows, or all jobs of the pass if the engine is at fault.
 
         Args:
             jobs: The job of each text of the pass.
@@ -374,12 +376,12 @@ class Batcher:
             self._refuse_all()
 
     def _fail(self, jobs: list[Job]) -> None:
-        """End the jobs of a failed pass, wherever the rest of their texts waits."""
+        """End the jobs of a failed pass, and remove their waiting texts."""
         for job in jobs:
             self._end(job, InferenceFailed("the model failed on this request"))
         self._rotation = deque(job for job in self._rotation if job.error is None)
 
     def _end(self, job: Job, error: ServiceError) -> None:
-        """End a job without vectors, and what of it waits."""
+        """End a job without vectors, and discard its waiting texts."""
         self.waiting_tokens -= job.waiting_tokens
         job.fail(error)

@@ -8,8 +8,8 @@ from typing import Self
 from sentence_api.errors import QueueFull
 from sentence_api.resources.formula import HELD_PER_BODY_BYTE
 
-# The last quarter of the request budget is kept for what needs no more than this at a time: a few
-# of the largest requests must not shut out the many small ones.
+# The last quarter of the request budget is reserved for growth of at most this size: a few very
+# large requests must not shut out many small requests.
 _SMALL_BYTES = 256 * 1024
 _LARGE_SHARE = 0.75
 # Four bytes of English make one token (`resources/formula.py`).
@@ -17,12 +17,12 @@ _HELD_PER_TOKEN = 4 * HELD_PER_BODY_BYTE
 
 
 class RequestBudget:
-    """Bounds the memory that the requests of one worker hold together.
+    """Budget of memory that the requests of one worker hold together.
 
     Args:
         total_bytes: The bound, from the plan.
-        retry_after: Returns the seconds after which a refused request of so many tokens may come
-            again.
+        retry_after: Returns the seconds after which a refused request of this many tokens may
+            retry.
     """
 
     def __init__(self, total_bytes: int, retry_after: Callable[[float], int] = lambda _: 1) -> None:
@@ -36,7 +36,7 @@ class RequestBudget:
 
 
 class Reservation:
-    """What one request holds of a budget, until the block ends that it is opened for."""
+    """Memory of the budget that one request holds until its `with` block ends."""
 
     __slots__ = ("_budget", "held_bytes")
 
@@ -51,7 +51,7 @@ class Reservation:
         self._budget.held_bytes -= self.held_bytes
 
     def keep(self, size: int) -> Callable[[], None]:
-        """Go on holding `size` bytes of this beyond its end; return what gives them back, once."""
+        """Hold `size` of the bytes after the block; return a function that releases them once."""
         kept = [min(size, self.held_bytes)]
         self._budget.held_bytes += kept[0]
 

@@ -1,4 +1,4 @@
-"""Vectors of recent texts: bounded in bytes, the least recently used goes first."""
+"""Cache of the vectors of recent texts: bounded in bytes, with LRU eviction."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import numpy as np
 
 from sentence_api.engine.interface import Vectors
 
-# Of an entry beside its text and its vector: a node, a place in a dictionary that is mostly empty,
-# and the holes that texts of all lengths leave in the heap. Measured: 100 to 440 (ADR 14).
+# Overhead of an entry beside its text and vector: a node, a slot in a sparse dictionary, and the
+# heap fragmentation that texts of all lengths cause. Measured: 100 to 440 (ADR 14).
 ENTRY_BYTES = 448
-# One text takes at most this part of the room: a book must not push out a thousand questions.
+# A text takes at most the capacity divided by this: a book must not evict a thousand questions.
 _LARGEST_SHARE = 64
-# Tokens read, tokens there are, whether those were all counted, bytes counted for the entry.
+# Tokens read, tokens of the text, whether that count is exact, bytes counted for the entry.
 _FIGURES = Struct("<II?xxxI")
 
 
 class Entry(NamedTuple):
-    """What is known of one text.
+    """Vector and token counts of one text.
 
     Attributes:
-        vector: As the model gave it, not normalised, shape (dimensions,).
+        vector: The model's output, not normalised, shape (dimensions,).
         read: Tokens the model read.
         full_length: Tokens the text has.
-        is_exact: Whether all of them were counted.
+        is_exact: False when `full_length` is a lower bound.
     """
 
     vector: Vectors
@@ -38,16 +38,16 @@ class Entry(NamedTuple):
 
 
 class EmbeddingCache:
-    """The vectors of recent texts. Not for several threads.
+    """LRU cache of the vectors of recent texts. Not thread-safe.
 
-    Entries are text and bytes, which the garbage collector does not follow: it runs after the
-    requests of every pass, and took 2 ms more for 35,000 entries that it does follow.
+    Entries are text and bytes, which the garbage collector does not track: it runs after the
+    requests of every pass, and took 2 ms more for 35,000 entries that it does track.
 
     Args:
-        limit_bytes: What it holds at most, text, vector and bookkeeping together.
+        limit_bytes: Capacity for text, vector and bookkeeping together.
 
     Attributes:
-        held_bytes: What it holds.
+        held_bytes: Bytes in use.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -61,7 +61,7 @@ class EmbeddingCache:
         return len(self._entries)
 
     def find(self, prompt: str, texts: Sequence[str]) -> dict[int, Entry]:
-        """Return what is known of these texts behind this prompt, by index, and count it."""
+        """Return the entries of these texts with this prompt, by index; count hits and misses."""
         found = {}
         for index, text in enumerate(texts):
             kept = self._find(prompt + text)
@@ -72,8 +72,8 @@ class EmbeddingCache:
         return found
 
     def keep(self, text: str, kept: Entry) -> None:
-        """Keep a text, its prompt before it, and drop the least recently used for it."""
-        # The tokenizer leaves a second form in a text that is not ASCII, which is counted too.
+        """Cache the entry of a prompt and text, evicting the least recently used entries."""
+        # The tokenizer leaves a UTF-8 copy in a text that is not ASCII; `getsizeof` counts it.
         cost = sys.getsizeof(text) + kept.vector.nbytes + ENTRY_BYTES
         if cost > self._limit_bytes // _LARGEST_SHARE or text in self._entries:
             return
@@ -81,12 +81,12 @@ class EmbeddingCache:
             _, dropped = self._entries.popitem(last=False)
             self.held_bytes -= _FIGURES.unpack_from(dropped)[-1]
         figures = _FIGURES.pack(kept.read, kept.full_length, kept.is_exact, cost)
-        # A copy: a row of a pass would keep the whole pass.
+        # A copy: a view of a row would keep the vectors of the whole pass in memory.
         self._entries[text] = figures + kept.vector.tobytes()
         self.held_bytes += cost
 
     def take_counts(self) -> tuple[int, int]:
-        """Return the texts found and not found since the last call."""
+        """Return the hits and misses since the last call."""
         counts = self._hits, self._misses
         self._hits = self._misses = 0
         return counts
@@ -97,12 +97,12 @@ class EmbeddingCache:
         self.held_bytes = 0
 
     def _find(self, text: str) -> Entry | None:
-        """Return what is known of a text, which is then the last one to go."""
+        """Return the entry of a text, or None, and mark it as the most recently used."""
         entry = self._entries.get(text)
         if entry is None:
             return None
         self._entries.move_to_end(text)
         read, full_length, is_exact, _ = _FIGURES.unpack_from(entry)
-        # Nobody can write to it: it is a view of bytes.
+        # A view of bytes is read-only.
         vector = np.frombuffer(entry, np.float32, offset=_FIGURES.size)
         return Entry(vector, read, full_length, is_exact)

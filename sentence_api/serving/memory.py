@@ -1,4 +1,4 @@
-"""Keeps a worker's memory within its share: collection, trimming, retirement."""
+"""Memory bounds of a worker: collection, trimming, retirement."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from sentence_api.resources.process import process_memory
 
 log = logging.getLogger(__name__)
 
-# Reading the kernel's sums costs about 1 ms, so they are read at most this often.
+# Reading the kernel's sums costs about 1 ms; this is the shortest time between two readings.
 CHECK_SECONDS = 5.0
 
 
 def freeze() -> None:
-    """Collect, then leave everything that lives now out of every later collection.
+    """Collect garbage, then exclude the surviving objects from every later collection.
 
     Before a fork this also keeps the collector from writing to shared pages. A full collection
-    took 244 ms with nothing frozen, which is what makes one after every request affordable.
+    took 244 ms with nothing frozen; freezing makes a collection after every request affordable.
     """
     gc.collect()
     gc.freeze()
 
 
 def trim() -> None:
-    """Give free heap pages back to the system, where the C library can."""
+    """Return free heap pages to the system, if the C library supports it."""
     trim_heap = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim_heap is not None:
         trim_heap(0)
 
 
 class Collector:
-    """Forces a garbage collection after every so many requests.
+    """Garbage collector that runs after a fixed number of requests.
 
-    With the first one, what the first requests made for all later ones is frozen too.
+    The first collection also freezes the objects that the first requests made for later requests.
 
     Args:
         every: Requests between two collections; 0 never collects.
@@ -53,7 +53,7 @@ class Collector:
         self._collect: Callable[[], object] = freeze
 
     def after_requests(self, count: int) -> None:
-        """Count requests that have ended, and collect, once for all of them, if it is time."""
+        """Count finished requests, and collect once if a collection is due."""
         self._requests += count
         if not self._every or self._requests < self._every:
             return
@@ -65,17 +65,17 @@ class Collector:
 
 
 class Watermark:
-    """Retires a worker whose private memory has passed its share.
+    """Watermark of private memory, above which a worker retires.
 
-    One worker at a time: the one that retires holds a lock on a shared file until it has ended,
-    so a deployment never loses all its workers at once.
+    One worker retires at a time: it holds a lock on a shared file until it has ended, so a
+    deployment never loses all its workers at once.
 
     Args:
-        limit_bytes: Private memory that is too much.
-        lock: File the workers agree through.
+        limit_bytes: Private memory above which the worker retires.
+        lock: Lock file that the workers share.
         retire: Called once to begin the retirement.
-        min_age_seconds: Time to serve before retiring: a limit that is too low for the model must
-            not replace a worker at every request.
+        min_age_seconds: Least time to serve before retiring: a limit too low for the model must not
+            replace a worker at every request.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Watermark:
         self._held: int | None = None
 
     def after_requests(self) -> None:
-        """Check, at most every `CHECK_SECONDS`; trim first, and retire if that is not enough."""
+        """Check memory at most every `CHECK_SECONDS`; trim first, retire if still above."""
         now = time.monotonic()
         if self._held is not None or now < self._next_check:
             return

@@ -54,8 +54,8 @@ class Embeddings(NamedTuple):
 class SentenceModel:
     """A model in one process: `load` once, `start` in each process that encodes, then `encode`.
 
-    Loading before a fork shares the weights between the processes. Not for several threads; many
-    greenlets may encode at once, and their texts share forward passes.
+    Loading before a fork shares the weights between the processes. Not thread-safe; many greenlets
+    may encode at once, and their texts share forward passes.
 
     Args:
         artifact: Folder made by `python -m sentence_api export`.
@@ -63,12 +63,12 @@ class SentenceModel:
         threads: Inference threads.
         caps: Bounds of forward passes and queue.
         on_pass: Called after each forward pass.
-        on_fault: Called after each pass that failed or gave a wrong vector, with whether the
-            reference vector still came out after it.
-        recent: Where vectors are kept for texts that come again, or None.
+        on_fault: Called after each pass that failed or gave a wrong vector; the argument says
+            whether the engine still reproduces the reference vector.
+        recent: Cache of the vectors of recent texts, or None.
 
     Attributes:
-        recent: The same.
+        recent: The cache, or None.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SentenceModel:
 
     @property
     def manifest(self) -> Manifest:
-        """What the loaded artifact holds.
+        """Manifest of the loaded artifact.
 
         Raises:
             NotReady: Nothing is loaded.
@@ -112,11 +112,11 @@ class SentenceModel:
         return self._batcher.waiting_tokens if self._batcher else 0
 
     def retry_after(self, tokens: float) -> int:
-        """Return after how many seconds a refused request of that size may come again."""
+        """Return the seconds after which a refused request of this size may retry."""
         return self._batcher.retry_after(tokens) if self._batcher else 1
 
     def load(self) -> None:
-        """Verify the artifact and load it, and warm up where a fork can inherit the warmth.
+        """Verify and load the artifact, and warm up if a fork can inherit the warm state.
 
         Raises:
             ArtifactInvalid: A file is missing, altered, not listed or a pickle.
@@ -133,10 +133,10 @@ class SentenceModel:
         log.info("loaded %s in %.2f s", manifest.model, self.load_seconds)
 
     def start(self) -> None:
-        """Warm up, prove that the reference vector comes out, and begin to take work.
+        """Warm up, check the reference vector, and begin to accept work.
 
         Raises:
-            CanaryFailed: The vector is not the one the source model gave.
+            CanaryFailed: The vector differs from the source model's.
             NotReady: Nothing is loaded.
         """
         engine, _ = self._loaded()
@@ -175,16 +175,16 @@ class SentenceModel:
             texts: At least one text.
             normalize: Scale each vector to length 1.
             input_type: Put the model's own prompt for this type before each text.
-            dimensions: Keep the first so many; cut before normalising.
+            dimensions: Keep this many leading dimensions; cut before normalising.
             truncate: Cut texts beyond the model's maximum; False refuses them.
             deadline: `time.monotonic()` after which the work is dropped.
-            is_gone: Tells whether the client has left.
+            is_gone: Returns whether the client has left.
 
         Raises:
             InvalidValue: `dimensions` is more than the model has.
             TextTooLong: A text is too long and `truncate` is False.
             NotReady: `start` has not succeeded.
-            ServiceError: What `Batcher.submit` raises.
+            ServiceError: Any error of `Batcher.submit`.
         """
         if dimensions is not None and not 1 <= dimensions <= self.manifest.dimensions:
             raise InvalidValue(
@@ -237,13 +237,13 @@ class SentenceModel:
         self._manifest = None
 
     def _loaded(self) -> tuple[Engine, TextTokenizer]:
-        """Return the parts that `load` made."""
+        """Return the engine and the tokenizer that `load` created."""
         if self._engine is None or self._tokenizer is None:
             raise NotReady("the model is not loaded")
         return self._engine, self._tokenizer
 
     def _canary_cosine(self) -> float:
-        """Return how close the reference text comes to its vector."""
+        """Return the cosine of the computed and the expected reference vector."""
         engine, tokenizer = self._loaded()
         canary = self.manifest.canary
         ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
@@ -251,7 +251,7 @@ class SentenceModel:
         return canary_cosine(vector.tolist(), canary.vector)
 
     def _prove(self) -> bool:
-        """Return whether the reference vector still comes out, and tell `on_fault`."""
+        """Return whether the engine reproduces the reference vector, and call `on_fault`."""
         try:
             holds = self._canary_cosine() >= MIN_COSINE
         except Exception:
@@ -261,17 +261,17 @@ class SentenceModel:
         return holds
 
     def _least_tokens(self, texts: Sequence[str]) -> int:
-        """Return fewer tokens than these texts have, unless their words are all very long."""
+        """Return a lower bound of the texts' tokens, unless all their words are very long."""
         longest = self.manifest.max_tokens
         return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
 
     def _tokenize(self, texts: Sequence[str], prompt: str) -> list[Tokens]:
-        """Tokenize, letting the event loop in between pieces of the work."""
+        """Tokenize, yielding to the event loop between pieces of the work."""
         _, tokenizer = self._loaded()
         return tokenizer.encode(texts, prompt, lambda: gevent.sleep(0))
 
     def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
-        """Keep what was computed for these texts, if that is wanted."""
+        """Cache the vectors computed for these texts, if there is a cache and they are trusted."""
         if self.recent is None or job.vectors is None or not job.is_trusted:
             return
         for text, length, vector in zip(texts, tokens, job.vectors, strict=True):
@@ -279,7 +279,7 @@ class SentenceModel:
             self.recent.keep(prompt + text, kept)
 
     def _refuse_long(self, text: Tokens | Entry, index: int) -> None:
-        """Raise for a text that would have to be cut."""
+        """Raise `TextTooLong` for a text that would have to be cut."""
         longest = self.manifest.max_tokens
         count = "" if text.is_exact else "at least "
         reason = f"has {count}{text.full_length} tokens, the model reads {longest}"
@@ -290,13 +290,13 @@ class SentenceModel:
 
 
 def _in_order(found: Mapping[int, _Known], rest: Iterable[_Known], count: int) -> list[_Known]:
-    """Return what was found at its places, and the rest in order at the others."""
+    """Return the found values at their indices, and the rest in order between them."""
     others = iter(rest)
     return [found[index] if index in found else next(others) for index in range(count)]
 
 
 def _vectors(found: Mapping[int, Entry], job: Job | None, count: int) -> Vectors:
-    """Return the vectors of a request: those that were found and those of its job."""
+    """Return the vectors of a request, from the cache and from its job."""
     computed = job.vectors if job else ()
     assert computed is not None  # noqa: S101 - a job without error has all its vectors
     if not found:

@@ -1,4 +1,4 @@
-"""Requests that wait for forward passes: their bounds, and the texts of each."""
+"""Queue of requests that wait for forward passes: its bounds, and a job per request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
         vectors: One row per text in the order submitted, once `done`.
         queue_seconds: Time until the first of its passes began.
         inference_seconds: Time of the passes it took part in.
-        is_trusted: No row of any of its passes was wrong.
+        is_trusted: False once any of its passes gave a wrong row.
     """
 
     __slots__ = (
@@ -71,11 +71,11 @@ class Job:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no text of it still waits for a pass."""
+        """True when none of its texts waits for a pass."""
         return not self._pending
 
     def longest(self) -> int:
-        """Return the tokens of the longest text that still waits."""
+        """Return the length in tokens of the longest waiting text."""
         return self._pending[-1][0]
 
     def take(self, shortest: int, longest: int) -> int | None:
@@ -88,9 +88,9 @@ class Job:
         return index
 
     def reason_to_drop(self, now: float) -> ServiceError | None:
-        """Return why nobody needs this job any more, or None.
+        """Return the error for a job that has expired or lost its client, or None.
 
-        The client's socket is looked at only for a job that has already waited through a pass.
+        The client's socket is checked only for a job that has already waited through a pass.
         """
         if self.deadline is not None and now > self.deadline:
             return DeadlineExceeded("the request waited longer than its deadline; try again later")
@@ -100,12 +100,12 @@ class Job:
         return None
 
     def started(self, now: float) -> None:
-        """Note the time at which the first pass with a text of it begins."""
+        """Record the start of the first pass that holds one of its texts."""
         if self.vectors is None and self.queue_seconds == 0.0:
             self.queue_seconds = now - self._submitted
 
     def receive(self, index: int, vector: Vectors) -> None:
-        """Store the vector of one text; the last one completes the job."""
+        """Store the vector of one text; the last vector completes the job."""
         if self.vectors is None:
             self.vectors = np.empty((len(self.tokens), len(vector)), dtype=np.float32)
         self.vectors[index] = vector

@@ -1,4 +1,4 @@
-"""What the processes of one server know of each other: a small table in memory that all share."""
+"""Scoreboard: one shared-memory row per worker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-# More workers than the settings allow, and as many again while old ones drain.
+# Twice the most workers that the settings allow: old workers drain beside new workers.
 SLOTS = 512
 
 
 class Exit(IntEnum):
-    """How a worker says it ends; one that says nothing has crashed."""
+    """Reason that a worker announces for its end; a worker that announces none has crashed."""
 
     CRASH = 0
     STOP = 1
@@ -34,7 +34,7 @@ class _Slot(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker that has begun and not ended; see `WorkerSample`."""
+    """Worker that has started and not ended; see `WorkerSample`."""
 
     slot: int
     pid: int
@@ -44,7 +44,7 @@ class WorkerInfo:
 
 
 class Scoreboard:
-    """The table. Made in the master before the first fork; a worker writes to its slot only.
+    """Shared table, made in the master before the first fork; a worker writes only its slot.
 
     Attributes:
         master: Process id of the master.
@@ -63,21 +63,21 @@ class Scoreboard:
         return next(slot for slot in range(SLOTS) if slot not in held)
 
     def begin(self, slot: int) -> None:
-        """Enter this process as the worker of a slot."""
+        """Register this process as the worker of a slot."""
         entry = self._slots[slot]
         entry.started, entry.ready, entry.pid = time.time(), False, os.getpid()
 
     def set_ready(self, slot: int, *, ready: bool) -> None:
-        """Say whether this worker takes requests."""
+        """Record whether this worker takes requests."""
         self._slots[slot].ready = ready
 
     def announce(self, slot: int, how: Exit) -> None:
-        """Say in the worker how it is going to end; what was said first holds."""
+        """Record in the worker how it will end; the first reason holds."""
         if self._slots[slot].exit == Exit.CRASH:
             self._slots[slot].exit = how
 
     def end(self, slot: int) -> Exit:
-        """Return in the master how the worker of a slot has ended, and free the slot."""
+        """Free a slot in the master and return how its worker ended."""
         entry = self._slots[slot]
         how = Exit(entry.exit)
         entry.exit, entry.pid, entry.ready = Exit.CRASH, 0, False
@@ -85,7 +85,7 @@ class Scoreboard:
         return how
 
     def living(self) -> list[WorkerInfo]:
-        """Return the workers there are now."""
+        """Return the workers that have started and not ended."""
         return [
             WorkerInfo(slot, entry.pid, entry.started, entry.ready, entry.restarts)
             for slot, entry in enumerate(self._slots)
