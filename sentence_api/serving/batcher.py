@@ -173,6 +173,19 @@ class Batcher:
         """Return the seconds after which a refused request of this size may retry."""
         return self._backoff.retry_after(tokens, self.waiting_tokens, self._tokens_per_second)
 
+    def hold(self, tokens: int, deadline: float | None = None) -> None:
+        """Hold room in the queue for work that is on its way, until `release`.
+
+        Raises:
+            QueueFull: There is no room.
+        """
+        self.require_room(tokens, deadline)
+        self.waiting_tokens += tokens
+
+    def release(self, tokens: int) -> None:
+        """Give up room that is held."""
+        self.waiting_tokens -= tokens
+
     def require_room(
         self, tokens: int, deadline: float | None = None, likely_factor: int = _LIKELY_FACTOR
     ) -> None:

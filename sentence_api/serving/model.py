@@ -192,16 +192,16 @@ class SentenceModel:
                 param="dimensions",
             )
         started = time.monotonic()
-        if self._batcher is None:
+        # It may be unloaded while this request is tokenized.
+        batcher = self._batcher
+        if batcher is None:
             raise NotReady("the model is not ready")
         prompt = self.manifest.prompts.get(input_type or self.manifest.default_prompt or "", "")
         found = {} if self.recent is None else self.recent.find(prompt, texts)
         missing = [text for i, text in enumerate(texts) if i not in found] if found else texts
         tokens: list[Tokens] = []
         if missing:
-            # Tokenizing a large batch takes longer than refusing it.
-            self._batcher.require_room(self._least_tokens(missing), deadline)
-            tokens = self._tokenize(missing, prompt)
+            tokens = self._tokenize(missing, prompt, batcher, deadline)
         lengths: Sequence[Tokens | Entry] = tokens
         if found:
             lengths = _in_order(found, tokens, len(texts))
@@ -211,7 +211,7 @@ class SentenceModel:
         tokenized = time.monotonic()
         job = None
         if missing or not found:
-            job = self._batcher.submit([text.ids for text in tokens], deadline, is_gone)
+            job = batcher.submit([text.ids for text in tokens], deadline, is_gone)
             self._keep(prompt, missing, tokens, job)
         vectors = _vectors(found, job, len(texts))
         if dimensions is not None:
@@ -265,10 +265,21 @@ class SentenceModel:
         longest = self.manifest.max_tokens
         return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
 
-    def _tokenize(self, texts: Sequence[str], prompt: str) -> list[Tokens]:
-        """Tokenize, yielding to the event loop between pieces of the work."""
+    def _tokenize(
+        self, texts: Sequence[str], prompt: str, batcher: Batcher, deadline: float | None
+    ) -> list[Tokens]:
+        """Tokenize, yielding to the event loop between pieces of the work.
+
+        Room in the queue is held meanwhile: tokenizing a large batch takes longer than refusing it,
+        and small requests that came in between would have it refused again and again.
+        """
         _, tokenizer = self._loaded()
-        return tokenizer.encode(texts, prompt, lambda: gevent.sleep(0))
+        held = self._least_tokens(texts)
+        batcher.hold(held, deadline)
+        try:
+            return tokenizer.encode(texts, prompt, lambda: gevent.sleep(0))
+        finally:
+            batcher.release(held)
 
     def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
         """Cache the vectors computed for these texts, if there is a cache and they are trusted."""

@@ -260,7 +260,7 @@ def test_malformed_json(body: bytes, served: Served) -> None:
         (
             {"questions": [WORDS] * (MAX_ITEMS + 1)},
             "too_many_items",
-            "more than 3 texts in one request; send several requests",
+            "4 texts in one request, at most 3 are accepted; send several requests",
             "questions",
         ),
     ],

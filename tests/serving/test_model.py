@@ -22,6 +22,7 @@ from sentence_api.errors import (
     DeadlineExceeded,
     InvalidValue,
     NotReady,
+    QueueFull,
     TextTooLong,
 )
 from sentence_api.export.corpus import varied_texts
@@ -378,3 +379,36 @@ def test_timings(model: SentenceModel) -> None:
     assert min(times) >= 0
     assert encoded.inference_seconds > took / 2
     assert sum(times) <= took
+
+
+def test_a_large_request_is_not_starved_by_small_ones(artifact: Path) -> None:
+    """Small requests that come while a large one is tokenized are refused, and it is served."""
+    model = started(artifact, Caps(items=4, tokens=64, queue_tokens=1000))
+    large = [f"{n} {LONG_TEXT}" for n in range(24)]
+    stop, outcomes = [], []
+
+    def ask_on() -> None:
+        while not stop:
+            try:
+                model.encode(["fox"])
+                outcomes.append("served")
+            except QueueFull:
+                outcomes.append("refused")
+                gevent.sleep(0)
+
+    small = gevent.spawn(ask_on)
+    gevent.sleep(0.01)
+    try:
+        found = None
+        while found is None:
+            try:
+                found = model.encode(large)
+            except QueueFull:
+                # A small one waits at this moment; it was not let in during the tokenizing.
+                gevent.sleep(0)
+    finally:
+        stop.append(True)
+        small.join()
+        model.unload()
+    assert found.vectors.shape == (24, 384)
+    assert {"served", "refused"} == set(outcomes)

@@ -252,7 +252,14 @@ def test_too_many_texts() -> None:
     """A request may hold as many texts as the plan says and not one more."""
     body = encoded({"questions": ["a"] * 4})
     assert len(parse_batch(body, 4).questions) == 4
-    message = "more than 3 texts in one request; send several requests"
+    message = "4 texts in one request, at most 3 are accepted; send several requests"
+    assert refusal(body, 3) == (TooManyItems, message, "questions")
+
+
+def test_far_too_many_texts() -> None:
+    """A body of certainly far too many texts is refused with a lower bound of their number."""
+    body = encoded({"questions": ["a"] * 1000})
+    message = "at least 993 texts in one request, at most 3 are accepted; send several requests"
     assert refusal(body, 3) == (TooManyItems, message, "questions")
 
 
