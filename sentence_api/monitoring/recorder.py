@@ -20,7 +20,7 @@ _PRUNE_SECONDS = 300.0
 
 
 class Recorder:
-    """Recorder that works while its worker holds the lock; then its successor does.
+    """Recorder that works while its worker holds the lock; another worker follows when it ends.
 
     Args:
         take: Takes a sample.
