@@ -56,7 +56,7 @@ python() {
   "${ROOT}/.venv/bin/python" "$@"
 }
 
-# Serving needs neither torch nor sentence-transformers; only the export of a model does.
+# Only the export of a model needs torch and sentence-transformers; serving needs neither.
 install_for_serving() {
   if has_model; then
     "${ROOT}/requirements/install.sh" serve
@@ -73,7 +73,7 @@ has_engine() {
   docker info >/dev/null 2>&1
 }
 
-# What runs decides for the commands after `up`; `up` itself goes by the engine.
+# `up` uses a container if an engine answers; later commands follow the running deployment.
 is_container() {
   case "$1" in
     up) has_engine ;;

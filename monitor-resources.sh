@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Says how the deployed API is. This file only finds it; python -m sentence_api, beside it, looks.
+# Shows the state of the deployed API. This file only finds it; python -m sentence_api does the rest.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -9,7 +9,7 @@ readonly EXIT_CRITICAL=2
 readonly EXIT_CANNOT_TELL=3
 readonly PROJECT=sentence-api
 readonly DOCKER_SECONDS=20
-# Where the image listens, and where it keeps its history; a test compares them with the Dockerfile.
+# Port and history folder inside the image; a test compares them with the Dockerfile.
 readonly INNER_PORT=5001
 readonly INNER_HISTORY=/var/lib/sentence-api
 # A report of two weeks and 8 workers takes 150 MiB.
@@ -81,7 +81,7 @@ run_inside() {
   docker exec "${terminal[@]}" "${container}" python -m sentence_api "$@"
 }
 
-# In a container of its own: what it takes is not taken from the service's limits.
+# Runs a command in a separate container, so that it uses nothing of the service's limits.
 run_beside() {
   local container="$1" network="$2" image options=()
   shift 2
@@ -98,13 +98,13 @@ run_beside() {
     "${image}" python -m sentence_api "$@"
 }
 
-# The volume or folder that a container keeps its history in. Not --volumes-from: Docker 20.10
-# fails on a container that has a tmpfs.
+# Prints the volume or folder of a container's history. Not --volumes-from: Docker 20.10 fails on
+# a container that has a tmpfs.
 history_of() {
   run_docker inspect --format "{{range .Mounts}}{{if eq .Destination \"${INNER_HISTORY}\"}}{{if .Name}}{{.Name}}{{else}}{{.Source}}{{end}}{{end}}{{end}}" "$1"
 }
 
-# By the published address, where there is one: it is still there after the container was replaced.
+# Uses the published address if there is one, which survives a replacement of the container.
 monitor_beside() {
   local container="$1" address
   shift
@@ -126,14 +126,14 @@ report_beside() {
   mkdir -p "${folder}" || die "cannot make ${folder}; choose another folder with --output"
   [[ -w "${folder}" ]] || die "cannot write into ${folder}; choose another folder with --output"
   archive="$(mktemp)"
-  # shellcheck disable=SC2064 # the name of now
+  # shellcheck disable=SC2064 # expands the name now
   trap "rm -f '${archive}'" EXIT
   run_beside "${container}" none --volume "${history}:${INNER_HISTORY}" -- report "$@" --output - >"${archive}" || return
   tar --extract --no-same-owner --file "${archive}" --directory "${folder}" "${FILES[@]}"
   for name in "${FILES[@]}"; do printf '%s\n' "${folder}/${name}"; done
 }
 
-# Each replica of this machine, and the worst verdict: critical, warning, cannot tell, normal.
+# Checks each replica on this machine; the worst counts: critical, warning, cannot tell, normal.
 check_containers() {
   local containers="$1" container status worst=0
   shift
@@ -156,7 +156,7 @@ worse() {
   done | tail -n 1
 }
 
-# What is left to say of a container that does not run.
+# Describes a container that does not run.
 describe_ended() {
   local container="$1" as_json="$2" state code killed name finished restarts
   IFS='|' read -r name state code killed finished restarts < <(run_docker inspect --format \

@@ -50,13 +50,13 @@ ensure_browser() {
   tests/browser/install.sh || printf 'the tests in a browser will be skipped\n' >&2
 }
 
-# Likewise.
+# Without Prometheus its tests are skipped, likewise.
 ensure_prometheus() {
   step 'Prometheus'
   tests/observability/install.sh || printf 'the tests of the alert rules will be skipped\n' >&2
 }
 
-# Only CI installs an engine: elsewhere that is for whoever owns the machine to decide.
+# Only CI installs an engine: elsewhere the machine's owner decides.
 ensure_engine() {
   step 'Docker engine'
   if [[ "${CI:-}" == true ]] || docker info >/dev/null 2>&1; then

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Installs what sentence-api needs into a virtual environment: locked versions, every file's hash checked.
 #
-# VENV/.sentence-api holds what this script has to remember: `made` (the environment is ours to empty), `unfinished`
-# (an installation began and did not end), `done-TARGET` (what a finished one was made from), `install.log`.
-# shellcheck disable=SC2310  # a function that is called as a condition says itself which of its commands decide
+# VENV/.sentence-api holds the state of this script: `made` (it made the environment and may empty it), `unfinished`
+# (an installation was interrupted), `done-TARGET` (fingerprint of a finished installation), `install.log`.
+# shellcheck disable=SC2310  # functions called as conditions handle the failures of their commands
 set -euo pipefail
-shopt -s inherit_errexit 2>/dev/null || true # bash 3.2, macOS's own, has no such option
+shopt -s inherit_errexit 2>/dev/null || true # the bash 3.2 of macOS has no such option
 
 REQUIREMENTS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 readonly REQUIREMENTS
@@ -46,7 +46,7 @@ _fail_with_log() {
     _fail "$2" "$3 (whole log: ${log})"
 }
 
-# The first interpreter on PATH that is new enough. A name may be there and not run (pyenv's shims).
+# Prints the first interpreter on PATH that is new enough. A name on PATH may not run (pyenv's shims).
 _find_python() {
     local name
     for name in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -72,7 +72,7 @@ _make_venv() {
     touch "${venv}/.sentence-api/made"
 }
 
-# pip takes a package in whose middle it was stopped for an installed one, so nothing of such an attempt is kept.
+# pip takes a half-installed package for installed, so nothing of an interrupted attempt is kept.
 _start_over() {
     local venv=$1
     [[ -e "${venv}/.sentence-api/made" ]] ||
@@ -95,7 +95,7 @@ _ensure_venv() {
     fi
 }
 
-# Names what an installation is made from; nothing when the environment's Python does not run.
+# Prints the digest of an installation's inputs; nothing when the environment's Python does not run.
 _fingerprint() {
     local venv=$1 target=$2
     "${venv}/bin/python" -I -c '
@@ -107,7 +107,7 @@ for name in sys.argv[1:]:
 print(digest.hexdigest())' torch.in torch.txt "${target}.txt" 2>/dev/null || true
 }
 
-# dev holds export, and export holds serve: whoever has the larger set has the smaller.
+# dev includes export, and export includes serve: the larger set satisfies the smaller.
 _is_current() {
     local venv=$1 target=$2 larger
     for larger in serve export dev; do
@@ -124,7 +124,7 @@ _is_done() {
     [[ "$(<"${done_file}")" == "${now}" ]]
 }
 
-# Every earlier success is forgotten first: versions may change under it.
+# Earlier successes are forgotten first: this installation may change their versions.
 _begin() {
     local state="$1/.sentence-api"
     mkdir -p "${state}"
@@ -139,7 +139,7 @@ _finish() {
     mv "${state}/done-${target}.new" "${state}/done-${target}"
 }
 
-# Of pip's and uv's output, the lines that take long. Not awk: mawk holds its input back.
+# Shows the slow steps of pip's and uv's output. Not awk: mawk buffers its input.
 _progress() {
     local line
     while IFS= read -r line; do
@@ -167,7 +167,7 @@ _pip_install() {
 
 _torch_version() { sed -n 's/^torch==//p' torch.in; }
 
-# Any build of this version will do: who has put a CUDA build here means to keep it.
+# Any build of this version will do: a CUDA build here was installed on purpose.
 _has_torch() {
     local venv=$1 version=$2
     "${venv}/bin/python" -I -c '
@@ -175,7 +175,7 @@ import importlib.metadata, sys
 sys.exit(importlib.metadata.version("torch").partition("+")[0] != sys.argv[1])' "${version}" 2>/dev/null
 }
 
-# Whether torch.txt has a line for this platform and Python; lock.sh writes the markers in this form.
+# Succeeds if torch.txt has a line for this platform and Python; lock.sh writes the markers in this form.
 _is_torch_locked() {
     local venv=$1 marker
     marker=$("${venv}/bin/python" -I -c '
@@ -187,7 +187,7 @@ print(f"sys_platform == \"{sys.platform}\" and platform_machine == \"{platform.m
 
 _is_offline() { [[ $("$1/bin/python" -m pip config get global.no-index 2>/dev/null) == true ]]; }
 
-# uv knows where PyTorch keeps its CPU wheels. For macOS the package registry has the same, so nothing is asked there.
+# uv knows PyTorch's index of CPU wheels. For macOS the package registry has the same wheels, so it suffices.
 _torch_from_pytorch() {
     local venv=$1 system
     shift
@@ -207,7 +207,7 @@ _torch_from_pip() {
     _pip_install "${venv}" "$@"
 }
 
-# "+cpu" keeps package registries from answering with their CUDA build, which has the same version without it.
+# "+cpu" keeps package registries from answering with their CUDA build, which has the same version without this suffix.
 _install_torch() {
     local venv=$1 version system request
     version=$(_torch_version)
@@ -269,7 +269,7 @@ _download() {
         --only-binary :all: --dest "${folder}" "$@"
 }
 
-# uv installs and does not download, but it says where it would take a package from.
+# uv has no download command, but it names the index that it would take a package from.
 _torch_index() {
     local venv=$1 request=$2
     _pip_install "${venv}" --require-hashes -r bootstrap.txt >/dev/null || return 1
@@ -293,7 +293,7 @@ _collect_torch() {
             "let this machine reach PyTorch's index, or put the wheel into a folder and set PIP_FIND_LINKS to it"
 }
 
-# Wheels for this Python and processor, of everything that a build of the image installs.
+# Collects all wheels that a build of the image installs, for this Python and processor.
 _collect() {
     local folder=$1 venv list
     venv=$(mktemp -d)/venv

@@ -28,7 +28,7 @@ _fail() {
     exit 1
 }
 
-# One version for all Pythons ("fewest"), so that what was tested on one is what runs on the others.
+# One version for all Pythons ("fewest"), so that all of them run the tested version.
 _compile() {
     local name=$1
     shift

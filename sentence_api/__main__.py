@@ -1,8 +1,8 @@
 """`python -m sentence_api COMMAND`.
 
-Commands that run inside the limits of the server start alone: the imports of all the others would
-cost 40 MiB and half a second. `check` even asks before it imports anything, and `healthcheck` needs
-no more than a socket.
+Commands that run inside the limits of the server are imported alone: the imports of all the others
+would cost 40 MiB and half a second. `check` even sends its request before it imports anything, and
+`healthcheck` needs only a socket.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The commands of `python -m sentence_api` but those that start alone; see `__main__`."""
+"""Commands of `python -m sentence_api`, except those that `__main__` imports alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 for a failure, 2 for what cannot be."""
+    """Run one command; return 0, 1 for a failure, 2 for a plan that cannot be made."""
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed, read_settings(os.environ))
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Print the plan for this machine, or for the one described."""
+    """Print the plan for this machine, or for the machine described."""
     described = {"cpus": parsed.cpus, "memory": parsed.memory}
     given = {name: value for name, value in described.items() if value is not None}
     settings = settings.model_copy(update=given)
@@ -68,7 +68,7 @@ def _plan(parsed: argparse.Namespace, settings: Settings) -> int:
 def _capacity(
     parsed: argparse.Namespace, settings: Settings, subject: PlanInputs, plan: Plan
 ) -> int:
-    """Print what a load needs, from what `bench` has measured."""
+    """Print the cores and machines that a load needs, by the measurement of `bench`."""
     measured = measure.kept(settings.history)
 
     def plan_of(cpus: float, memory_bytes: int) -> Plan:
@@ -86,7 +86,7 @@ def _capacity(
 
 
 def _beside(output_format: str) -> TextIO:
-    """Return where an explanation goes: with JSON or variables it must not mix with them."""
+    """Return the stream for an explanation, which must not mix with JSON or variables."""
     return sys.stdout if output_format == "table" else sys.stderr
 
 
@@ -146,12 +146,12 @@ def _local(parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 def _say(line: str) -> None:
-    """Print at once, so that long work shows its progress through a pipe too."""
+    """Print a line and flush it, so that progress shows through a pipe too."""
     print(line, flush=True)
 
 
 def _positive(text: str) -> float:
-    """Read a positive, finite number."""
+    """Parse a positive, finite number."""
     try:
         number = float(text)
     except ValueError:
@@ -162,7 +162,7 @@ def _positive(text: str) -> float:
 
 
 def _duration(text: str) -> float:
-    """Read a time as `50ms` or `0.5s` in seconds."""
+    """Parse a duration such as `50ms` or `0.5s` into seconds."""
     for unit, seconds in (("ms", 1e-3), ("s", 1.0)):
         if text.endswith(unit):
             return _positive(text.removesuffix(unit)) * seconds
@@ -199,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     local_.add_argument("action", choices=("up", "down", "status", "has-model"))
     local_.set_defaults(run=_local)
 
-    # Run before this parser is made; here for --help.
+    # `__main__` runs these without this parser; they are here for --help.
     commands.add_parser(check.COMMAND, help="say how the running service is, and what to change")
     commands.add_parser(monitor.COMMAND, help="show it live")
     commands.add_parser("healthcheck", help="say whether the server of this container is ready")

@@ -1,1 +1,1 @@
-"""Capacity: a load, what a server does under it, and what a load needs."""
+"""Capacity: load generator, measurement and planner."""

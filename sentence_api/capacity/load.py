@@ -1,6 +1,6 @@
-"""Sends requests over kept connections: as many as are answered, or at a steady rate. One thread.
+"""Load generator over keep-alive connections, saturating or at a steady rate. One thread.
 
-Standard library only. A request costs some 50 microseconds, a tenth of what a server needs for it.
+Standard library only. A request costs about 50 microseconds, a tenth of its cost to a server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-# The kernel wakes a sleeper up to a millisecond late: the last of a wait is spent asking.
+# The kernel wakes a sleeper up to a millisecond late, so the end of a wait is spent polling.
 _SPIN_SECONDS = 0.0015
 _DRAIN_SECONDS = 10.0
 _CONNECT_SECONDS = 10.0
@@ -26,13 +26,13 @@ _OK = b"HTTP/1.1 200"
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What came back.
+    """Result of a load.
 
     Attributes:
-        seconds: How long requests were sent.
-        latencies: Of the requests answered well, in seconds, sorted.
-        failures: Requests refused, broken or not answered.
-        refusal: First line of the first answer that was no success, if any.
+        seconds: Time during which requests were sent.
+        latencies: Of the successful requests, in seconds, sorted.
+        failures: Requests refused, broken off or not answered.
+        refusal: First failure: the first line of its response, or its error; None without failures.
     """
 
     seconds: float
@@ -42,11 +42,11 @@ class LoadResult:
 
     @property
     def rate(self) -> float:
-        """Requests a second that were answered well."""
+        """Successful requests per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Return the latency that so many percent do not exceed: the nearest rank, NaN of none."""
+        """Return a percentile of the latencies by nearest rank; NaN without latencies."""
         if not self.latencies:
             return math.nan
         rank = math.ceil(len(self.latencies) * percent / 100)
@@ -54,14 +54,14 @@ class LoadResult:
 
 
 def post(url: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return a whole request."""
+    """Return the bytes of a POST request."""
     given = {"Host": urlsplit(url).netloc, **headers, "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
     return f"POST {urlsplit(url).path.rstrip('/')}{path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 def steady(rate: float, seconds: float, seed: int) -> Iterator[float]:
-    """Yield when requests are due: at random, as those of independent users (Poisson)."""
+    """Yield due times of requests, at random as those of independent users (Poisson)."""
     choose = random.Random(seed)  # noqa: S311 - repeatable, not secret
     due = choose.expovariate(rate)
     while due < seconds:
@@ -70,7 +70,7 @@ def steady(rate: float, seconds: float, seed: int) -> Iterator[float]:
 
 
 class _Connection:
-    """A connection that is kept, with what has been received of the current answer."""
+    """Keep-alive connection, with the bytes received of the current response."""
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port), _CONNECT_SECONDS)
@@ -84,7 +84,7 @@ class _Connection:
         self.socket.sendall(request)
 
     def receive(self) -> tuple[bool, bool]:
-        """Read what there is; return whether the answer is complete and whether it may be kept."""
+        """Receive; return whether the response is complete and the connection reusable."""
         piece = self.socket.recv(1 << 16)
         self.received += piece
         if self._wanted is None:
@@ -98,11 +98,11 @@ class _Connection:
 
 
 class Pace:
-    """Sends to one address; keeps its connections from one run to the next.
+    """Sender to one address; keeps its connections from one run to the next.
 
     Args:
-        url: Where.
-        most: Connections at a time.
+        url: Address of the server.
+        most: Maximum number of connections.
     """
 
     def __init__(self, url: str, most: int) -> None:
@@ -121,12 +121,12 @@ class Pace:
     def at(self, requests: Sequence[bytes], seconds: float, due: Iterator[float]) -> LoadResult:
         """Send requests when they are due, whether or not earlier ones have been answered.
 
-        Latencies count from when a request was due, so a server that is late does not hide it.
+        Latencies count from the due time, so a slow server cannot hide its delay.
         """
         return self._run(requests, seconds, due)
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for connection in [*self._idle, *self._busy.values()]:
             self._drop(connection)
         self._epoll.close()
@@ -180,7 +180,7 @@ class Pace:
             if descriptor in self._busy:
                 self._take(self._busy[descriptor], started)
             else:
-                # The server ends a connection that was idle.
+                # The server closed an idle connection.
                 idle = (each for each in self._idle if each.socket.fileno() == descriptor)
                 self._drop(next(idle))
 

@@ -1,7 +1,7 @@
-"""`python -m sentence_api bench`: what the running deployment bears, in half a minute.
+"""Measurement of `python -m sentence_api bench`: the capacity of the running deployment.
 
-It puts a full load on the server. The generator takes CPU from the same machine, and inside a
-container from the same limits, so capacity is worked out from the CPU time that the server used.
+It loads the server fully for half a minute. The generator takes CPU from the same machine, and
+inside a container from the same limits, so capacity is calculated from the server's CPU time.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from sentence_api.resources.host import processor, read_host
 from sentence_api.resources.sizes import format_size
 
 FILE = "bench.json"
-# About so many tokens with the two that most models put around a text; the server counts.
+# In tokens, approximately, with the two that most models add to a text; the server counts.
 LENGTHS = (7, 30, 120)
 LATENCY_LENGTH = 30
 SHARES = (0.3, 0.5, 0.7, 0.85)
 SECONDS = 30.0
-# Parts of that: what warms up, what is full, what is paced; each length, each length, each share.
+# Parts of SECONDS: warm-up of each length, full load of each length, steady load of each share.
 _WARM, _FULL, _PACED = 1 / 30, 4 / 30, 3.5 / 30
-# As many as fill the passes of every worker.
+# Enough to fill the passes of every worker.
 _CONNECTIONS_OF_WORKER, _MOST_CONNECTIONS = 64, 256
 _REQUESTS = 500
 _TIMEOUT_SECONDS = 10
-# Requests of others beyond this part make the figures those of a mixture.
+# With more than this share of other clients' requests the figures are those of a mixture.
 _OTHERS_SHARE = 0.02
 # Common English words that are one token each to nearly every tokenizer.
 _WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
@@ -46,7 +46,7 @@ _WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What the server has counted so far."""
+    """Counters of the server since its start."""
 
     cpu_seconds: float
     requests: float
@@ -56,21 +56,21 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is to be said of a bench beside its figures: one sentence, and whether it is a fault."""
+    """Remark on a measurement: one sentence, and whether it is a fault."""
 
     text: str
     is_fault: bool
 
 
 class Server:
-    """The deployment under test.
+    """Deployment under test.
 
     Args:
-        url: Where it answers.
-        key: One of its API keys, if it asks for one.
+        url: Its address.
+        key: One of its API keys, if it needs a key.
 
     Raises:
-        DeploymentFailed: It does not answer as this service does.
+        DeploymentFailed: The server does not respond, or is not ready.
     """
 
     def __init__(self, url: str, key: str | None) -> None:
@@ -81,7 +81,7 @@ class Server:
             raise DeploymentFailed(f"the server at {url} is not ready; next: ask it with check")
 
     def requests(self, tokens: int, seed: int) -> list[bytes]:
-        """Return different questions of about so many tokens."""
+        """Return requests for different texts of about `tokens` tokens each."""
         choose = random.Random(seed)  # noqa: S311 - repeatable, not secret
         texts = (" ".join(choose.choices(_WORDS, k=tokens - 2)) for _ in range(_REQUESTS))
         return [
@@ -90,7 +90,7 @@ class Server:
         ]
 
     def read(self) -> Counters:
-        """Return what it has counted."""
+        """Return the server's counters."""
         text = self._get("/metrics")
         return Counters(
             cpu_seconds=_metric(text, "sentence_api_cpu_seconds_total"),
@@ -100,7 +100,7 @@ class Server:
         )
 
     def cores(self) -> float:
-        """Return the CPUs that it can keep busy."""
+        """Return the CPUs that the server can keep busy."""
         plan = self.status["plan"]
         limit = _metric(self._get("/metrics"), "sentence_api_cpu_limit_cores")
         return min(limit, float(plan["workers"] * plan["threads"]))
@@ -117,7 +117,7 @@ class Server:
 
 
 def _metric(text: str, name: str, label: str = "") -> float:
-    """Return the sum of a metric over its labels, of those that have `label`."""
+    """Return the sum of a metric over its series whose labels contain `label`."""
     lines = re.findall(rf"^{name}(\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
     return sum(float(value) for labels, value in lines if label in labels)
 
@@ -125,15 +125,15 @@ def _metric(text: str, name: str, label: str = "") -> float:
 def measure(
     server: Server, seconds: float, say: Callable[[str], None]
 ) -> tuple[Measurement, list[Finding]]:
-    """Load a server fully with texts of several lengths, then in part, and judge it by its plan.
+    """Load a server fully with texts of several lengths, then partly, and judge it by its plan.
 
     Args:
-        server: Whom.
-        seconds: How long in all.
+        server: The server.
+        seconds: Total duration.
         say: Shows progress.
 
     Raises:
-        DeploymentFailed: It refuses every request.
+        DeploymentFailed: The server refuses every request.
     """
     plan, service = server.status["plan"], server.status["service"]
     cores = server.cores()
@@ -179,7 +179,7 @@ def measure(
 
 
 def _accepted(answers: LoadResult) -> None:
-    """Refuse to measure refusals."""
+    """Refuse a measurement in which no request succeeded."""
     if not answers.latencies:
         keys = (
             "; set SENTENCE_API_KEYS_FILE to the server's"
@@ -192,7 +192,7 @@ def _accepted(answers: LoadResult) -> None:
 def _counted(
     server: Server, load: Callable[[], LoadResult]
 ) -> tuple[LoadResult, Counters, Counters]:
-    """Put a load on the server between two readings; its CPU time is without the load's own."""
+    """Run a load between two readings, and take its own CPU time off the server's."""
     before, own = server.read(), time.process_time()
     answers = load()
     own = time.process_time() - own
@@ -203,7 +203,7 @@ def _counted(
 
 
 def counts_us() -> bool:
-    """Say whether the server's figures are of a control group that holds this process too."""
+    """Return whether the server's figures are of a control group that includes this process."""
     host = read_host()
     return host.contained or host.cpu_source != "affinity"
 
@@ -225,7 +225,7 @@ def _latency(share: float, answers: LoadResult) -> Latency:
 def judge(
     plan: dict[str, Any], runs: Iterable[tuple[LoadResult, Counters, Counters]]
 ) -> list[Finding]:
-    """Hold what was seen against the plan. Pure."""
+    """Compare the measured figures with the plan. Pure."""
     every = list(runs)
     peak = max(after.memory_bytes for _, _, after in every)
     planned, limit = plan["predicted_peak_bytes"], plan["memory_limit_bytes"]
@@ -256,7 +256,7 @@ def kept(folder: Path) -> Measurement:
     """Return the last measurement.
 
     Raises:
-        NotMeasured: There is none, or none that can be read.
+        NotMeasured: There is no measurement, or none of this version.
     """
     path = folder / FILE
     again = "next: python -m sentence_api bench, half a minute beside the running server"

@@ -1,4 +1,4 @@
-"""How many cores, containers and machines a load needs, from what `bench` measured. Pure."""
+"""Planner of cores, containers and machines for a load, by the measurement of `bench`. Pure."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sentence_api.errors import DoesNotFit, OutOfReach
 from sentence_api.resources.plan import Plan
 from sentence_api.resources.sizes import GIB, MIB, format_size
 
-# How full cores are planned to be where no latency is asked for: queues grow fast beyond.
+# Planned utilization of a core without a latency target: queues grow fast above it.
 SHARE = 0.7
 DEFAULT_TOKENS = 30
-# Machines that the table shows, in CPUs, and the memory that is tried for each.
+# Machines of the table in CPUs, and the memory sizes tried for each.
 _MACHINES = (1, 2, 4, 8, 16)
 _MEMORIES = (512 * MIB, GIB, 2 * GIB, 4 * GIB, 8 * GIB, 16 * GIB, 32 * GIB, 64 * GIB)
 
 
 class Cost(BaseModel):
-    """CPU time of the whole server for one request of one text of so many tokens, when it is full.
+    """CPU time of the whole server for a request of one text of `tokens` tokens, under full load.
 
-    Cores that are busy with nothing else answer its inverse in a second, each.
+    Its inverse is the requests per second of a core that does nothing else.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,15 +47,15 @@ class Latency(BaseModel):
 
 
 class Measurement(BaseModel):
-    """What one `bench` found.
+    """Result of one `bench`.
 
     Attributes:
-        time: When, in seconds since 1970.
-        processor: The machine's.
+        time: In seconds since 1970.
+        processor: The machine's processor.
         cores: CPUs that the server could keep busy.
-        costs: By length, the shortest first; two at least.
-        latency_tokens: Length of the texts that latencies are of.
-        latencies: By share, the least first.
+        costs: By length, shortest first; at least two.
+        latency_tokens: Length of the texts behind `latencies`.
+        latencies: By share, lowest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -73,27 +73,27 @@ class Measurement(BaseModel):
     latencies: tuple[Latency, ...] = Field(min_length=1)
 
     def cpu_seconds(self, tokens: float) -> float:
-        """Return the cost of a text of another length: on lines through what was measured."""
+        """Return the cost of a text of any length, interpolated between the measured lengths."""
         points = [(cost.tokens, cost.cpu_seconds) for cost in self.costs]
-        # A text shorter than all that were measured costs no more than the shortest of them.
+        # A text shorter than all measured lengths costs at most as much as the shortest of them.
         return _on_lines(points, max(tokens, points[0][0]))
 
     def rate(self, tokens: float) -> float:
-        """Return the requests a second that one core answers at most."""
+        """Return the maximum requests per second of one core."""
         return 1 / self.cpu_seconds(tokens)
 
     def share_for(self, p95: float | None, tokens: float) -> float:
-        """Return how full cores may be so that 95 % of the answers take no longer than `p95`.
+        """Return the highest utilization of a core at which the 95th percentile stays within `p95`.
 
-        Latencies of texts of another length are taken to be in proportion to their cost.
+        Latencies of other lengths are assumed to be proportional to their cost.
 
         Raises:
-            OutOfReach: Not even the least share that was measured is fast enough.
+            OutOfReach: Even the lowest measured share is too slow.
         """
         if p95 is None:
             return SHARE
         longer = self.cpu_seconds(tokens) / self.cpu_seconds(self.latency_tokens)
-        # Where a disturbance made a lower share look slower, the higher one knows better.
+        # A disturbance can make a lower share look slower; the higher share is then trusted.
         least = accumulate((each.p95 for each in reversed(self.latencies)), min)
         shares = [each.share for each in self.latencies]
         points = list(zip([p95 * longer for p95 in reversed([*least])], shares, strict=True))
@@ -113,7 +113,7 @@ class Measurement(BaseModel):
 
 
 def _on_lines(points: list[tuple[float, float]], x: float) -> float:
-    """Return y on the line of the two points around x; beyond the last on the last line."""
+    """Return y at x, interpolated between points and extrapolated beyond the last."""
     pairs = list(pairwise(points))
     (x0, y0), (x1, y1) = next((pair for pair in pairs if x <= pair[1][0]), pairs[-1])
     return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
@@ -121,7 +121,7 @@ def _on_lines(points: list[tuple[float, float]], x: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked for: requests a second, tokens of each, 95 % within some seconds."""
+    """Target load: requests per second, tokens of each, 95th percentile in seconds."""
 
     rps: float
     tokens: float
@@ -130,14 +130,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class MachineOption:
-    """Machines of one size, each with one container, that together bear a load.
+    """Machines of one size, each with one container, that together carry a load.
 
     Attributes:
-        name: The size.
+        name: Their size.
         workers: In each container.
         cores: CPUs that each container keeps busy.
-        rps: What each bears at the share that was chosen.
-        machines: How many.
+        rps: Requests per second of each at the chosen share.
+        machines: Number of machines.
         memory_limit_bytes: Of each container.
         predicted_peak_bytes: Of each container.
     """
@@ -153,13 +153,13 @@ class MachineOption:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """What a target needs.
+    """Cores and machines for a target load.
 
     Attributes:
-        rate: Requests a second of one core that does nothing else.
-        share: How full cores are planned to be.
-        cores: CPUs in all.
-        fleets: Ways to have them, this machine's size first.
+        rate: Requests per second of a core that does nothing else.
+        share: Planned utilization of a core.
+        cores: Total CPUs.
+        fleets: Options of machines, this machine's size first.
     """
 
     target: Target
@@ -169,7 +169,7 @@ class Sizing:
     fleets: tuple[MachineOption, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return a dictionary ready for JSON."""
         return asdict(self)
 
 
@@ -179,16 +179,16 @@ def need(
     plan: Plan,
     plan_of: Callable[[float, int], Plan],
 ) -> Sizing:
-    """Return what bears `target`.
+    """Return the cores and machines that carry `target`.
 
     Args:
-        measured: What one core does.
-        target: The load.
+        measured: The measurement of a core.
+        target: The target load.
         plan: The plan of this machine.
-        plan_of: Plans a machine of so many CPUs and bytes of memory; raises `DoesNotFit`.
+        plan_of: Plans a machine by its CPUs and bytes of memory; raises `DoesNotFit`.
 
     Raises:
-        OutOfReach: The latency asked for is.
+        OutOfReach: The target latency cannot be reached.
     """
     share = measured.share_for(target.p95, target.tokens)
     rate = measured.rate(target.tokens)
@@ -214,7 +214,7 @@ def _fleet(name: str, plan: Plan, rps_of_core: float, rps: float) -> MachineOpti
         workers=plan.workers,
         cores=cores,
         rps=each,
-        # What a division leaves behind the comma is no machine.
+        # A rounding error must not add a machine.
         machines=math.ceil(rps / each - 1e-9),
         memory_limit_bytes=plan.memory_limit_bytes,
         predicted_peak_bytes=plan.predicted_peak_bytes,
@@ -222,7 +222,7 @@ def _fleet(name: str, plan: Plan, rps_of_core: float, rps: float) -> MachineOpti
 
 
 def _smallest(cpus: int, plan_of: Callable[[float, int], Plan]) -> tuple[int, Plan] | None:
-    """Return the least memory that holds all workers and their largest passes, and its plan."""
+    """Return the smallest memory with the most workers and largest passes, and its plan."""
     plans: list[tuple[int, Plan]] = []
     for memory in _MEMORIES:
         with suppress(DoesNotFit):
@@ -232,7 +232,7 @@ def _smallest(cpus: int, plan_of: Callable[[float, int], Plan]) -> tuple[int, Pl
 
 
 def render(found: Sizing, measured: Measurement) -> str:
-    """Return it for a person."""
+    """Return a sizing as text."""
     target = found.target
     within = "" if target.p95 is None else f", 95 % within {1000 * target.p95:.0f} ms"
     lines = [

@@ -1,6 +1,6 @@
-"""A short load through the published port, for the summary of a deployment. Standard library only.
+"""Short load through the published port, for the summary of a deployment. Standard library only.
 
-It says what order of speed to expect; `benchmarks/` measures.
+It gives the order of magnitude; `benchmarks/` measures.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from sentence_api.keys import query_headers
 
 CONNECTIONS = 8
 SECONDS = 5.0
-# Different ones: equal texts that wait together are computed once.
+# Different texts: duplicates that wait together are computed once.
 _QUESTIONS = 500
 _BODIES = [json.dumps({"question": f"How far is {n} miles?"}) for n in range(_QUESTIONS)]
 _OK = 200
 
 
 def requests_per_second(url: str, key: str | None = None, seconds: float = SECONDS) -> float:
-    """Return how many single questions a second the server answered over a few connections.
+    """Return the rate of single-text requests that the server answered over a few connections.
 
     Args:
-        url: Where our own server answers on this machine.
-        key: One of its API keys, if it asks for one.
-        seconds: How long to ask.
+        url: Address of our own server on this machine.
+        key: One of its API keys, if it needs a key.
+        seconds: Duration of the load.
     """
     answered = [0] * CONNECTIONS
     until = time.monotonic() + seconds
@@ -45,7 +45,7 @@ def requests_per_second(url: str, key: str | None = None, seconds: float = SECON
                 response.read()
                 answered[slot] += response.status == _OK
         except (OSError, http.client.HTTPException):
-            pass  # what was answered counts; the smoke test has judged before
+            pass  # answered requests still count; the smoke test has passed before
         finally:
             connection.close()
 

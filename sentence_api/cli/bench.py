@@ -1,4 +1,4 @@
-"""`python -m sentence_api bench`: measures the running deployment."""
+"""`python -m sentence_api bench`: measures the capacity of the running deployment."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Measure, keep and print; return the exit status.
+    """Measure, save and print; return the exit status.
 
     Raises:
-        StartupError: There is no server to measure, or it refuses.
+        StartupError: There is no server to measure, or it refuses every request.
     """
 
     def say(line: str) -> None:
@@ -54,7 +54,7 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 def render(measured: Measurement) -> str:
-    """Return the figures for a person."""
+    """Return the figures as text."""
     lines = ["", f"capacity of {measured.cores:g} cores, {measured.workers} workers"]
     lines += [
         f"  {cost.tokens:3.0f} tokens  {measured.cores / cost.cpu_seconds:7.0f} requests/s,"
@@ -71,7 +71,7 @@ def render(measured: Measurement) -> str:
 
 
 def keep(measured: Measurement, folder: Path) -> list[Finding]:
-    """Keep a measurement for the planner; say so if that cannot be."""
+    """Save a measurement for the planner; return a note if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_text(measured.model_dump_json(indent=1) + "\n", encoding="utf-8")

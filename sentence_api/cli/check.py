@@ -1,7 +1,7 @@
-"""`python -m sentence_api check`: one screen that says how the service is, for people and plugins.
+"""`python -m sentence_api check`: the state of the service on one screen, for people and plugins.
 
-Exit status: 0 normal, 1 warning, 2 critical, 3 cannot tell. Standard library only as long as the
-server answers: this runs inside the limits that it measures (see `status_client.py`).
+Exit status: 0 normal, 1 warning, 2 critical, 3 cannot tell. Standard library only while the
+server responds: this runs inside the limits that it measures (see `status_client.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMAND = "check"
 # The convention of monitoring plugins.
 EXIT_STATUS = {"normal": 0, "warning": 1, "critical": 2, "unknown": 3}
 CANNOT_TELL = EXIT_STATUS["unknown"]
-# Where a local deployment notes its address; see `deploy/local.py`.
+# Written by a local deployment; see `deploy/local.py`.
 LOCAL_URL = Path("var/server.url")
 _OK, _NOT_FOUND = 200, 404
 _WIDTH = 80
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str], early: Answer | None = None) -> int:
     """Print the screen, or the status as JSON, and return the exit status.
 
     Args:
-        arguments: Those of the command line.
-        early: What the server of this container has answered already; an address among the
-            arguments counts for more.
+        arguments: Arguments of the command line.
+        early: Response that this container's server has already given; unused if the arguments
+            name an address.
     """
     parsed = parser().parse_args(arguments)
     try:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str], early: Answer | None = None) -> int:
 
 
 def _status(url: str, early: Answer | None) -> dict[str, Any]:
-    """Return the server's status, or what is left of one that does not answer."""
+    """Return the server's status, or its offline status if it does not respond."""
     try:
         return read_status(url, early)
     except NoAnswer as exc:
@@ -62,10 +62,10 @@ def _status(url: str, early: Answer | None) -> dict[str, Any]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser for a plugin: to a monitor, status 2 would mean that the service is critical."""
+    """Parser of a plugin: exit status 2 would tell a monitor that the service is critical."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the arguments."""
+        """Print the usage and the error; exit with 3."""
         self.print_usage(sys.stderr)
         self.exit(CANNOT_TELL, f"{self.prog}: {message}\n")
 
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def known_url(environ: Mapping[str, str]) -> str:
-    """Return the address of the server of this container, of this folder, or of the settings."""
+    """Return the server's address: this container's, this folder's, or the settings'."""
     host = environ.get("SENTENCE_API_HOST")
     port = environ.get("SENTENCE_API_PORT") or environ.get("PORT")
     if not (host and port) and LOCAL_URL.exists():
@@ -97,11 +97,11 @@ def known_url(environ: Mapping[str, str]) -> str:
 
 
 def read_status(url: str, early: Answer | None = None) -> dict[str, Any]:
-    """Return what `GET /status` says, or has said early.
+    """Return the status that `GET /status` gives, or has given early.
 
     Raises:
-        NoAnswer: Nobody answers in time, or with an error.
-        NoStatus: Something else answers there.
+        NoAnswer: The server does not respond in time, or with an error.
+        NoStatus: The address belongs to another service or version.
     """
     code, body = early or _get(url)
     if code == _OK:
@@ -124,7 +124,7 @@ def _get(url: str) -> Answer:
 
 
 def screen(status: Mapping[str, Any], url: str) -> str:
-    """Return a status as a person reads it: a row each, then what to do."""
+    """Return a status as text: its rows, then the advice."""
     service, rows = status["service"], status["rows"]
     serves = status["state"] != "unhealthy"
     title = " ".join(filter(None, [service.get("model"), service.get("precision")]))

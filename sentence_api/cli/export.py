@@ -10,7 +10,7 @@ from sentence_api.resources.sizes import format_size
 
 
 def export_summary(manifest: Manifest, output: Path) -> str:
-    """Return what an export produced, for a person."""
+    """Return the summary of an export as text."""
     rows = [
         (
             "model",

@@ -1,8 +1,8 @@
 """`python -m sentence_api canary` and `smoke`: commands that a host runs inside an image.
 
-The image may be of another version than the host's files: a deployment goes back to the one before.
-So the names, arguments and output of these two, of `healthcheck` and of `plan --format json` are
-only ever added to; modules may move. The image's label says that it has them (`deploy/image.py`).
+The image may be of another version than the host's files, for example after a rollback. So the
+names, arguments and output of both commands, of `healthcheck` and of `plan --format json` are only
+ever extended; modules may move. The image's label says that it has them (`deploy/image.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sentence_api.settings import Settings, read_settings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the two and return its exit status; `commands` would import all the others."""
+    """Run `canary` or `smoke` without importing all commands; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m sentence_api")
     add_commands(parser.add_subparsers(required=True))
     parsed = parser.parse_args(arguments)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def add_commands(commands: Any) -> None:
-    """Declare the two among the `commands` of a parser."""
+    """Add both commands to the `commands` of a parser."""
     canary = commands.add_parser("canary", help="print the text and vector that prove the model")
     canary.set_defaults(run=_canary)
     smoke_ = commands.add_parser("smoke", help="embed texts on a server and check the answers")
@@ -49,7 +49,7 @@ def _canary(_parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 def _smoke(parsed: argparse.Namespace, settings: Settings) -> int:
-    """Test a server with the artifact's canary, where there is an artifact, and a key of ours."""
+    """Test a server with the artifact's canary, if there is an artifact, and our first key."""
     path, canary = artifact_path(settings), None
     if path.exists():
         known = read_manifest(path).canary

@@ -1,6 +1,6 @@
-"""`python -m sentence_api monitor`: how the service is, live.
+"""`python -m sentence_api monitor`: the state of the service, live.
 
-What is drawn on a terminal is `screen.py`; elsewhere each look is one line. Imports little, because
+Draws with `screen.py` on a terminal and prints one line per poll elsewhere. Imports little, because
 this may run inside the limits that it shows.
 """
 
@@ -24,18 +24,18 @@ from sentence_api.monitoring import formatting
 
 COMMAND = "monitor"
 INTERVAL_SECONDS = 2.0
-# More often tells nothing new: a status is up to a second old.
+# Faster polling shows nothing new: a status is up to a second old.
 _LEAST_SECONDS = 0.5
 _MOST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """One look at the server.
+    """Result of one poll of the server.
 
     Attributes:
-        status: The last status there was; None before the first answer.
-        trouble: Why it is not the status of now, or None.
+        status: The last status received; None before the first response.
+        trouble: Why the status is out of date, or None.
     """
 
     status: Mapping[str, Any] | None
@@ -43,9 +43,9 @@ class Poll:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Show the status until told to stop, and return the exit status."""
+    """Show the status until stopped; return the exit status."""
     parsed = parser().parse_args(arguments)
-    # A terminal is left as it was found, whoever ends this.
+    # SIGTERM must restore the terminal too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         url = parsed.url or known_url(os.environ)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         pass
     except BrokenPipeError:
-        # Whoever read has gone; what is left in the buffer has nowhere to go either.
+        # The reader is gone, and the flush at exit would fail on its pipe too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def line(look: Poll) -> str:
-    """Return one look as a line."""
+    """Return a poll as one line."""
     if look.trouble is not None or look.status is None:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")  # noqa: UP017
         return f"{now} no answer: {look.trouble}"
@@ -110,10 +110,10 @@ def _percent(value: float | None) -> str:
 
 
 def _looks(url: str, interval: float, count: int | None) -> Iterator[Poll]:
-    """Look again and again.
+    """Poll the server `count` times, or without end.
 
     Raises:
-        NoStatus: From the start, something else answers there.
+        NoStatus: The first response is not a status.
     """
     status: Mapping[str, Any] | None = None
     done = 0
@@ -156,7 +156,7 @@ def _draw(looks: Iterator[Poll], url: str) -> None:
                 else screen.frame(look.status, url, *console.size, look.trouble)
             )
             live.update(picture, refresh=True)
-    # What was asked for was shown on a screen of its own, which is gone.
+    # The live display was on the alternate screen, which is gone.
     console.print(picture)
 
 

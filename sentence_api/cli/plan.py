@@ -1,4 +1,4 @@
-"""Plans, settings and manifests as people and programs read them. Pure: text out."""
+"""Plans as tables, calculations and shell variables. Pure: text out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TABLE_SIZES = ((512, 1), (1024, 1), (2048, 2), (4096, 2), (8192, 4), (16384, 8)
 
 
 def plan_table(plan: Plan, subject: PlanInputs) -> str:
-    """Return the plan for a person."""
+    """Return the plan as a table of names and values."""
     machine, sources = subject.machine, subject.sources
     rows = (
         (
@@ -52,14 +52,14 @@ def plan_table(plan: Plan, subject: PlanInputs) -> str:
 
 
 def _cache_row(plan: Plan) -> list[tuple[str, str]]:
-    """Return the row on recent texts, if any are kept."""
+    """Return the row on the embedding cache, if there is a cache."""
     if not plan.cache_bytes:
         return []
     return [("recent texts", f"up to {format_size(plan.cache_bytes)} in each worker")]
 
 
 def plan_steps(plan: Plan, subject: PlanInputs) -> str:
-    """Return the sum behind the plan, line by line."""
+    """Return the calculation behind the plan, line by line."""
     lines = [f"footprint: {subject.sources['footprint']}"]
     width = max(len(step.name) for step in plan.steps)
     lines += [f"{step.name:<{width}}  = {step.reason}  = {step.value}" for step in plan.steps]

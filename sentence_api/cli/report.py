@@ -59,7 +59,7 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
         NoHistory: There is nothing to report on.
         DeploymentFailed: The files cannot be written.
     """
-    from sentence_api.reports.pages import files  # noqa: PLC0415 - of no use to other commands
+    from sentence_api.reports.pages import files  # noqa: PLC0415 - other commands do not need it
 
     # The files may go to stdout.
     say = _say_beside if parsed.output == STDOUT else _say
@@ -79,10 +79,10 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
 
 
 def read(history: History, since: float, until: float) -> Report:
-    """Return the report on a time.
+    """Return the report on a period.
 
     Raises:
-        NoHistory: Nothing was kept of it.
+        NoHistory: The history holds nothing of the period.
     """
     described = history.description()
     if not described:

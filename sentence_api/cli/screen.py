@@ -1,4 +1,4 @@
-"""A status as a screenful: gauges against their bounds, charts, workers, events. Pure."""
+"""Screen of a status: gauges with their bounds, charts, workers, events. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STYLES = {"normal": "green", "warning": "yellow", "critical": "bold red", "unkno
 _ZONES = {"warning": "dim yellow", "critical": "dim red"}
 _TITLE, _BOUNDS, _VERDICT = 12, 11, 8
 _LEAST_GAUGE, _MOST_GAUGE = 8, 40
-# A bound has its place on the gauge, so one that is small fills most of it.
+# Full gauge as a multiple of the critical bound, so that bounds are visible at any size.
 _BEYOND_CRITICAL = 1.25
 _WHOLE = 100.0
 _COLUMNS = (("slot", 4), ("pid", 8), ("age", 13), ("private", 10), ("requests/s", 11), ("p95", 9))
@@ -30,11 +30,11 @@ def frame(status: Status, url: str, width: int, height: int, trouble: str | None
     """Return a status in at most `height` lines of at most `width` columns.
 
     Args:
-        status: What `GET /status` said.
-        url: Whom it was asked of.
+        status: Response of `GET /status`.
+        url: Address of the server.
         width: Columns of the terminal.
         height: Its lines.
-        trouble: Why this is not the status of now, if it is not.
+        trouble: Why the status is out of date, or None.
     """
     lines = [*_head(status, url, width, trouble), *_rows(status["rows"], width)]
     sections = _sections(status, width, height - len(lines))
@@ -45,7 +45,7 @@ def frame(status: Status, url: str, width: int, height: int, trouble: str | None
 
 
 def waiting(url: str, trouble: str) -> Group:
-    """Return what there is to show before the first answer."""
+    """Return the screen before the first response."""
     return Group(
         Text(f"sentence-api at {url}"), Text(f"{trouble}; asking again", style=STYLES["critical"])
     )
@@ -96,7 +96,7 @@ def _rows(rows: Sequence[Status], width: int) -> list[Line]:
 
 
 def _gauge(row: Status, width: int) -> Line:
-    """Return a value as a bar on a track that shows where its bounds are."""
+    """Return a value as a bar on a track that shows its bounds."""
     value, warning, critical = row["value"], row["warning"], row["critical"]
     if warning is None or not critical:
         return Text(" " * width)
@@ -119,14 +119,14 @@ def _bounds(row: Status) -> str:
 
 
 def _sections(status: Status, width: int, room: int) -> list[Line]:
-    """Return advice, charts, workers and events in what room there is."""
+    """Return advice, charts, workers and events, cut to the room."""
     advice = _advice(status["rows"], width)
     workers = _workers(status["workers"])
     events = _events(status["events"], datetime.fromisoformat(status["time"]))
     chart_lines, gaps = 1, 0
     shown = {"advice": min(2, len(advice)), "workers": min(3, len(workers)), "events": 2}
     room -= 2 * chart_lines + sum(shown.values())
-    # What is left is given out in the order of use to somebody who is worried.
+    # Spare lines go first to the sections that help most in an incident.
     for name, wanted in (("workers", len(workers)), ("advice", len(advice)), ("events", 4)):
         more = max(0, min(room, wanted - shown[name]))
         shown[name] += more
@@ -147,7 +147,7 @@ def _sections(status: Status, width: int, room: int) -> list[Line]:
 
 
 def _cut(workers: list[Line], most: int) -> list[Line]:
-    """Leave out workers that there is no room for, and say so."""
+    """Cut the workers to `most` lines; the last line counts those left out."""
     if len(workers) <= most:
         return workers
     left = len(workers) - most + 1
@@ -155,7 +155,7 @@ def _cut(workers: list[Line], most: int) -> list[Line]:
 
 
 def _advice(rows: Sequence[Status], width: int) -> list[Line]:
-    """Return what to do, the worst first, wrapped."""
+    """Return the advice, worst first, wrapped."""
     order = ("critical", "warning")
     wanted = sorted(
         (row for row in rows if row["advice"] and row["verdict"] in order),
@@ -175,7 +175,7 @@ def _advice(rows: Sequence[Status], width: int) -> list[Line]:
 
 
 def _charts(recent: Status, width: int, height: int) -> list[Line]:
-    """Return the last minutes as four charts, two beside each other."""
+    """Return four charts of the last minutes, two side by side."""
     charts: tuple[tuple[str, str, float | None, Callable[[float], str]], ...] = (
         ("memory", "memory_percent", _WHOLE, lambda value: f"{value:.0f} %"),
         ("CPU", "cpu_percent", _WHOLE, lambda value: f"{value:.0f} %"),
@@ -204,7 +204,7 @@ def _chart(
 ) -> list[Line]:
     values = recent[series]
     known = [value for value in values if value is not None]
-    # Without a natural top, the largest value is what the height means.
+    # Without a natural top the height is the largest value, so the label names it.
     now = say(values[-1]) if values and values[-1] is not None else formatting.UNKNOWN
     peak = f"max {say(max(known))}" if known and top is None else ""
     label = [title, now, peak][: max(2, height)]

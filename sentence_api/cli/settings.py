@@ -34,7 +34,7 @@ def settings_page() -> str:
 
 
 def _default(name: str, default: object) -> str:
-    """Return a default as the page shows it; where there is none the formula may decide."""
+    """Return a default as the page shows it; without a default the formula may decide."""
     if default is None:
         return "*plan*" if name in _PLANNED else "*none*"
     return f"`{default if isinstance(default, str) else str(default).lower()}`"

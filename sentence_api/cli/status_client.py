@@ -1,7 +1,7 @@
-"""Asks a server for its status with a bare socket.
+"""Client of `GET /status` on a bare socket.
 
-`check` runs inside the limits that it measures, so it asks before it imports anything else: an HTTP
-library alone would add 4 MiB to the answer.
+`check` runs inside the limits that it measures, so it sends its request before it imports anything
+else: an HTTP library alone would add 4 MiB to the measured memory.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import socket
 import time
 
-# A plugin is often given ten seconds, and a server that hangs is asked twice.
+# A plugin's timeout is often ten seconds, and a hanging server is asked twice.
 TIMEOUT_SECONDS = 4.0
 
 Answer = tuple[int, bytes]
 
 
 class NoAnswer(Exception):
-    """The server does not answer; the text says how."""
+    """The server does not respond; the message says why."""
 
 
 class NoStatus(Exception):
-    """Something answers, but not with a status."""
+    """The address responds, but not with a status."""
 
 
 def get_status(host: str, port: int, prefix: str = "") -> Answer:
     """Return status code and body of `GET /status`.
 
     Raises:
-        NoAnswer: Nobody answers in time.
-        NoStatus: What answers does not speak HTTP.
+        NoAnswer: The server does not respond in time.
+        NoStatus: The response is not HTTP.
     """
     request = f"GET {prefix}/status HTTP/1.0\r\nHost: {host}\r\n\r\n"
     received = b""

@@ -1,1 +1,1 @@
-"""Deployment from the host, with containers or without. Standard library only, but `local`."""
+"""Deployment from the host, with or without containers. Standard library only, except `local`."""

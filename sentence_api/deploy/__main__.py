@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _run(parsed: argparse.Namespace, options: Options) -> int:
-    """Dispatch."""
+    """Run the command and return its exit status."""
     docker, state = Docker(), State()
     if parsed.command == "up" and parsed.dry_run:
         container.dry_run(options, docker, state, _say)
@@ -71,7 +71,7 @@ def _run(parsed: argparse.Namespace, options: Options) -> int:
 
 
 def _say(line: str) -> None:
-    """Print at once, so that long work shows its progress through a pipe too."""
+    """Print a line and flush it, so that progress shows through a pipe too."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -102,14 +102,14 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _port(text: str) -> int:
-    """Read a port."""
+    """Parse a port."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:  # noqa: PLR2004
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
     return int(text)
 
 
 def _size(text: str) -> str:
-    """Check that a size can be read."""
+    """Validate a size and return it as given."""
     try:
         parse_size(text)
     except StartupError as exc:
@@ -118,7 +118,7 @@ def _size(text: str) -> str:
 
 
 def _replicas(text: str) -> int:
-    """Read a number of replicas."""
+    """Parse a number of replicas."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas")
     return int(text)

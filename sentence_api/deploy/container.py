@@ -1,7 +1,7 @@
-"""A deployment in a container: build, plan, prove a candidate, switch, verify, roll back.
+"""Deployment in a container: build, plan, prove a candidate, switch, verify, roll back.
 
-Runs on the host with nothing but Python 3.9 and Docker, so it uses the standard library only; what
-needs the model or the formula is asked of the image.
+Runs on the host with only Python 3.9 and Docker, so it uses the standard library only; commands
+that need the model or the formula run inside the image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from sentence_api.errors import DeploymentFailed
 
 CANDIDATE = f"{PROJECT}-candidate"
 LOG_LINES = 20
-# Where both Compose and a swarm put the secret.
+# Compose and a swarm both mount the secret here.
 KEYS_INSIDE = "/run/secrets/keys"
 
 Say = Callable[[str], None]
@@ -48,7 +48,7 @@ _INSIDE_READY = ("python", "-m", "sentence_api", "healthcheck")
 
 
 def up(options: Options, docker: Docker, state: State, say: Say) -> None:
-    """Build, prove and start; a failure leaves what ran before running.
+    """Build, prove and start a release; a failure leaves the previous release running.
 
     Raises:
         DeploymentFailed: The new version does not work.
@@ -94,7 +94,7 @@ def build(options: Options, docker: Docker, say: Say) -> str:
 
 
 def dry_run(options: Options, docker: Docker, state: State, say: Say) -> None:
-    """Print every command and file of an `up`, in their order, and change nothing."""
+    """Print every command and file of an `up` in order, and change nothing."""
     require_docker(options, docker)
     check_room(options, state.read("current"), docker)
     say(_shown(images.build_command(options, os.environ)))
@@ -128,10 +128,10 @@ def down(docker: Docker, state: State) -> bool:
 
 
 def roll_back_to_previous(docker: Docker, state: State, say: Say) -> None:
-    """Put the release before the current one in its place, and remember both the other way round.
+    """Replace the current release by the previous release, and swap their records.
 
     Raises:
-        DeploymentFailed: There is none, or its image is gone or too old.
+        DeploymentFailed: There is no previous release, or its image is gone or too old.
     """
     current, previous = state.read("current"), state.read("previous")
     if previous is None:
@@ -151,7 +151,7 @@ def roll_back_to_previous(docker: Docker, state: State, say: Say) -> None:
 
 
 def status(docker: Docker, state: State, say: Say) -> bool:
-    """Describe what runs; return whether it is ready."""
+    """Describe the running release; return whether it is ready."""
     current = state.read("current")
     if current is None:
         say("not running; start it with ./deploy-production.sh")
@@ -167,10 +167,10 @@ def status(docker: Docker, state: State, say: Say) -> bool:
 
 
 def logs(docker: Docker, state: State, *, follow: bool) -> None:
-    """Show the end of the log, and go on showing it with `follow`.
+    """Show the end of the log; with `follow`, keep showing new lines.
 
     Raises:
-        DeploymentFailed: Nothing runs.
+        DeploymentFailed: Nothing is running.
     """
     current = state.read("current")
     if current is None:
@@ -184,12 +184,12 @@ def variables(plan: dict[str, Any], options: Options, state: State, keys: Path) 
     return {
         "SENTENCE_API_SETTINGS_FILE": str(state.settings),
         "SENTENCE_API_KEYS": str(keys),
-        # A swarm's secret cannot be changed, only replaced by one of another name.
+        # A swarm's secret is immutable: new keys need a secret with a new name.
         "SENTENCE_API_KEYS_NAME": f"{PROJECT}-{keys.name}",
         "SENTENCE_API_HISTORY_SOURCE": "history" if options.swarm else str(state.history),
         "SENTENCE_API_REPLICAS": str(options.replicas),
         "SENTENCE_API_STOP_GRACE": f"{plan['stop_grace_seconds']}s",
-        # A connection is a file, and a worker has a few dozen others.
+        # Each connection is a file descriptor, and a worker has a few dozen others.
         "SENTENCE_API_OPEN_FILES": str(2 * plan["max_concurrent_requests"] + 1024),
         "SENTENCE_API_CPU_RESERVATION": f"{plan['cpu_limit'] / 2:g}",
         "SENTENCE_API_PUBLISH": f"{before_port(options.bind)}:{options.port}",
@@ -200,13 +200,13 @@ def variables(plan: dict[str, Any], options: Options, state: State, keys: Path) 
 
 
 def prove(release: Release, plan: dict[str, Any], docker: Docker, say: Say) -> Canary:
-    """Start the image beside what runs, without a network, and test it from inside.
+    """Start the image beside the running release, without a network, and test it from inside.
 
     Returns:
-        The canary of its model, for a test from outside.
+        The model's canary, for a test from outside.
 
     Raises:
-        DeploymentFailed: It does not become healthy, or gives wrong vectors.
+        DeploymentFailed: The candidate does not become healthy, or returns wrong vectors.
     """
     say("proving the new version beside the running one")
     docker.works("rm", "--force", CANDIDATE)
@@ -226,7 +226,7 @@ def prove(release: Release, plan: dict[str, Any], docker: Docker, say: Say) -> C
 def _release(
     image: str, options: Options, docker: Docker, state: State
 ) -> tuple[Release, dict[str, Any]]:
-    """Return the release that these options make of an image, and its plan."""
+    """Return the release of an image with these options, and its plan."""
     settings = images.chosen_settings(os.environ)
     if options.keys is not None:
         settings["SENTENCE_API_KEYS_FILE"] = KEYS_INSIDE
@@ -236,7 +236,7 @@ def _release(
 
 
 def _candidate_command(release: Release, plan: dict[str, Any]) -> tuple[str, ...]:
-    """Return the `docker` command that runs a release beside the running one."""
+    """Return the `docker` command that runs a candidate beside the running release."""
     return (
         *("run", "--detach", "--name", CANDIDATE, "--network", "none", "--read-only"),
         *("--tmpfs", "/tmp:noexec", "--cap-drop", "ALL", "--init"),  # noqa: S108
@@ -248,27 +248,27 @@ def _candidate_command(release: Release, plan: dict[str, Any]) -> tuple[str, ...
 
 
 def _roll_back(target: Release | None, run: Runner, docker: Docker, state: State, say: Say) -> None:
-    """Put `target` in the place of what runs; without one leave nothing running."""
+    """Replace the running release by `target`; without a target, stop it."""
     if target is None:
         run.stop()
         return
     say(f"rolling back to {target.image[:19]}")
     run.start(target)
-    # After a failed `up` what ran before comes back, even where it is too old to tell its canary.
+    # A failed `up` restores the previous release even if it is too old to have `canary`.
     tells = images.has_commands(target.image, docker)
     run.verify(target, images.canary_of(target.image, docker) if tells else None)
     state.note("rollback", target)
 
 
 def _show_log(run: Runner, docker: Docker, say: Say) -> None:
-    """Show the last lines of what failed."""
+    """Show the last lines of the failed container's log."""
     say("the last lines of its log:")
     for container in run.containers()[:1]:
         docker.show("logs", "--tail", str(LOG_LINES), container)
 
 
 def _summary(release: Release, seconds: float, run: Runner, docker: Docker) -> str:
-    """Return what is worth knowing about what runs now."""
+    """Return the size, start time, memory use and speed of the new release."""
     size = int(docker.ask("image", "inspect", "--format", "{{.Size}}", release.image))
     lines = [f"image {size / 1e6:.0f} MB, ready after {seconds:.1f} s"]
     for container in run.containers()[:1]:
@@ -295,5 +295,5 @@ def _plan_line(plan: dict[str, Any]) -> str:
 
 
 def _shown(command: tuple[str, ...]) -> str:
-    """Return a `docker` command as a shell takes it."""
+    """Return a `docker` command quoted for a shell."""
     return shlex.join(("docker", *command))

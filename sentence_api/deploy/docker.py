@@ -1,4 +1,4 @@
-"""The one place where Docker commands run. Standard library only: it runs on the host."""
+"""Docker commands, which run here only. Standard library only: it runs on the host."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from sentence_api.errors import DeploymentFailed
 
 
 class Docker:
-    """The engine that the host's `docker` command talks to."""
+    """Docker engine behind the host's `docker` command."""
 
     def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
-        """Return what `docker ...` prints.
+        """Run `docker ...` and return its output.
 
         Args:
             arguments: The command.
-            environ: Variables on top of this process's own.
+            environ: Variables added to this process's own.
 
         Raises:
-            DeploymentFailed: It failed; its last line says why.
+            DeploymentFailed: The command failed; the message is its last line.
         """
         done = self._run(arguments, capture=True, environ=environ or {})
         if done.returncode != 0:
@@ -29,16 +29,16 @@ class Docker:
         return str(done.stdout).strip()
 
     def show(self, *arguments: str) -> None:
-        """Run `docker ...` with its output in sight.
+        """Run `docker ...` and show its output.
 
         Raises:
-            DeploymentFailed: It failed.
+            DeploymentFailed: The command failed.
         """
         if self._run(arguments, capture=False, environ={}).returncode != 0:
             raise DeploymentFailed(f"docker {' '.join(arguments[:3])} failed; its output is above")
 
     def works(self, *arguments: str) -> bool:
-        """Return whether `docker ...` succeeds."""
+        """Run `docker ...` and return whether it succeeded."""
         return self._run(arguments, capture=True, environ={}).returncode == 0
 
     def _run(

@@ -1,4 +1,4 @@
-"""The image: building it, collecting what its build needs, and asking it what only it knows.
+"""Image of the service: its build, its wheelhouse, and the commands that run inside it.
 
 Standard library only: it runs on the host.
 """
@@ -21,18 +21,18 @@ DOCKERFILE = "Dockerfile.production-optimized"
 IMAGE = f"{PROJECT}:latest"
 WHEELS = f"{PROJECT}:wheels"
 WHEELHOUSE = Path("wheelhouse")
-# Set by the Dockerfile: an image has the commands for a host that `cli/inside.py` tells of.
+# Set by the Dockerfile: the image has the commands of `cli/inside.py`.
 PROTOCOL_LABEL, PROTOCOL = f"{PROJECT}.protocol", 1
-# The list that makes a wheelhouse complete, and what tells for which requirements it was collected.
+# List that makes a wheelhouse complete, and digest of the requirements it was collected for.
 CHECKSUMS = "SHA256SUMS"
 COLLECTED_FOR = "REQUIREMENTS"
-# What is baked into the image: the build argument, and the settings that give it.
+# Build arguments baked into the image, and the settings that they come from.
 _BAKED = {
     "MODEL": ("SENTENCE_API_MODEL", "SENTENCE_TRANSFORMER_MODEL"),
     "MODEL_REVISION": ("SENTENCE_API_MODEL_REVISION",),
     "ENGINE": ("SENTENCE_API_ENGINE", "ENGINE"),
 }
-# Where the server listens and what it may use is the deployment's matter, not the container's.
+# The deployment decides on addresses, files and limits, so these are not passed into the container.
 _OF_THE_DEPLOYMENT = {
     *(f"SENTENCE_API_{name}" for name in ("PORT", "HOST", "ARTIFACT", "CPUS", "MEMORY")),
     *(f"SENTENCE_API_{name}" for name in ("KEYS_FILE", "HISTORY")),
@@ -58,7 +58,7 @@ SHORT_SETTINGS = frozenset(
 
 
 def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a person that hold inside the container too."""
+    """Return the user's settings that also hold inside the container."""
     return {
         name: value
         for name, value in environ.items()
@@ -68,7 +68,7 @@ def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def build_command(options: Options, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the `docker` command that builds the image these options and settings ask for."""
+    """Return the `docker` command that builds the image for these options and settings."""
     baked = {
         argument: next((environ[name] for name in names if environ.get(name)), None)
         for argument, names in _BAKED.items()
@@ -80,7 +80,7 @@ def build_command(options: Options, environ: Mapping[str, str]) -> tuple[str, ..
         "VERSION": _version(),
         "REVISION": _revision(),
     }
-    # With wheels at hand the build needs no network, so it gets none.
+    # With a wheelhouse the build needs no network, so it gets none.
     offline = ["--network", "none"] if (WHEELHOUSE / CHECKSUMS).exists() else []
     return (
         *("build", "--file", DOCKERFILE, "--target", target, "--tag", IMAGE, *offline),
@@ -93,7 +93,7 @@ def build(command: tuple[str, ...], docker: Docker) -> str:
     """Build the image and return its id.
 
     Raises:
-        DeploymentFailed: It cannot be built; where something cannot be fetched there are ways.
+        DeploymentFailed: The build failed; the message names ways around a download that failed.
     """
     collected_for = WHEELHOUSE / COLLECTED_FOR
     if (
@@ -119,20 +119,20 @@ def image_id(docker: Docker) -> str:
     """Return the id of the image that was built last.
 
     Raises:
-        DeploymentFailed: There is none.
+        DeploymentFailed: There is no image.
     """
     return docker.ask("image", "inspect", "--format", "{{.Id}}", IMAGE)
 
 
 def collect_wheels(options: Options, docker: Docker) -> int:
-    """Put everything that a build installs into the wheelhouse; return how many files it is.
+    """Collect all wheels that a build installs into the wheelhouse; return their number.
 
-    The base image collects, so that the wheels are for its Python.
+    The base image collects them, so that they fit its Python.
     """
     base = [f"--build-arg=BASE_IMAGE={options.base_image}"] if options.base_image else []
     checksums = WHEELHOUSE / CHECKSUMS
     old = checksums.read_text("utf-8").splitlines() if checksums.exists() else []
-    # While a list is there, the build installs from it instead of collecting.
+    # With the list in place the build would install from it instead of collecting.
     checksums.unlink(missing_ok=True)
     docker.show(*("build", "--file", DOCKERFILE, "--target", "wheels", "--tag", WHEELS, *base, "."))
     for line in old:
@@ -153,10 +153,10 @@ def plan_of(
 ) -> dict[str, Any]:
     """Ask the image for the plan of one replica on this engine's machine.
 
-    Replicas on the same machine share it; machines of a swarm are taken to be alike.
+    Replicas on the same machine share it; a swarm's machines are assumed to be equal.
 
     Raises:
-        DeploymentFailed: There is no plan for it, or the image is of another version than this.
+        DeploymentFailed: No plan fits the machine, or the image is of an older version.
     """
     machine = json.loads(docker.ask("info", "--format", "{{json .}}"))
     nodes = max(1, (machine.get("Swarm") or {}).get("Nodes") or 1) if options.swarm else 1
@@ -185,25 +185,25 @@ def has_commands(image: str, docker: Docker) -> bool:
 
 
 def canary_of(image: str, docker: Docker) -> tuple[str, list[float]]:
-    """Return the text that this image's model was proved with, and the vector it must give."""
+    """Return the canary text of the image's model, and its expected vector."""
     answer = json.loads(_run_python(image, docker, "-m", "sentence_api", "canary", settings={}))
     return answer["text"], answer["vector"]
 
 
 def _run_python(image: str, docker: Docker, *arguments: str, settings: Mapping[str, str]) -> str:
-    """Return what Python in a container of `image` prints, without a network."""
+    """Run Python in a container of `image` without a network; return its output."""
     given = (f"--env={name}={value}" for name, value in sorted(settings.items()))
     without_network = ("run", "--rm", "--network", "none", "--entrypoint", "python")
     try:
         return docker.ask(*without_network, *given, image, *arguments)
     except DeploymentFailed as exc:
-        # What our own program says is clear without the command that ran it.
+        # Our own program's message is clear without the command that ran it.
         own = str(exc).partition("failed: sentence-api: ")[2]
         raise DeploymentFailed(own or str(exc)) from exc
 
 
 def _requirements() -> str:
-    """Return a digest of everything that a build may be told to install."""
+    """Return a digest of all lock files that a build may install from."""
     locks = sorted(Path("requirements").glob("*.txt"))
     return hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest() + "\n"
 
@@ -215,7 +215,7 @@ def _version() -> str:
 
 
 def _revision() -> str | None:
-    """Return the commit that is built, marked when files differ from it; None outside of git."""
+    """Return the commit that is built, marked if files differ from it; None outside git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607

@@ -1,4 +1,4 @@
-"""A deployment without containers: gunicorn in the background, verified, replaced, stopped."""
+"""Deployment without containers: gunicorn in the background, verified, replaced, stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Show = Callable[[Plan, PlanInputs], str]
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where a local deployment keeps its process id, address and log."""
+    """Files of a local deployment: process id, address and log."""
 
     folder: Path = Path("var")
 
@@ -45,12 +45,12 @@ class Files:
 
     @property
     def url(self) -> Path:
-        """Address the server answers on."""
+        """Address of the server."""
         return self.folder / "server.url"
 
     @property
     def log(self) -> Path:
-        """What the server wrote since its start."""
+        """Output of the server since its start."""
         return self.folder / "server.log"
 
 
@@ -58,13 +58,13 @@ def up(settings: Settings, files: Files, say: Say, show: Show) -> None:
     """Export the model if there is none, replace the running server, and prove that it works.
 
     Args:
-        settings: The server's.
-        files: Where the deployment keeps its own.
+        settings: The server's settings.
+        files: The deployment's files.
         say: Shows progress.
         show: Renders the plan for a person.
 
     Raises:
-        StartupError: It does not; nothing is left running then.
+        StartupError: The server does not work; nothing is left running.
     """
     key = first_key(settings.keys_file)
     _ensure_artifact(settings, say)
@@ -90,7 +90,7 @@ def up(settings: Settings, files: Files, say: Say, show: Show) -> None:
 
 
 def down(settings: Settings, files: Files) -> bool:
-    """Stop the server and wait for its end; return whether one was running."""
+    """Stop the server and wait for its end; return whether it was running."""
     master = running(files)
     if master is not None:
         workers = master.children()
@@ -104,7 +104,7 @@ def down(settings: Settings, files: Files) -> bool:
 
 
 def running(files: Files) -> psutil.Process | None:
-    """Return the master of the running server, or None; a reused process id is not taken for it."""
+    """Return the running gunicorn master, or None; a reused process id does not count."""
     try:
         process = psutil.Process(int(files.pid.read_text(encoding="ascii")))
         ours = any(CONFIG in argument for argument in process.cmdline())
@@ -140,7 +140,7 @@ def log_tail(files: Files, lines: int = LOG_TAIL_LINES) -> str:
 
 
 def _ensure_artifact(settings: Settings, say: Say) -> None:
-    """Export the model if there is none, and check the files of the one there is."""
+    """Export the model if there is none, and verify the files of the artifact."""
     path = artifact_path(settings)
     if not path.exists():
         say(f"exporting {settings.model} to {path}; this takes a minute, once")
@@ -160,7 +160,7 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _start(settings: Settings, files: Files) -> subprocess.Popen[bytes]:
-    """Start gunicorn in a session of its own, so that it outlives this one."""
+    """Start gunicorn in a new session, so that it outlives this process."""
     files.folder.mkdir(exist_ok=True)
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""What a machine must have before a container is deployed on it; each refusal says what to do.
+"""Checks of a machine before a container is deployed on it; each refusal says what to do.
 
 Standard library only: it runs on the host.
 """
@@ -18,10 +18,10 @@ DISK_NEEDED = 4 << 30
 
 
 def require_docker(options: Options, docker: Docker) -> None:
-    """Refuse a host without what the commands need.
+    """Refuse a host that lacks a Docker engine, Compose or a swarm.
 
     Raises:
-        DeploymentFailed: Engine, Compose or swarm are missing.
+        DeploymentFailed: One of them is missing.
     """
     if not docker.works("info"):
         raise DeploymentFailed("no Docker engine answers; start it, or deploy with --local")
@@ -37,10 +37,10 @@ def require_docker(options: Options, docker: Docker) -> None:
 
 
 def check_room(options: Options, current: Release | None, docker: Docker) -> None:
-    """Refuse before a build what would fail after it.
+    """Refuse a deployment that would fail after its build.
 
     Raises:
-        DeploymentFailed: Disk, port or mode stand in the way.
+        DeploymentFailed: The disk is full, the port is taken, or the other mode is running.
     """
     folder = Path(docker.ask("info", "--format", "{{.DockerRootDir}}"))
     if folder.exists() and shutil.disk_usage(folder).free < DISK_NEEDED:
@@ -63,14 +63,14 @@ def check_room(options: Options, current: Release | None, docker: Docker) -> Non
 
 
 def check_memory(plan: dict[str, Any], meminfo: Path = Path("/proc/meminfo")) -> None:
-    """Refuse a plan whose peak this machine has no memory for now.
+    """Refuse a plan whose peak exceeds the available memory.
 
     Raises:
-        DeploymentFailed: Less is available than the service will need.
+        DeploymentFailed: The service would need more memory than is available.
     """
     try:
         lines = meminfo.read_text("ascii").splitlines()
-    except OSError:  # no Linux: the engine runs in a machine of its own
+    except OSError:  # not Linux: the engine runs in a virtual machine
         return
     found = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
     if found and found[0] < plan["predicted_peak_bytes"]:

@@ -1,4 +1,4 @@
-"""Releases of a container deployment, and where they are kept. Standard library only."""
+"""Releases of a container deployment, and their files. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def environment_text(values: dict[str, str]) -> str:
 
 
 def keys_text(source: Path | None) -> str:
-    """Return the text of a person's file of API keys, or one that holds none.
+    """Return the text of the user's file of API keys, or a text without keys.
 
     Raises:
         InvalidSetting: The file cannot be read or lists no key.
@@ -32,7 +32,7 @@ def keys_text(source: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for; None leaves it to the machine."""
+    """Options of the user; None where the user chose nothing."""
 
     port: int = 5001
     bind: str = "127.0.0.1"
@@ -46,12 +46,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Release:
-    """One version as it runs: an image by its id, the Compose file's variables, and settings.
+    """Deployed version: image id, variables of the Compose file, and settings.
 
     Attributes:
-        image: Its id.
-        variables: What the Compose file asks for, but the image.
-        settings: What a person chose for inside the container.
+        image: Id of the image.
+        variables: Variables of the Compose file, except the image.
+        settings: The user's settings for the container.
         swarm: Run by `docker stack deploy`, not by Compose.
     """
 
@@ -62,68 +62,68 @@ class Release:
 
     @property
     def url(self) -> str:
-        """Where the published port is reached from this host."""
+        """URL of the published port on this host."""
         bind, _, port = self.variables["SENTENCE_API_PUBLISH"].rpartition(":")
         return local_url(bind.strip("[]"), port)
 
     @property
     def key(self) -> str | None:
-        """An API key that this release accepts, or None when it asks for none."""
+        """API key that this release accepts, or None if it needs none."""
         kept = Path(self.variables.get("SENTENCE_API_KEYS", ""))
         text = kept.read_text("utf-8") if kept.is_file() else _NO_KEYS
         return next(iter(keys_in(text)), None)
 
     @property
     def replicas(self) -> int:
-        """How many containers serve."""
+        """Number of containers that serve."""
         return int(self.variables["SENTENCE_API_REPLICAS"])
 
     def environment(self) -> dict[str, str]:
-        """Return every variable that the Compose file asks for."""
+        """Return every variable that the Compose file needs."""
         return {"SENTENCE_API_IMAGE": self.image, **self.variables}
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a deployment keeps what it runs, what ran before, and its history."""
+    """Files of a container deployment: current and previous release, settings, keys, history."""
 
     folder: Path = Path("var/container")
 
     @property
     def settings(self) -> Path:
-        """The file with the settings that a person chose, for inside the container."""
+        """File with the user's settings for the container."""
         return self.folder / "settings.env"
 
     @property
     def environment(self) -> Path:
-        """The file that Compose reads the variables from."""
+        """File from which Compose reads the variables."""
         return self.folder / "compose.env"
 
     @property
     def history(self) -> Path:
-        """The folder in which a container of Compose keeps its history; it outlives containers."""
+        """Folder for the history of a Compose container; it outlives containers."""
         return self.folder.resolve() / "history"
 
     def open(self) -> None:
-        """Make the folder: for its owner alone, as it may hold keys."""
+        """Create the folder for its owner only, because it may hold keys."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.history.mkdir(exist_ok=True)
-        # The container's user has a number of its own; others do not get past the folder above.
+        # For the container's user, who has its own id; other users cannot enter the parent folder.
         self.history.chmod(0o777)
 
     def keys_file(self, keys: str) -> Path:
-        """Return where these API keys are kept; a release before this one has a file of its own."""
+        """Return the path for these API keys; an earlier release keeps its own file."""
         digest = hashlib.sha256(keys.encode()).hexdigest()[:12]
         return self.folder.resolve() / f"keys-{digest}"
 
     def keep_keys(self, keys: str) -> None:
-        """Write the API keys where the Compose file takes them from."""
+        """Write the API keys to the file that Compose mounts as a secret."""
         self.open()
         kept = self.keys_file(keys)
         if not kept.exists():
             kept.write_text(keys, "utf-8")
-            # For the container's user; others do not get past the folder.
+            # For the container's user; other users cannot enter the folder.
             kept.chmod(0o444)
 
     def prepare(self, release: Release) -> None:
@@ -139,7 +139,7 @@ class State:
             return None
 
     def write(self, name: str, release: Release | None) -> None:
-        """Keep a release under that name."""
+        """Save a release under a name; None removes it."""
         path = self.folder / f"{name}.json"
         if release is None:
             path.unlink(missing_ok=True)

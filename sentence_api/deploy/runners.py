@@ -1,4 +1,4 @@
-"""The two ways to run a release from the same file: Compose on one machine, or a swarm.
+"""Runners of a release from one Compose file: Compose on one machine, or a swarm.
 
 Standard library only: it runs on the host.
 """
@@ -31,30 +31,30 @@ _FAILED = {"paused", "rollback_started", "rollback_paused", "rollback_completed"
 
 
 class Runner(Protocol):
-    """Runs one release at a time."""
+    """Runner of one release at a time."""
 
     def start_command(self) -> tuple[str, ...]:
-        """Return the `docker` command that puts a prepared release in the place of what runs."""
+        """Return the `docker` command that replaces the running release by the prepared release."""
 
     def start(self, release: Release) -> None:
         """Run `release` and wait until every replica is ready.
 
         Raises:
-            DeploymentFailed: It does not become ready.
+            DeploymentFailed: The release does not become ready.
         """
 
     def is_ready(self, release: Release) -> bool:
         """Return whether every replica of `release` serves."""
 
     def verify(self, release: Release, canary: Canary | None) -> None:
-        """Embed texts for real and compare with what the model must give.
+        """Embed texts and compare the vectors with the canary.
 
         Args:
-            release: What runs.
-            canary: None for an image that cannot tell it; then the answers' form is tested.
+            release: The running release.
+            canary: None for an image without `canary`; then only the form of responses is tested.
 
         Raises:
-            DeploymentFailed: An answer is not what the contract says.
+            DeploymentFailed: A response breaks the contract.
         """
 
     def stop(self) -> None:
@@ -68,7 +68,7 @@ class Runner(Protocol):
 
 
 class Compose:
-    """Runs one container on this machine."""
+    """Runner of one container on this machine."""
 
     def __init__(self, docker: Docker, state: State) -> None:
         self._docker = docker
@@ -106,10 +106,10 @@ class Compose:
 
 
 class Swarm:
-    """Runs replicas on the machines of a swarm, through one of its managers.
+    """Runner of replicas on the machines of a swarm, through one of its managers.
 
-    An update starts each new replica beside the old ones and takes an old one away only when the
-    new one is healthy; the swarm goes back by itself when it is not.
+    An update starts each new replica beside the old ones, and removes an old replica only when its
+    successor is healthy; otherwise the swarm rolls back automatically.
     """
 
     def __init__(self, docker: Docker, state: State) -> None:
@@ -117,7 +117,7 @@ class Swarm:
         self._state = state
 
     def start_command(self) -> tuple[str, ...]:  # noqa: D102
-        # Images are named by their id, which no registry has to be asked about.
+        # Images are named by their id, so no registry is queried.
         return (
             *("stack", "deploy", "--prune", "--resolve-image", "never"),
             *("--compose-file", COMPOSE_FILE, PROJECT),
@@ -141,7 +141,7 @@ class Swarm:
         if has_routing_mesh():
             smoke(release.url, canary, release.key)
         elif canary is not None:
-            # None when all replicas are on other machines, which proved themselves healthy.
+            # Empty if all replicas are on other machines, where the health check has passed.
             healthy = ("--filter", "health=healthy")
             for container in _containers(self._docker, _OF_THE_SERVICE, *healthy)[:1]:
                 self._docker.ask("exec", container, *SMOKE_INSIDE)
@@ -162,7 +162,7 @@ class Swarm:
         return ("service", "logs", "--raw", "--tail", str(lines), _SERVICE)
 
     def _service(self) -> dict[str, Any]:
-        """Return what the swarm says of the service; empty when there is none."""
+        """Return the swarm's description of the service; empty if there is no service."""
         if not self._docker.works("service", "inspect", _SERVICE):
             return {}
         found: dict[str, Any] = json.loads(
@@ -171,7 +171,7 @@ class Swarm:
         return found
 
     def _running(self) -> int:
-        """Return how many replicas are healthy; until then a swarm says that they are starting."""
+        """Return the number of healthy replicas; a swarm reports the others as starting."""
         states = self._docker.ask(
             *("service", "ps", "--filter", "desired-state=running"),
             *("--format", "{{.CurrentState}}", _SERVICE),
@@ -209,14 +209,14 @@ class Swarm:
 def has_routing_mesh() -> bool:
     """Return whether this machine's kernel can answer on the ports that a swarm publishes.
 
-    That takes IPVS, which the engine loads when it starts the first service and some kernels lack.
-    Where there is no such folder the engine runs in a machine of its own, which has it.
+    This needs IPVS, which the engine loads when it starts the first service; some kernels lack it.
+    Without /proc/net the engine runs in a virtual machine, which has it.
     """
     return not _KERNEL_NETWORK.exists() or (_KERNEL_NETWORK / "ip_vs").exists()
 
 
 def runner(docker: Docker, state: State, *, swarm: bool) -> Runner:
-    """Return what runs a release in that mode."""
+    """Return the runner for a mode."""
     return Swarm(docker, state) if swarm else Compose(docker, state)
 
 
@@ -224,7 +224,7 @@ def wait_until(condition: Callable[[], bool], docker: Docker, containers: list[s
     """Wait for `condition`, unless one of `containers` ends first.
 
     Raises:
-        DeploymentFailed: It takes too long, or a container ended, or there is none.
+        DeploymentFailed: The timeout passed, a container ended, or there is no container.
     """
     if not containers:
         raise DeploymentFailed("no container was started")

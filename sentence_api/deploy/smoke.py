@@ -1,4 +1,4 @@
-"""Proves from outside that a server works. Standard library only: it runs on the host too."""
+"""Smoke test of a server over HTTP. Standard library only: it runs on the host too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist
 
 
 def is_ready(url: str) -> bool:
-    """Ask `/health/ready`."""
+    """Return whether `/health/ready` reports ready."""
     try:
         return bool(_call(f"{url}/health/ready")["status"] == "ready")
     except (OSError, ValueError, KeyError):
@@ -27,15 +27,15 @@ def is_ready(url: str) -> bool:
 def smoke(
     url: str, canary: tuple[str, Sequence[float]] | None = None, key: str | None = None
 ) -> int:
-    """Embed one and several texts for real; return the dimensions.
+    """Embed a single text and a batch; return the dimensions.
 
     Args:
-        url: Where the server answers.
-        canary: A text and the vector it must give.
-        key: One of the server's API keys, if it asks for one.
+        url: Address of the server.
+        canary: A text and its expected vector.
+        key: One of the server's API keys, if it needs a key.
 
     Raises:
-        DeploymentFailed: An answer is not what the contract says.
+        DeploymentFailed: A response breaks the contract.
     """
     try:
         single = _call(f"{url}/query", {"question": QUESTIONS[0]}, key)
@@ -60,7 +60,7 @@ def smoke(
 
 
 def how_to(url: str) -> str:
-    """Return what a person does next."""
+    """Return the next steps for the user."""
     return (
         f"\n  url   {url}\n"
         f"  try   curl -X POST -H 'Content-Type: application/json'"
@@ -71,14 +71,14 @@ def how_to(url: str) -> str:
 
 
 def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
-    """Refuse a vector of another direction than the canary's."""
+    """Refuse a vector whose direction differs from the canary's."""
     cosine = canary_cosine(vector, expected)
     if not cosine >= MIN_COSINE:
         raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
 
 
 def _call(url: str, body: Any = None, key: str | None = None) -> Any:
-    """Return the JSON answer of our own server on this machine."""
+    """Return the JSON response of our own server on this machine."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, query_headers(key))  # noqa: S310
     with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310

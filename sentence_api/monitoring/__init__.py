@@ -1,1 +1,1 @@
-"""Monitoring: what a server counts, keeps and judges."""
+"""Monitoring: metrics, history and status of a server."""

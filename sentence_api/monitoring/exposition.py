@@ -1,4 +1,4 @@
-"""What is known of a server as a whole, as Prometheus' metric families. Pure."""
+"""Metric families of a server as a whole, for Prometheus. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def families(sample: Sample, service: Mapping[str, Any], plan: Plan) -> Iterator
 
 
 def _workers(sample: Sample) -> Iterator[Metric]:
-    """Yield what is known of each living worker."""
+    """Yield the metrics of each living worker."""
     private = GaugeMetricFamily(
         f"{_PREFIX}worker_private_memory_bytes",
         "Memory that the end of a worker would free.",
@@ -70,7 +70,7 @@ def _workers(sample: Sample) -> Iterator[Metric]:
 
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:
-    """Return a gauge; one that cannot be read has no sample."""
+    """Return a gauge; without a value it has no sample."""
     return GaugeMetricFamily(_PREFIX + name, about, value)
 
 

@@ -1,4 +1,4 @@
-"""Figures as people read them. Standard library only: `monitor` is to stay small."""
+"""Formats of figures for people. Standard library only: `monitor` must stay small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def seconds(value: float | None) -> str:
-    """Return a duration of a request: `148 ms`, `2.31 s`."""
+    """Return the duration of a request: `148 ms`, `2.31 s`."""
     if value is None:
         return UNKNOWN
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.0f} ms"
@@ -33,7 +33,7 @@ def span(value: float) -> str:
 
 
 def clock(moment: datetime, today: datetime) -> str:
-    """Return the time of day in UTC, with the date if that is not today's."""
+    """Return the time of day in UTC, with the date if it is not today's."""
     there, here = (each.astimezone(timezone.utc) for each in (moment, today))  # noqa: UP017
     return there.strftime("%H:%M:%S" if there.date() == here.date() else "%m-%d %H:%M")
 
@@ -45,8 +45,8 @@ def bars(
 
     Args:
         values: None leaves a gap.
-        width: Most columns; of several values in one column the largest shows.
-        top: What fills the height; by default the largest value.
+        width: Maximum columns; a column of several values shows the largest.
+        top: Value that fills the height; by default the largest.
         height: Lines.
     """
     shown = _columns(values, width)
@@ -76,5 +76,5 @@ def _block(level: int) -> str:
 
 
 def format_cpus(number: float) -> str:
-    """Return a number of CPUs for a person."""
+    """Return a number of CPUs with its noun: `1 CPU`, `2.5 CPUs`."""
     return f"{number:g} CPU" + ("" if number == 1 else "s")

@@ -1,8 +1,8 @@
-"""The history of a deployment: samples and events in one bounded SQLite file.
+"""History of a deployment: samples and events in one bounded SQLite file.
 
-Samples are kept at their full rate for a day, then one in five minutes for two weeks. A connection
-lives for one call only, so none is open across a fork. A power cut may cost the last samples and a
-damaged file is begun anew, so nothing ever waits for the disk.
+Samples are kept at their full rate for a day, then one per five minutes for two weeks. A connection
+lasts for one call only, so none is open across a fork. Nothing waits for the disk: a power cut may
+cost the last samples, and a damaged file is replaced by an empty one.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ KEPT_SECONDS = 14 * 24 * 3600.0
 THINNED_SECONDS = 300
 # A sample of two workers takes 1 KiB: two weeks need some 13 MiB.
 MAX_BYTES = 32 * MIB
-# In memory the file counts as the service's own: some hours of samples.
+# On a tmpfs the file counts as the service's memory; this holds some hours of samples.
 MAX_BYTES_IN_MEMORY = 2 * MIB
 _MAX_EVENTS = 5000
-# The event loop stands still while this waits, so it gives up soon.
+# Waiting for SQLite's lock blocks the event loop, so the timeout is short.
 _LOCK_SECONDS = 0.2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS samples
@@ -53,7 +53,7 @@ _Statement = tuple[str, tuple[object, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a server: when, of what kind, and one sentence for a person."""
+    """Event of a server: its time, its kind and one sentence."""
 
     time: float
     kind: str
@@ -61,11 +61,11 @@ class Event:
 
 
 class History:
-    """The history in one folder. Calls never raise: a server does not fail for its history.
+    """History in one folder. Calls never raise: a server must not fail because of its history.
 
     Args:
         folder: Must exist.
-        max_bytes: What its file may take; the oldest samples make room.
+        max_bytes: Maximum size of the file; the oldest samples are deleted first.
     """
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
@@ -75,7 +75,7 @@ class History:
         self._troubled: set[str] = set()
 
     def lives_alone(self) -> bool:
-        """Say that a server lives with this history; return whether no other one does.
+        """Take a shared lock on this history; return whether no other server holds the lock.
 
         Called in the master: its workers inherit the lock, so it lasts as long as any process of
         the server.
@@ -95,39 +95,39 @@ class History:
         return True
 
     def add(self, sample: Sample) -> None:
-        """Keep a sample."""
+        """Add a sample."""
         values = (sample.time, sample.started, sample.model_dump_json(exclude_defaults=True))
         self._write(("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", values))
 
     def note(self, kind: str, text: str, when: float | None = None) -> None:
-        """Keep an event of now, or of `when`."""
+        """Add an event with the current time, or the time `when`."""
         moment = time.time() if when is None else when
         self._write(("INSERT INTO events VALUES (?, ?, ?)", (moment, kind, text)))
 
     def describe(self, server: Mapping[str, Any]) -> None:
-        """Keep what the server is and follows; of the one before, nothing is left."""
+        """Replace the stored description of the server."""
         insert = "INSERT INTO server VALUES (?, ?)"
         rows = [(insert, (name, json.dumps(value))) for name, value in server.items()]
         self._write(("DELETE FROM server", ()), *rows)
 
     def description(self) -> dict[str, Any]:
-        """Return what the last server said of itself; empty without one."""
+        """Return the description of the last server; empty if there is none."""
         rows = self._read("SELECT name, value FROM server")
         return {name: json.loads(value) for name, value in rows}
 
     def samples(self, since: float, until: float = math.inf) -> list[Sample]:
-        """Return the samples of a time, oldest first."""
+        """Return the samples of a period, oldest first."""
         return list(self.each_sample(since, until))
 
     def each_sample(self, since: float, until: float = math.inf) -> Iterator[Sample]:
-        """Yield the samples of a time, oldest first; two weeks of them need not be held at once."""
+        """Yield the samples of a period, oldest first, parsed one at a time to save memory."""
         query = "SELECT sample FROM samples WHERE time BETWEEN ? AND ? ORDER BY time"
         for (text,) in self._read(query, since, until):
             if (sample := _sample(text)) is not None:
                 yield sample
 
     def sample_at(self, moment: float, started: float | None = None) -> Sample | None:
-        """Return the last sample at or before a time, of one life of the server or of any."""
+        """Return the last sample at or before a time, of the server `started` then or of any."""
         rows = self._read(
             "SELECT sample FROM samples WHERE time <= ?1 AND (?2 IS NULL OR started = ?2)"
             " ORDER BY time DESC LIMIT 1",
@@ -145,7 +145,7 @@ class History:
         return [Event(*row) for row in self._read(query, since, most)]
 
     def prune(self, now: float) -> None:
-        """Thin out what is old, and make room if the file has outgrown its bound."""
+        """Thin out old samples, and delete more if the file exceeds its maximum."""
         day, end = now - FULL_RATE_SECONDS, now - KEPT_SECONDS
         self._write(
             ("DELETE FROM samples WHERE time < ?", (end,)),
@@ -168,7 +168,7 @@ class History:
             self._write((quarter, ()))
 
     def used_bytes(self) -> int:
-        """Return the size of the pages that hold something; freed ones are used again."""
+        """Return the size of the pages in use; SQLite reuses freed pages."""
         rows = self._read(
             "SELECT (page_count - freelist_count) * page_size"
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
@@ -176,22 +176,22 @@ class History:
         return int(rows[0][0]) if rows else 0
 
     def _read(self, query: str, *values: object) -> list[Any]:
-        """Return the rows of a query; none where the file cannot be read now."""
+        """Return the rows of a query; empty if the file cannot be read now."""
         return self._use("read", (query, values))
 
     def _write(self, *statements: _Statement) -> None:
-        """Run statements, all of them or none."""
+        """Run statements in one transaction."""
         self._use("written", *statements)
 
     def _use(self, how: str, *statements: _Statement) -> list[Any]:
-        """Run a transaction on a connection of its own, and return the rows of its last statement.
+        """Run a transaction on a new connection, and return the rows of its last statement.
 
-        Trouble is logged and gives no rows.
+        An error is logged and gives no rows.
         """
         rows: list[Any] = []
         try:
             with closing(sqlite3.connect(self.path, timeout=_LOCK_SECONDS)) as connection:
-                # Readers and the writer do not wait for each other, and nobody for the disk.
+                # Readers and the writer do not block each other, and no commit waits for the disk.
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = OFF")
                 connection.executescript(_SCHEMA)
@@ -210,7 +210,7 @@ class History:
         return rows
 
     def _note_trouble(self, how: str, trouble: sqlite3.OperationalError | None) -> None:
-        """Log trouble when it begins and when it ends; a full disk lasts for many samples."""
+        """Log an error when it begins and when it ends: a full disk lasts for many samples."""
         if trouble is not None and how not in self._troubled:
             self._troubled.add(how)
             log.warning("the history cannot be %s now: %s", how, trouble)
@@ -220,7 +220,7 @@ class History:
 
 
 def open_history(folder: Path, fallback: Path | None) -> History | None:
-    """Return the history in `folder`, or in `fallback` where `folder` cannot be written."""
+    """Return the history in `folder`, or in `fallback` if `folder` is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -239,7 +239,7 @@ def open_history(folder: Path, fallback: Path | None) -> History | None:
 
 
 def _sample(text: str) -> Sample | None:
-    """Return a kept sample, or None for one of a version that kept other figures."""
+    """Parse a stored sample; return None if another version stored other figures."""
     try:
         return Sample.model_validate_json(text)
     except ValidationError:

@@ -31,22 +31,22 @@ from sentence_api.serving.cache import EmbeddingCache
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 MASTER = "master"
-# Refusals by load or state; what is wrong with a request itself is no rejection.
+# Refusals by load or state; an error of the request itself is not a rejection.
 REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
-# Refusals that take no time: among the answers they would hide how long those wait.
+# Immediate refusals: among the response times they would hide slow responses.
 _AT_ONCE = REJECTIONS - {"deadline_exceeded"}
 _JUDGED_STATUSES = ("200", "429", "500", "503")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
-# Responses kept back at most until they are counted together.
+# Maximum of responses that are recorded before they are counted together.
 _MOST_KEPT = 256
 
 
 class Metrics:
-    """The metrics of one process.
+    """Metrics of one process.
 
     Args:
-        directory: Where the processes of one server keep their figures together, or None when
-            there is only this process. The environment's `PROMETHEUS_MULTIPROC_DIR` must name it.
+        directory: Folder in which all processes of a server keep their figures, or None for a
+            single process. The environment's `PROMETHEUS_MULTIPROC_DIR` must name it.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -146,9 +146,9 @@ class Metrics:
         )
 
     def _begin_at_zero(self) -> None:
-        """Show what alerts look at before it happens.
+        """Create the counters that alerts watch, at zero.
 
-        A counter that first appears as 1 has not increased, for Prometheus: the first crash, or
+        To Prometheus, a counter that first appears as 1 has not increased: the first crash, or
         the first burst of failures, would be missed.
         """
         for cause in UNPLANNED:
@@ -164,24 +164,24 @@ class Metrics:
         self.slot = str(slot)
 
     def forget_gauges(self, slot: int) -> None:
-        """Drop what a worker that has ended said of its own state; its counters stay."""
+        """Drop the gauges of a worker that has ended; its counters stay."""
         if self._directory is not None:
             mark_process_dead(slot, str(self._directory))  # type: ignore[no-untyped-call]
 
     def on_response(self, route: str, status: int, code: str | None, seconds: float) -> None:
-        """Note one response, for the next `count`."""
+        """Record one response for the next `count`."""
         self._responses.append((route, status, code, seconds))
         if len(self._responses) >= _MOST_KEPT:
             self.count()
 
     def on_encoded(self, encoded: Encoded) -> None:
-        """Note what one answered request tells of itself, for the next `count`."""
+        """Record the wait of one answered request for the next `count`; count its cut texts."""
         self._waits.append(encoded.queue_seconds)
         if encoded.truncated:
             self.truncated.inc(len(encoded.truncated))
 
     def count(self) -> None:
-        """Count what was noted: the responses of one forward pass cost as much as a single one."""
+        """Count what is recorded: all responses of a forward pass cost as much as one response."""
         responses, self._responses = self._responses, []
         waits, self._waits = self._waits, []
         self.queue_seconds.observe_all(waits)
@@ -206,7 +206,7 @@ class Metrics:
         self.worker_exit_time.labels(cause).set_to_current_time()
 
     def on_pass(self, done: Pass) -> None:
-        """Count one forward pass, and the texts of it: each is a write less for every request."""
+        """Count one forward pass with its texts, which saves several writes per request."""
         self.texts.inc(done.items)
         self.tokens.inc(done.tokens)
         self.batch_items.observe(done.items)
@@ -215,7 +215,7 @@ class Metrics:
         self.inference_seconds.inc(done.seconds)
 
     def on_cache(self, recent: EmbeddingCache) -> None:
-        """Count what was looked for among the recent texts, and note what they hold."""
+        """Count the hits and misses of the cache, and set its size."""
         hits, misses = recent.take_counts()
         self.cache_hits.inc(hits)
         self.cache_misses.inc(misses)
@@ -227,7 +227,7 @@ class Metrics:
         self.collection_seconds.inc(seconds)
 
     def render(self) -> bytes:
-        """Return all metrics of all processes, and what `describe` adds, as Prometheus' text."""
+        """Return the metrics of all processes and of `describe` in Prometheus' text format."""
         self.count()
         registry = CollectorRegistry()
         registry.register(_Families(self._families))
@@ -253,10 +253,10 @@ class Metrics:
 
 
 class _Histogram(Histogram):
-    """A histogram that takes many values with a write for each bucket instead of each value."""
+    """Histogram that takes many values with a write per bucket instead of per value."""
 
     def observe_all(self, amounts: Sequence[float]) -> None:
-        """Observe some amounts."""
+        """Observe several values."""
         if not amounts:
             return
         self._sum.inc(sum(amounts))
@@ -266,7 +266,7 @@ class _Histogram(Histogram):
 
 
 class _Families(Collector):
-    """Metric families as the library's registry takes them."""
+    """Collector of metric families for the library's registry."""
 
     def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""The status of a server that does not answer: what its history and the kernel still tell."""
+"""Status of a server that does not respond, from its history and the kernel."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from sentence_api.resources.sizes import GIB
 from sentence_api.settings import Settings, read_settings
 
 STATE = "unhealthy"
-_MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - where a server without a folder keeps its history
-# These are over the last hour, whoever answers now.
+_MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a server without a folder keeps its history here
+# These rows hold without a server: they count over the last hour.
 _STILL_TRUE = {"readiness", "restarts", "oom_kills"}
 
 
 def status(url: str, reason: str) -> dict[str, Any]:
-    """Return a status in the form of `GET /status`, its readiness critical.
+    """Return a status in the form of `GET /status`, with critical readiness.
 
     Raises:
-        StartupError: The settings do not allow even that.
+        StartupError: The settings are invalid.
     """
     settings = read_settings(os.environ)
     now = time.time()
@@ -77,7 +77,7 @@ def status(url: str, reason: str) -> dict[str, Any]:
 
 
 def find_history(folder: Path) -> History | None:
-    """Return the history in `folder`, or the newest one that a server keeps in memory."""
+    """Return the history in `folder`, or the newest history that a server keeps in memory."""
     if (folder / FILE).exists():
         return History(folder)
     found = sorted(
@@ -87,10 +87,10 @@ def find_history(folder: Path) -> History | None:
 
 
 def _plan(settings: Settings) -> Plan:
-    """Return the plan; where none can be made, one to show the rest with.
+    """Return the plan, or a placeholder if no plan can be made.
 
-    To ask OpenVINO what this CPU computes in would take 60 MiB of a container that may be full;
-    float32 needs the most.
+    Asking OpenVINO for this CPU's precision would take 60 MiB of a container that may be full, so
+    float32 is assumed, which needs the most memory.
     """
     try:
         return plan_for(settings.model_copy(update={"precision": "float32"}))
@@ -99,7 +99,7 @@ def _plan(settings: Settings) -> Plan:
 
 
 def _blank(now: float, plan: Plan) -> Sample:
-    """Return a sample of which nothing is known."""
+    """Return a sample without figures."""
     host = read_host()
     return Sample(
         time=now,
@@ -111,7 +111,7 @@ def _blank(now: float, plan: Plan) -> Sample:
 
 
 def _with_memory(sample: Sample) -> tuple[Sample, bool]:
-    """Return the sample with the container's memory of now, and whether there is a container."""
+    """Return the sample with the container's current memory, and whether there is a container."""
     host, group = read_host(), read_cgroup_memory()
     if not host.contained or group is None:
         return sample, False
@@ -120,7 +120,7 @@ def _with_memory(sample: Sample) -> tuple[Sample, bool]:
 
 
 def _older(history: History | None, newer: Sample, seconds: float) -> Sample:
-    """Return the sample to compare the last one with, or that one itself."""
+    """Return the oldest sample of the window that ends with `newer`, or `newer` itself."""
     if history is None:
         return newer
     lived = [
@@ -143,7 +143,7 @@ def _readiness(row: Row, url: str, reason: str) -> Row:
 
 
 def _as_known(row: Row, seen: float | None, is_kept: bool) -> Row:
-    """Return a row as it was last seen, which tells nothing of now."""
+    """Return a row with its last known value and an unknown verdict; as it is if `seen` is None."""
     if seen is None:
         return row
     then = time.strftime("%H:%M:%S", time.localtime(seen))

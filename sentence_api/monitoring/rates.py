@@ -1,4 +1,4 @@
-"""What happened between two samples: rates, shares and the 95th percentile. Pure."""
+"""Figures between two samples: rates, shares and the 95th percentile. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFUSED_BY_LOAD = ("queue_full", "deadline_exceeded")
 
 @dataclass(frozen=True, slots=True)
 class WorkerFigures:
-    """One living worker over the window."""
+    """Figures of a living worker over the window."""
 
     slot: int
     pid: int
@@ -26,7 +26,7 @@ class WorkerFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A server over the time between two samples; shares are 0 to 1, None is unknown.
+    """Figures of a server between two samples; shares are 0 to 1, None is unknown.
 
     Attributes:
         seconds: Length of the window.
@@ -34,14 +34,14 @@ class Figures:
         alive: Workers that exist at its end.
         memory_bytes: At its end.
         cpus_used: CPUs kept busy on average.
-        requests: Answers to requests for vectors.
-        p95_seconds: 95 % of them took no longer; None without any.
-        throttled_share: Part of the scheduler's periods in which the quota ran out; None without a
+        requests: Responses to embedding requests.
+        p95_seconds: 95th percentile of their durations; None without requests.
+        throttled_share: Share of the scheduler's periods in which the quota ran out; None without a
             quota.
         queue_share: How full the fullest queue was at the end.
-        rejected: Refused for load, by reason.
-        failed: Answers with a status from 500 up.
-        padding_share: Part of the computed tokens that was padding; None without any.
+        rejected: Requests refused for load, by reason.
+        failed: Responses with a status of 500 or above.
+        padding_share: Share of the computed tokens that was padding; None without tokens.
         exits: Workers that ended, by cause.
     """
 
@@ -69,40 +69,40 @@ class Figures:
 
     @property
     def memory_share(self) -> float | None:
-        """Part of the memory limit in use."""
+        """Share of the memory limit in use."""
         return None if self.memory_bytes is None else self.memory_bytes / self.memory_limit_bytes
 
     @property
     def cpu_share(self) -> float | None:
-        """Part of the CPU limit in use."""
+        """Share of the CPU limit in use."""
         return None if self.cpus_used is None else self.cpus_used / self.cpu_limit
 
     @property
     def requests_per_second(self) -> float:
-        """Answers to requests for vectors in a second."""
+        """Responses to embedding requests per second."""
         return self.requests / self.seconds
 
     @property
     def rejected_share(self) -> float:
-        """Part of the requests that was refused for load."""
+        """Share of the requests that was refused for load."""
         return _share(sum(self.rejected.values()), self.requests)
 
     @property
     def failed_share(self) -> float:
-        """Part of the requests that was answered with a status from 500 up."""
+        """Share of the requests that was answered with a status of 500 or above."""
         return _share(self.failed, self.requests)
 
     @property
     def unplanned_exits(self) -> dict[str, int]:
-        """Workers that ended unasked, by cause."""
+        """Unplanned ends of workers, by cause."""
         return {cause: self.exits[cause] for cause in UNPLANNED if self.exits.get(cause)}
 
 
 def window(older: Sample, newer: Sample) -> Figures:
-    """Return what happened between two samples of one deployment.
+    """Return the figures between two samples of one deployment.
 
-    A server that was started in between has counted from zero, so all it has counted happened in
-    the window. A counter of the kernel that is smaller than before has been reset likewise.
+    A server started in between counts from zero, so all its counts belong to the window. A counter
+    of the kernel that is smaller than before was reset likewise.
     """
     same = older.started == newer.started
     base = older if same else None
@@ -145,15 +145,15 @@ def window(older: Sample, newer: Sample) -> Figures:
 
 
 def quantile(cumulated: Sequence[int], share: float = PERCENTILE) -> float | None:
-    """Return the duration that `share` of some answers did not exceed, as Prometheus computes it.
+    """Return a quantile of response durations, as Prometheus computes it.
 
     Args:
-        cumulated: Answers up to each bound of `SECONDS`, then all of them.
+        cumulated: Number of responses up to each bound of `SECONDS`, then of all responses.
         share: 0 to 1.
 
     Returns:
-        A duration interpolated within its bucket; the last bound for what lies beyond it; None
-        without any answer.
+        A duration interpolated within its bucket; at most the last bound; None without
+        responses.
     """
     if len(cumulated) != len(SECONDS) + 1 or cumulated[-1] <= 0:
         return None
@@ -170,7 +170,7 @@ def quantile(cumulated: Sequence[int], share: float = PERCENTILE) -> float | Non
 def _worker(
     older: WorkerSample | None, newer: WorkerSample, now: float, seconds: float
 ) -> WorkerFigures:
-    """Return one worker's figures; what its predecessor counted in the slot is not its own."""
+    """Return a worker's figures over the window, in which its slot may have had a predecessor."""
     counted = _increase(older.requests if older else 0, newer.requests)
     return WorkerFigures(
         slot=newer.slot,
@@ -188,7 +188,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def _increase(older: int, newer: int) -> int:
-    """Return how far a counter came, which began again at zero if it is smaller than before."""
+    """Return the increase of a counter; a value smaller than before means a reset to zero."""
     return newer - older if newer >= older else newer
 
 
@@ -197,7 +197,7 @@ def _increases(older: Mapping[str, int], newer: Mapping[str, int]) -> dict[str, 
 
 
 def _differences(older: Sequence[int], newer: Sequence[int]) -> list[int]:
-    """Return the increase of each bucket; another number of bounds cannot be compared."""
+    """Return the increase of each bucket; from zero if the number of buckets differs."""
     if len(older) != len(newer):
         return list(newer)
     return [_increase(before, now) for before, now in zip(older, newer, strict=True)]

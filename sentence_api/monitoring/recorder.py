@@ -1,4 +1,4 @@
-"""Keeps a sample in the history every few seconds: one worker of the server does it at a time."""
+"""Recorder of a sample every few seconds, in one worker of the server at a time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from sentence_api.monitoring.sample import Sample
 
 log = logging.getLogger(__name__)
 
-# What is old is thinned out this often.
 _PRUNE_SECONDS = 300.0
 
 
 class Recorder:
-    """Records as long as this worker holds the lock; when it ends, another worker takes over.
+    """Recorder that works while its worker holds the lock; another worker follows when it ends.
 
     Args:
         take: Takes a sample.
-        history: Where samples are kept.
-        lock: File the workers agree through.
+        history: Stores the samples.
+        lock: File that the workers lock.
         every: Seconds between two samples.
     """
 
@@ -41,7 +40,7 @@ class Recorder:
         self._next_prune = 0.0
 
     def start(self) -> None:
-        """Begin, in a greenlet of this worker."""
+        """Start recording in a greenlet of this worker."""
         gevent.spawn(self._run)
 
     def _run(self) -> None:
@@ -54,7 +53,7 @@ class Recorder:
             gevent.sleep(self._every)
 
     def record(self) -> None:
-        """Take and keep one sample, if it is this worker that does so."""
+        """Take and store one sample, if this worker holds the lock."""
         if not self._has_turn():
             return
         self._history.add(self._take())
@@ -63,7 +62,7 @@ class Recorder:
             self._history.prune(time.time())
 
     def _has_turn(self) -> bool:
-        """Hold the lock, or take it if nobody does; the end of the process releases it."""
+        """Take the lock if it is free; return whether this process holds it, until it ends."""
         if self._held is None:
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

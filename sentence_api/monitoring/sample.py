@@ -1,30 +1,30 @@
-"""One look at a running server: counters since its start and gauges of the moment, as plain data.
+"""Sample of a running server: counters since its start and current gauges, as plain data.
 
-Two samples make the figures of the time between them (`rates.py`), so the history keeps samples
-and nothing that is derived from them.
+Two samples give the figures of the time between them (`rates.py`), so the history keeps samples
+and no derived figures.
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Upper bounds of the buckets that durations are counted in; 2 and 5 are thresholds by default.
+# Upper bounds of the buckets of durations; 2 and 5 are the default thresholds.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
-# Causes of a worker's end that nobody asked for.
+# Unplanned causes of a worker's end.
 UNPLANNED = ("crash", "oom")
 
 
 class WorkerSample(BaseModel):
-    """One living worker, and what its slot has counted.
+    """Living worker with the counters of its slot.
 
     Attributes:
-        slot: Number that a worker's successor takes over, and its counters with it.
-        started: Time at which this process began, in seconds since 1970.
-        ready: It has proved its model and is not retiring.
-        private_bytes: Memory that its end would free; None where it cannot be read.
-        restarts: How often a worker in this slot ended unasked.
-        requests: Answers to requests for vectors.
-        seconds: Those answers by duration, cumulated over `SECONDS` and infinity.
+        slot: Number that a worker's successor takes over, together with its counters.
+        started: Start of this process, in seconds since 1970.
+        ready: The model is verified and the worker is not retiring.
+        private_bytes: Memory that its end would free; None if it cannot be read.
+        restarts: Unplanned ends of workers in this slot.
+        requests: Responses to embedding requests.
+        seconds: Cumulative counts of these responses by duration, over `SECONDS` and infinity.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,28 +40,28 @@ class WorkerSample(BaseModel):
 
 
 class Sample(BaseModel):
-    """A server at one time. Counters begin at its start; None is what cannot be read here.
+    """Server at one time. Counters begin at its start; None is a value that cannot be read.
 
     Attributes:
         time: In seconds since 1970.
-        started: When the server started; it tells one life of the server from the next.
+        started: Start of the server; differs after a restart.
         memory_bytes: Working set of the container, or the processes' memory outside of one.
-        memory_limit_bytes: What that is held against.
+        memory_limit_bytes: Limit of that memory.
         cpu_seconds: CPU time used.
         cpu_limit: CPUs that may be used at a time.
         periods: Scheduler periods with something to run; 0 without a quota.
-        throttled_periods: Those in which the quota ran out.
+        throttled_periods: Periods in which the quota ran out.
         oom_kills: Processes that the kernel has killed for memory.
-        requests: Answers to requests for vectors, by status.
-        seconds: Those answers by duration, cumulated over `SECONDS` and infinity.
+        requests: Responses to embedding requests, by status.
+        seconds: Cumulative counts of these responses by duration, over `SECONDS` and infinity.
         rejected: Requests refused by load or state, by reason.
         tokens: Tokens of answered texts.
         padded_tokens: Tokens computed.
         padding_tokens: Tokens computed that were only padding.
         exits: Workers that ended, by cause.
         queue_share: How full the fullest worker's queue is, 0 to 1.
-        planned: Workers that there should be.
-        drift: What differs from the plan that the formula gives now, a sentence each.
+        planned: Workers of the plan.
+        drift: Differences of the plan from the formula's current plan, one sentence each.
     """
 
     model_config = ConfigDict(frozen=True)

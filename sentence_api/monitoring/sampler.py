@@ -1,4 +1,4 @@
-"""Looks at the server as a whole, from whichever of its processes is asked."""
+"""Sampler of the server as a whole, in any of its processes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Figures = Mapping[Key, float]
 
 
 class Sampler:
-    """Takes samples of one server.
+    """Sampler of one server.
 
     Args:
         settings: Its settings.
-        plan: The plan it follows.
-        metrics: What its processes count.
-        board: What they know of each other.
+        plan: Its plan.
+        metrics: Metrics of its processes.
+        board: Scoreboard of its workers.
 
     Attributes:
-        first: The sample of the start, which every later one can be compared with.
+        first: The sample of the start, a baseline for every later sample.
     """
 
     def __init__(self, settings: Settings, plan: Plan, metrics: Metrics, board: Scoreboard) -> None:
@@ -42,7 +42,7 @@ class Sampler:
         self.first = self.take()
 
     def take(self) -> Sample:
-        """Return a sample of now; takes some milliseconds."""
+        """Return a current sample; takes some milliseconds."""
         living = self._board.living()
         usage = read_usage(
             self._board.master, [worker.pid for worker in living], self._plan.memory_limit_bytes
@@ -73,7 +73,7 @@ class Sampler:
 
 
 def drift(plan: Plan, plan_now: Callable[[], Plan]) -> list[str]:
-    """Say what the formula gives now that differs from the plan in use."""
+    """Return the differences of the plan in use from the formula's current plan."""
     try:
         now = plan_now()
     except StartupError as exc:
@@ -112,7 +112,7 @@ def _sum(every: Sequence[Figures], name: str) -> int:
 
 
 def _by_label(every: Sequence[Figures], name: str, label: str) -> dict[str, int]:
-    """Return the sums of a figure by one label; of figures with a route, those of our own only."""
+    """Return the sums of a figure by one label; routes other than `ROUTES` are left out."""
     found: dict[str, int] = {}
     for figures in every:
         for (figure, labels), value in figures.items():
@@ -124,7 +124,7 @@ def _by_label(every: Sequence[Figures], name: str, label: str) -> dict[str, int]
 
 
 def _durations(every: Sequence[Figures]) -> tuple[int, ...]:
-    """Return the answers to requests for vectors by duration, cumulated."""
+    """Return the cumulative counts of responses to embedding requests by duration."""
     found = dict.fromkeys(_BUCKETS, 0)
     for figures in every:
         for (figure, labels), value in figures.items():

@@ -1,4 +1,4 @@
-"""Watches one server: its samples, its events, its status. One object, shared by the fork."""
+"""Monitoring of one server: its samples, events and status. One object, made before the fork."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from sentence_api.serving.lifecycle import State
 from sentence_api.serving.scoreboard import Scoreboard
 from sentence_api.settings import Settings
 
-# A status costs some milliseconds; many pages open at once share one.
+# A status costs some milliseconds; all open pages share it.
 CACHE_SECONDS = 1.0
-# More than a page shows: the restarts of earlier lives of the server are counted from them.
+# More than a page shows: restarts before the last start of the server are counted from events.
 _EVENTS_READ = 1000
 _LOCK = "recording.lock"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What is served."""
+    """Model that is served."""
 
     manifest: Manifest
     precision: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what a status says of it."""
+        """Return the description of the service for a status."""
         return {
             "version": __version__,
             "model": self.manifest.model,
@@ -50,16 +50,16 @@ class ServedModel:
 
 
 class Monitoring:
-    """What is known and kept of one server.
+    """Samples, events and status of one server.
 
     Args:
         settings: Its settings.
-        plan: The plan it follows.
-        metrics: What its processes count; their description of the whole server is set here.
-        board: What its processes know of each other.
-        directory: A folder that they share, or None when there is only this process.
-        model: What is served.
-        state: Tells the state of this process.
+        plan: Its plan.
+        metrics: Metrics of its processes; `describe`, on the server as a whole, is set here.
+        board: Scoreboard of its workers.
+        directory: A folder that its processes share, or None for a single process.
+        model: The model that is served.
+        state: Returns the state of this process.
 
     Raises:
         InvalidSetting: The thresholds contradict each other.
@@ -90,12 +90,12 @@ class Monitoring:
         metrics.describe = lambda: families(self._observer.take(), model.as_dict(), plan)
 
     def note(self, kind: str, text: str) -> None:
-        """Keep an event, where there is a history."""
+        """Add an event to the history, if there is a history."""
         if self._history is not None:
             self._history.note(kind, text)
 
     def server_starts(self) -> None:
-        """Keep the start, and that the life before it did not end as it should."""
+        """Record the start, and a crash if the server before it ended without being stopped."""
         if self._history is None:
             return
         before = self._history.events(most=1)
@@ -116,13 +116,13 @@ class Monitoring:
         self.note("start", f"version {__version__} starts with {self._plan.workers} workers")
 
     def start_recording(self) -> None:
-        """Begin to keep samples, in each worker."""
+        """Start recording samples; called in each worker."""
         if self._history is not None and self._directory is not None:
             lock, every = self._directory / _LOCK, self._settings.history_seconds
             Recorder(self._observer.take, self._history, lock, every).start()
 
     def status(self) -> dict[str, Any]:
-        """Return what `GET /status` says, at most `CACHE_SECONDS` old."""
+        """Return the status for `GET /status`, at most `CACHE_SECONDS` old."""
         now = time.monotonic()
         if self._cached is None or now - self._cached[0] > CACHE_SECONDS:
             self._cached = (now, self._status())
@@ -146,5 +146,5 @@ class Monitoring:
         return status(self._model.as_dict(), facts, self._plan, self._thresholds)
 
 
-# To answer is what counts for the one who asks.
+# A client only needs to know that the server answers.
 _STATES = {State.HEALTHY: "ready"}

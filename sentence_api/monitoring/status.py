@@ -1,4 +1,4 @@
-"""What `GET /status` says: the one picture that check, page, monitor and report draw. Pure."""
+"""Document of `GET /status`, which check, page, monitor and report show. Pure."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MOST_EVENTS = 20
 
 @dataclass(frozen=True, slots=True)
 class StatusInputs:
-    """Everything that a status is made of.
+    """Inputs of a status.
 
     Attributes:
         state: `ready`, `starting`, `draining` or `unhealthy`.
-        newer: The sample of now.
-        older: The one that rates and shares are counted from.
-        hour: The one that restarts and kills are counted from.
+        newer: The current sample.
+        older: The baseline of rates and shares.
+        hour: The baseline of restarts and kills.
         recent: The samples of the last minutes, oldest first.
         events: The events of the last hour and more, newest first.
     """
@@ -52,7 +52,7 @@ def status(
 def document(
     service: Mapping[str, Any], facts: StatusInputs, plan: Plan, figures: Figures, rows: list[Row]
 ) -> dict[str, Any]:
-    """Return the status around rows that have been judged."""
+    """Return the status with rows that have been judged."""
     return {
         "time": iso(facts.newer.time),
         "service": {**service, "started": iso(facts.newer.started)},
@@ -73,8 +73,8 @@ def document(
 def incidents(facts: StatusInputs) -> Incidents:
     """Return the last hour's restarts and kills.
 
-    This life of the server has counted its own. Of those before, in the same hour, only the events
-    are left; the end of such a life, if nobody asked for it, is one of them.
+    The server counts its own since its start. Earlier incidents of the same hour are known from
+    events only, among them an unplanned end of the server before it.
     """
     hour = window(facts.hour, facts.newer)
     since = facts.newer.time - INCIDENT_SECONDS
@@ -86,14 +86,14 @@ def incidents(facts: StatusInputs) -> Incidents:
             killed_before += event.kind == "oom"
     kills = hour.oom_kills
     if kills is not None:
-        # A container that was made anew has begun to count at zero; a worker's end is counted by
-        # the master too.
+        # The counter of a new container begins at zero, and the master counts killed workers
+        # too.
         kills = max(kills, hour.exits.get("oom", 0)) + killed_before
     return Incidents(restarts, kills)
 
 
 def recent(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
-    """Return the course of the main figures, one point for each pair of neighbours."""
+    """Return the main figures over time, one point per pair of neighbouring samples."""
     pairs = list(pairwise(samples))
     found = [window(older, newer) for older, newer in pairs]
     return {

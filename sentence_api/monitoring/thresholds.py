@@ -1,4 +1,4 @@
-"""From which value on a figure deserves a warning, or is critical."""
+"""Thresholds of warnings and critical values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sentence_api.settings import Settings, names_of
 
 
 class Verdict(StrEnum):
-    """How a figure is judged."""
+    """Verdict on a figure."""
 
     NORMAL = "normal"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-# Known trouble outranks what is not known, which outranks peace.
+# Known trouble outranks an unknown value, which outranks a normal value.
 _RANK = (Verdict.NORMAL, Verdict.UNKNOWN, Verdict.WARNING, Verdict.CRITICAL)
 
 
@@ -40,7 +40,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The bounds of every figure that has some; shares in percent, latency in seconds."""
+    """Thresholds of all figures; shares in percent, latency in seconds."""
 
     memory: Threshold
     cpu: Threshold
@@ -52,7 +52,7 @@ class Thresholds:
     errors: Threshold
 
 
-# One kill for memory is one too many: whoever waits for a second one has lost requests twice.
+# A single kill for memory is critical: it has lost requests already.
 OOM_KILLS = Threshold(1, 0)
 
 
@@ -60,7 +60,7 @@ def thresholds_of(settings: Settings) -> Thresholds:
     """Return the thresholds that the settings give.
 
     Raises:
-        InvalidSetting: A warning would come after its critical value.
+        InvalidSetting: A warning threshold is above its critical threshold.
     """
     return Thresholds(**{name: _threshold(settings, name) for name in _names()})
 
@@ -70,7 +70,7 @@ def _names() -> list[str]:
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
-    """Return the verdict on the whole."""
+    """Return the worst verdict."""
     return max(verdicts, key=_RANK.index, default=Verdict.UNKNOWN)
 
 

@@ -1,4 +1,4 @@
-"""The course as charts: inline SVG, drawn by pygal in the colours of the page around it."""
+"""Charts of the timeline: inline SVG, drawn by pygal in the colours of the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TICK_SECONDS = (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600,
 _MOST_TICKS = 7
 _DAY = 86400.0
 _WHOLE = 100.0
-# Bounds far above all that was measured would flatten it.
+# Bounds above this multiple of the peak are not drawn: they would flatten the chart.
 _NEAR = 4.0
 _ROOM_ABOVE = 1.1
 _STYLE = {
@@ -49,13 +49,13 @@ Points = list[tuple[float, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One drawn chart.
+    """Drawn chart.
 
     Attributes:
-        title: What it shows, with its unit.
-        note: What else there is to know, or empty.
-        keys: Its lines, where there are several: a colour of the page and a name each.
-        svg: The picture.
+        title: The figure and its unit.
+        note: A remark, or empty.
+        keys: Legend of several lines: a colour of the page and a name each; empty for one line.
+        svg: The drawing.
     """
 
     title: str
@@ -75,7 +75,7 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """What all charts share: their time, and when something crashed or was killed."""
+    """Period that all charts share, with the times of crashes and kills in it."""
 
     since: float
     until: float
@@ -85,7 +85,7 @@ class _Frame:
 def draw(
     course: Course, events: Iterable[Event], server: Server, since: float, until: float
 ) -> list[Chart]:
-    """Return the charts of a course; none where it has no moments."""
+    """Return the charts of a timeline; empty without moments."""
     if not course.moments:
         return []
     frame = _Frame(since, until, tuple(e.time for e in events if e.kind in UNPLANNED))
@@ -134,13 +134,13 @@ def draw(
 
 
 def points(course: Course, value: Callable[[Figures], float | None], seconds: float) -> Points:
-    """Return a figure over time, with a gap where nobody was there.
+    """Return a figure over time, with a gap where no server ran.
 
-    Of moments too close to draw the largest value is shown, so that no peak is lost.
+    Moments too close to draw are merged to their largest value, so that no peak is lost.
 
     Args:
-        course: The course.
-        value: Which figure; a negative one is drawn as positive, its smallest value kept.
+        course: The timeline.
+        value: Returns the figure; negated, its smallest values are kept instead.
         seconds: Length of the whole chart.
     """
     step = seconds / _POINTS
@@ -205,7 +205,7 @@ def _chart(
     )  # fmt: skip
     for line in shown:
         chart.add(line.name, line.points, fill=line.fill, stroke_style=line.style or {"width": 2})
-    # Nothing in a report runs, and what pygal says of itself is not of the service.
+    # A report runs no scripts, and pygal's comments are about pygal, not about the service.
     svg = _SCRIPT.sub("", chart.render(is_unicode=True))
     return Chart(title, note, keys, svg)
 
@@ -217,7 +217,7 @@ def _levels(full: float) -> list[float]:
 
 
 def _nice(value: float) -> float:
-    """Return the next number above that reads well."""
+    """Return the next round number at or above a value."""
     if value <= 0:
         return 1.0
     power = 10.0
@@ -229,7 +229,7 @@ def _nice(value: float) -> float:
 
 
 def _ticks(since: float, until: float) -> tuple[list[float], str]:
-    """Return round times within a span, and how they are written."""
+    """Return round times within a period, and their format."""
     step = next((each for each in _TICK_SECONDS if (until - since) / each <= _MOST_TICKS), 2 * _DAY)
     first = -(-since // step) * step
     ticks = [first + number * step for number in range(int((until - first) // step) + 1)]

@@ -1,4 +1,4 @@
-"""A report written down: HTML that needs nothing else, Markdown, JSON. Pure: text out."""
+"""Files of a report: self-contained HTML, Markdown, JSON. Pure: text out."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FORMATS: dict[str, Callable[..., str]] = {
     "bound": lambda bound, unit: "" if bound is None else f"{bound:g} {unit}".strip(),
     "lasted": lambda seconds: formatting.span(seconds) if seconds else "",
     "gravity": lambda kind: "critical" if kind in UNPLANNED else "",
-    # Python's own would make small letters of all the others.
+    # str.capitalize() would turn all other letters to lower case.
     "capital": lambda text: text[:1].upper() + text[1:],
 }
 
 
 def files(found: Report) -> dict[str, str]:
-    """Return the files of a report: their names and texts."""
+    """Return the texts of a report's files by name."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(["html"]),

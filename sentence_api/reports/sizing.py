@@ -1,4 +1,4 @@
-"""The plan against what was used of it: what is too small, and what could be smaller."""
+"""Comparison of the plan with its use: which parts are undersized or oversized."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sentence_api.monitoring.thresholds import Threshold
 from sentence_api.reports.timeline import Course, Moment, Server
 from sentence_api.resources.sizes import MIB, format_size
 
-# A quiet hour says little, a quiet minute nothing: less is no reason to give anything back.
+# A quiet hour is weak evidence of an oversized part; a shorter quiet time is none.
 ENOUGH_SECONDS = 3600.0
 _HALF = 0.5
 _LITTLE_CPU = 0.3
@@ -22,7 +22,7 @@ _CPU_STEP = 0.5
 
 
 class Fit(StrEnum):
-    """How a part of the plan suits its use."""
+    """Verdict on a part of the plan by its use."""
 
     FITS = "fits"
     TIGHT = "undersized"
@@ -32,10 +32,10 @@ class Fit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One number of the plan and its use, as text.
+    """Number of the plan and its use, as text.
 
-    `advice` says what would do where there is too much; what is too small has its row in a status,
-    and its advice there.
+    `advice` names a sufficient size for an oversized part; an undersized part has its row in a
+    status, with advice there.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Part:
 
 
 def compare(course: Course, server: Server) -> list[Part]:
-    """Return every part of the plan that a course can be held against."""
+    """Return every part of the plan whose use the timeline shows."""
     moments = course.moments
     if not moments:
         return []
@@ -64,10 +64,10 @@ def compare(course: Course, server: Server) -> list[Part]:
 
 
 def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
-    """Return the value that is not exceeded for a share of the time.
+    """Return the quantile of values weighted by their duration.
 
     Args:
-        weighted: Values with their seconds; at least one.
+        weighted: Values with their seconds; not empty.
         share: 0 to 1.
     """
     ordered = sorted(weighted)
@@ -90,7 +90,7 @@ def _memory(moments: Sequence[Moment], server: Server, seconds: float) -> Part |
     plan, bounds = server.plan, server.thresholds.memory
     limit, peak = moments[-1].figures.memory_limit_bytes, max(used)[0]
     fit, advice = _fit(100 * peak / limit, bounds, seconds), None
-    # The plan keeps room for the worst case, which need not have come yet.
+    # The plan reserves memory for the worst case, which may not have occurred yet.
     needed = max(peak, plan.predicted_peak_bytes)
     if fit is Fit.LARGE and needed < _HALF * limit:
         better = math.ceil(100 * needed / bounds.warning / _STEP) * _STEP

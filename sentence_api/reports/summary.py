@@ -1,4 +1,4 @@
-"""What a report says: the course summed up. Pure; `pages.py` writes it down."""
+"""Summary of a timeline: the content of a report. Pure; `pages.py` renders it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SHORTER = "The history begins later than was asked for."
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One row of a status over the whole time.
+    """Row of a status over the whole period.
 
     Attributes:
-        row: At its worst.
-        at: When that was.
-        warning_seconds: For how long it was a warning; None where it looks back for an hour.
-        critical_seconds: For how long it was critical; likewise.
-        bars: Its course in block characters.
+        row: The row at its worst.
+        at: Time of its worst value.
+        warning_seconds: Time with a warning; None for a row that counts over an hour.
+        critical_seconds: Time with a critical value; None likewise.
+        bars: Its values over time in block characters.
     """
 
     row: Row
@@ -45,24 +45,24 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that a report says.
+    """Content of a report.
 
     Attributes:
-        since: Begin of the time, in seconds since 1970.
-        until: Its end.
-        server: What was looked at, and what it is held against.
-        course: What happened.
-        events: Of the time, oldest first.
-        verdict: The worst of the time.
-        now: The verdict at its end.
+        since: Start of the period, in seconds since 1970.
+        until: End of the period.
+        server: The server with its plan and thresholds.
+        course: The timeline.
+        events: Events of the period, oldest first.
+        verdict: Worst verdict of the period.
+        now: Verdict at the end of the period.
         summary: Sentences.
-        metrics: Every row.
-        episodes: What was not normal, oldest first; of many, the longest.
-        episodes_left: How many more there were.
-        ends: How often workers and the server ended, by cause.
-        slowest: The moments with the longest response times, the worst first.
-        parts: The plan against its use.
-        advice: What to change, the worst first.
+        metrics: Every row of a status.
+        episodes: Incidents, oldest first; if there are too many, the longest.
+        episodes_left: Number of incidents left out.
+        ends: Number of ends of workers and the server, by cause.
+        slowest: Moments with the longest response times, worst first.
+        parts: Comparison of the plan with its use.
+        advice: Changes to make, worst first.
     """
 
     since: float
@@ -83,7 +83,7 @@ class Report:
 
     @property
     def endings(self) -> list[Event]:
-        """The ends of workers and server, newest first; of many, the newest."""
+        """Ends of workers and the server, newest first; if there are too many, the newest."""
         return [event for event in reversed(self.events) if event.kind in ENDS][:_MOST_ENDS]
 
 
@@ -94,7 +94,7 @@ def report(
     since: float,
     until: float,
 ) -> Report:
-    """Sum up a time; arguments as those of `follow`."""
+    """Return the report on a period; the arguments are those of `follow`."""
     course = follow(samples, events, server, since, until)
     asked, since = since, _begin(course, events, since)
     inside = sorted((e for e in events if since <= e.time <= until), key=lambda e: e.time)
@@ -131,7 +131,7 @@ def report(
 
 
 def _begin(course: Course, events: Sequence[Event], since: float) -> float:
-    """Return when what is known begins, if that is later."""
+    """Return the start of the recorded period, if it is later than `since`."""
     known = [moment.begun for moment in course.moments[:1]]
     known += [absence.since for absence in course.absences[:1]]
     known += [event.time for event in events if event.time >= since]
@@ -192,7 +192,7 @@ def _summary(
 
 
 def _still_counts(course: Course) -> str:
-    """Say what makes the end look worse than it is."""
+    """Return a sentence on rows that still count over the last hour; empty without such rows."""
     last = course.moments[-1].verdicts if course.moments else {}
     titles = [
         course.worst[name][1].title
@@ -206,7 +206,7 @@ def _advice(metrics: Sequence[Metric], parts: Sequence[sizing.Part]) -> list[str
     order = (Verdict.CRITICAL, Verdict.WARNING)
     rows = [metric.row for metric in metrics if metric.row.verdict in order and metric.row.advice]
     if "memory" in {row.name for row in rows}:
-        # Both name a limit; the one for the highest use is the one that is needed.
+        # Both rows name a limit; the limit of the memory row covers the highest use.
         rows = [row for row in rows if row.name != "oom_kills"]
     said = {row.advice: row.title for row in sorted(rows, key=lambda r: order.index(r.verdict))}
     found = [f"{title}: {advice}." for advice, title in said.items()]

@@ -1,7 +1,7 @@
-"""The course of a server: its samples as figures, judged as `check` would have judged them. Pure.
+"""Timeline of a server: its samples as figures, judged as `check` would have judged them. Pure.
 
-A moment has two windows. What it shows is over the time since the sample before, so that a peak is
-where it was. What it is judged by is over the window of `GET /status`, so that both agree.
+A moment has two windows. Its figures are over the time since the previous sample, so that a peak
+stays in its place. Its verdicts are over the window of `GET /status`, so that both agree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Thresholds, Verdict
 from sentence_api.resources.plan import Plan
 
-# Without a sample for so long, and for so many times the usual distance, nobody was there.
+# No server ran in a gap longer than this, and longer than this multiple of the usual interval.
 _AWAY_SECONDS = 60.0
 _AWAY_DISTANCES = 6
 _RANK = (Verdict.UNKNOWN, Verdict.NORMAL, Verdict.WARNING, Verdict.CRITICAL)
@@ -26,13 +26,13 @@ _RANK = (Verdict.UNKNOWN, Verdict.NORMAL, Verdict.WARNING, Verdict.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What the figures are held against.
+    """Server with its plan and thresholds.
 
     Attributes:
-        service: What a status says of what is served.
-        plan: The plan it follows.
-        thresholds: The bounds.
-        window_seconds: What the rates of a status are over.
+        service: Description of the service, as in a status.
+        plan: The plan of the server.
+        thresholds: The thresholds of the server.
+        window_seconds: Window of the rates in a status.
     """
 
     service: Mapping[str, object]
@@ -43,13 +43,13 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One sample in the course.
+    """Sample in the timeline.
 
     Attributes:
-        time: When it was taken.
-        figures: Of the time since the sample before.
-        values: Of each row that a check would have shown then.
-        verdicts: Of each row.
+        time: Time of the sample.
+        figures: Figures of the time since the previous sample.
+        values: Value of each row that `check` would have shown.
+        verdicts: Verdict of each row.
     """
 
     time: float
@@ -59,13 +59,13 @@ class Moment:
 
     @property
     def begun(self) -> float:
-        """When the sample before was taken."""
+        """Time of the previous sample."""
         return self.time - self.figures.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A time without a server; `is_over` tells whether one came back."""
+    """Period without a server; `is_over` says whether a server came back."""
 
     since: float
     until: float
@@ -74,13 +74,13 @@ class Absence:
 
 @dataclass(slots=True)
 class Course:
-    """What happened in a time.
+    """Timeline of a period.
 
     Attributes:
         moments: Oldest first.
         absences: Oldest first.
-        worst: The worst row of each name, and when it was.
-        peak_private_bytes: What the largest worker had for itself.
+        worst: The worst row of each name, with its time.
+        peak_private_bytes: Private memory of the largest worker.
     """
 
     moments: list[Moment] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Course:
     peak_private_bytes: int | None = None
 
     def seconds(self, name: str, verdict: Verdict) -> float:
-        """Return for how long a row had a verdict."""
+        """Return the seconds for which a row had a verdict."""
         found = sum(each.figures.seconds for each in self.moments if each.verdicts[name] is verdict)
         if name == "readiness" and verdict is Verdict.CRITICAL:
             found += sum(absence.until - absence.since for absence in self.absences)
@@ -103,14 +103,14 @@ def follow(
     since: float,
     until: float,
 ) -> Course:
-    """Return the course of a time.
+    """Return the timeline of a period.
 
     Args:
-        samples: Oldest first; those of an hour before, too, as restarts are counted over an hour.
-        events: In any order, likewise.
-        server: What to hold them against.
-        since: Begin of the time.
-        until: Its end.
+        samples: Oldest first, from an hour before `since`: restarts are counted over an hour.
+        events: In any order, from an hour before `since`.
+        server: The server with its plan and thresholds.
+        since: Start of the period.
+        until: End of the period.
     """
     course = Course()
     hour = _Hour(events)
@@ -149,11 +149,11 @@ def follow(
 
 
 def _at_start(known: Sample, first: Sample) -> Sample:
-    """Return what the first sample of a life is counted from: nothing of its own.
+    """Return the baseline of a server's first sample, whose own counters begin at zero.
 
     Args:
-        known: The sample before it, or itself: the kernel counts on from life to life.
-        first: The first sample.
+        known: The previous sample or `first` itself: the kernel's counters survive a restart.
+        first: The first sample after the start.
     """
     begun = min(first.started, first.time - 1e-3)
     earlier = begun if known is first else max(known.time, begun)
@@ -182,7 +182,7 @@ def _badness(row: Row) -> tuple[int, float]:
 
 
 class _Hour:
-    """Unplanned restarts and kills of the last hour, at any time of the course."""
+    """Unplanned restarts and kills of the last hour, at any time of the timeline."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         grave = sorted((each for each in events if each.kind in UNPLANNED), key=lambda e: e.time)
@@ -191,18 +191,18 @@ class _Hour:
         self._kills: deque[tuple[float, int]] = deque()
 
     def count(self, before: Sample, sample: Sample) -> None:
-        """Take in what the kernel has counted between two samples."""
+        """Add the kills that the kernel counted between two samples."""
         killed = window(before, sample).oom_kills
         if killed:
             self._kills.append((sample.time, killed))
 
     def incidents(self, sample: Sample) -> Incidents:
-        """Return those of the hour before a sample."""
+        """Return the incidents of the hour before a sample."""
         since = sample.time - INCIDENT_SECONDS
         first, end = bisect_left(self._times, since), bisect_right(self._times, sample.time)
         restarts = Counter(self._kinds[first:end])
         while self._kills and self._kills[0][0] < since:
             self._kills.popleft()
-        # A worker's end is counted by the master too, whatever becomes of the kernel's counter.
+        # The master counts killed workers too, even if the kernel's counter is reset.
         kills = max(sum(count for _, count in self._kills), restarts["oom"])
         return Incidents(dict(restarts), None if sample.oom_kills is None and not kills else kills)

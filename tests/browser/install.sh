@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Gives this machine a Chromium, in which the page at / is tested; from Debian's own packages.
+# Installs Chromium, in which the page at / is tested, from Debian's own packages.
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Gives this checkout Prometheus and promtool, with which the alert rules are tested; Debian's own.
+# Fetches Prometheus and promtool, which test the alert rules, from Debian's own packages.
 #
 # The package is unpacked under var/, not installed: nothing is started, and root is not needed.
 set -euo pipefail
