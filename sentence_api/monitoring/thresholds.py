@@ -1,4 +1,4 @@
-"""From which value on a figure deserves a warning, or is critical."""
+"""Thresholds: the bounds of the figures, and the verdicts that they give."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from sentence_api.settings import Settings, names_of
 
 
 class Verdict(StrEnum):
-    """How a figure is judged."""
+    """Verdict on a figure, from the best to the worst."""
 
     NORMAL = "normal"
+    UNKNOWN = "unknown"
     WARNING = "warning"
     CRITICAL = "critical"
-    UNKNOWN = "unknown"
+
+    @property
+    def severity(self) -> int:
+        """Rank among the verdicts; the worst has the highest."""
+        return _SEVERITIES[self]
+
+    @property
+    def is_high(self) -> bool:
+        """Whether something is to be done."""
+        return self in {Verdict.WARNING, Verdict.CRITICAL}
 
 
-# Known trouble outranks what is not known, which outranks peace.
-_RANK = (Verdict.NORMAL, Verdict.UNKNOWN, Verdict.WARNING, Verdict.CRITICAL)
+_SEVERITIES = {verdict: number for number, verdict in enumerate(Verdict)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,11 @@ class Threshold:
 
     warning: float
     critical: float
+
+    @property
+    def has_warning(self) -> bool:
+        """Whether there is a warning before it is critical."""
+        return self.warning <= self.critical
 
     def judge(self, value: float | None) -> Verdict:
         """Return the verdict on a value."""
@@ -40,7 +54,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The bounds of every figure that has some; shares in percent, latency in seconds."""
+    """Bounds that are settings, by indicator; shares in percent, latency in seconds."""
 
     memory: Threshold
     cpu: Threshold
@@ -50,10 +64,6 @@ class Thresholds:
     queue: Threshold
     rejected: Threshold
     errors: Threshold
-
-
-# One kill for memory is one too many: whoever waits for a second one has lost requests twice.
-OOM_KILLS = Threshold(1, 0)
 
 
 def thresholds_of(settings: Settings) -> Thresholds:
@@ -71,14 +81,14 @@ def _names() -> list[str]:
 
 def worst(verdicts: list[Verdict]) -> Verdict:
     """Return the verdict on the whole."""
-    return max(verdicts, key=_RANK.index, default=Verdict.UNKNOWN)
+    return max(verdicts, key=lambda verdict: verdict.severity, default=Verdict.UNKNOWN)
 
 
 def _threshold(settings: Settings, name: str) -> Threshold:
     threshold = Threshold(
         getattr(settings, f"{name}_warning"), getattr(settings, f"{name}_critical")
     )
-    if threshold.warning > threshold.critical:
+    if not threshold.has_warning:
         raise InvalidSetting(
             f"{names_of(f'{name}_warning')[0]}={threshold.warning:g} is above"
             f" {names_of(f'{name}_critical')[0]}={threshold.critical:g}"
