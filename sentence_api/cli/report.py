@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sentence_api.errors import DeploymentFailed, NoHistory
 from sentence_api.monitoring.history import KEPT_SECONDS, History
-from sentence_api.monitoring.judgement import INCIDENT_SECONDS
+from sentence_api.monitoring.observation import INCIDENT_SECONDS
 from sentence_api.monitoring.offline import find_history
 from sentence_api.monitoring.thresholds import Threshold, Thresholds
 from sentence_api.reports.summary import Report, report

@@ -1,4 +1,4 @@
-"""The dashboard for Grafana: what the page at / shows, over any time. Pure."""
+"""Dashboard for Grafana: the figures of the page at /, over any time. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sentence_api.http.service import ROUTES
-from sentence_api.monitoring.prometheus import FIGURES
-from sentence_api.monitoring.thresholds import OOM_KILLS, Threshold, Thresholds
+from sentence_api.monitoring import indicators
+from sentence_api.monitoring.indicator import Condition, Indicator
+from sentence_api.monitoring.prometheus import series
+from sentence_api.monitoring.thresholds import Thresholds, Verdict
 
 UID = "sentence-api"
 # Grafana lays panels out on 24 columns.
@@ -19,19 +21,10 @@ _HERE = 'job=~"$job",instance=~"$instance"'
 _OURS = f'{_HERE},route=~"{"|".join(ROUTES)}"'
 # Grafana chooses a time that spans several scrapes.
 _INTERVAL = "$__rate_interval"
-_UNITS = {"percent": "percent", "seconds": "s", "count": "none"}
-_GREEN, _YELLOW, _RED = "green", "yellow", "red"
-_TITLES = {
-    "memory": "Memory",
-    "cpu": "CPU",
-    "latency": "Latency p95",
-    "restarts": "Restarts in an hour",
-    "oom_kills": "OOM kills in an hour",
-    "throttled": "Throttled",
-    "queue": "Fullest queue",
-    "rejected": "Rejected",
-    "errors": "Errors (5xx)",
-}
+# By the unit of the row.
+_UNITS = {"%": "percent", "s": "s", "": "none"}
+_GREEN = "green"
+_COLORS = {Verdict.WARNING: "yellow", Verdict.CRITICAL: "red"}
 
 Query = tuple[str, str]
 Panel = dict[str, Any]
@@ -71,7 +64,7 @@ def _variables() -> list[dict[str, Any]]:
 
 
 def _variable(label: str, series: str) -> dict[str, Any]:
-    """Return a choice among the values of a label."""
+    """Return a variable that chooses among the values of a label."""
     query = f"label_values({series}, {label})"
     return {
         "name": label,
@@ -90,18 +83,10 @@ def _variable(label: str, series: str) -> dict[str, Any]:
 
 def _stats(thresholds: Thresholds) -> Iterator[Panel]:
     """Yield the rows of `check`, each as one number in the colour of its verdict."""
-    ready = (f"sentence_api_workers_ready{{{_HERE}}}", "{{instance}}")
-    yield _stat("Workers ready", ready, "none", [(_RED, None), (_GREEN, 1)])
-    for figure in FIGURES:
-        bounds = getattr(thresholds, figure.row, OOM_KILLS)
-        query = (f"{figure.series}{{{_HERE}}}", "{{instance}}")
-        yield _stat(_TITLES[figure.row], query, _UNITS[figure.unit], _steps(bounds))
-    yield _stat(
-        "Drift from the plan",
-        (f"sentence_api_plan_drift{{{_HERE}}}", "{{instance}}"),
-        "none",
-        [(_GREEN, None), (_YELLOW, 1)],
-    )
+    for each in indicators.INDICATORS:
+        shown = each.fixed.gauge if isinstance(each.fixed, Condition) else series(each)
+        query = (f"{shown}{{{_HERE}}}", "{{instance}}")
+        yield _stat(each.panel or each.title, query, _UNITS[each.unit], _steps(each, thresholds))
     yield _stat(
         "Up for",
         (f"time() - sentence_api_start_time_seconds{{{_HERE}}}", "{{instance}}"),
@@ -111,7 +96,7 @@ def _stats(thresholds: Thresholds) -> Iterator[Panel]:
 
 
 def _charts(thresholds: Thresholds) -> Iterator[Panel]:
-    """Yield the course of everything else that the service counts."""
+    """Yield the course of the other figures."""
     memory = f"sentence_api_memory_limit_bytes{{{_HERE}}}"
     yield _chart(
         "Memory",
@@ -228,11 +213,16 @@ def _quantile(share: float, histogram: str, chosen: str) -> str:
     return f"histogram_quantile({share:g}, sum by (le) ({_rate(f'{histogram}_bucket', chosen)}))"
 
 
-def _steps(bounds: Threshold) -> list[tuple[str, float | None]]:
-    """Return colours from which value on; a count that is critical above 0 has no yellow."""
-    if bounds is OOM_KILLS:
-        return [(_GREEN, None), (_RED, bounds.warning)]
-    return [(_GREEN, None), (_YELLOW, bounds.warning), (_RED, bounds.critical)]
+def _steps(indicator: Indicator, thresholds: Thresholds) -> list[tuple[str, float | None]]:
+    """Return the colours and the values that they begin at."""
+    rule, red = indicator.rule(thresholds), _COLORS[Verdict.CRITICAL]
+    if isinstance(rule, Condition):
+        high = _COLORS[rule.verdict]
+        low, above = (high, _GREEN) if indicator.lower_is_worse else (_GREEN, high)
+        return [(low, None), (above, 1)]
+    if not rule.has_warning:
+        return [(_GREEN, None), (red, rule.warning)]
+    return [(_GREEN, None), (_COLORS[Verdict.WARNING], rule.warning), (red, rule.critical)]
 
 
 def _stat(title: str, query: Query, unit: str, steps: list[tuple[str, float | None]]) -> Panel:
@@ -294,7 +284,7 @@ def _targets(queries: Any, *, instant: bool) -> list[dict[str, Any]]:
 
 
 def _placed(panels: list[Panel], *, width: int, height: int, top: int) -> Iterator[Panel]:
-    """Yield panels with their places, row after row."""
+    """Yield the panels with their positions, row after row."""
     across = _COLUMNS // width
     for number, panel in enumerate(panels):
         place = {

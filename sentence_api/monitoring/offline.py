@@ -11,9 +11,11 @@ from typing import Any
 
 from sentence_api import __version__
 from sentence_api.errors import StartupError
-from sentence_api.monitoring import advice
+from sentence_api.monitoring import advice, indicators
 from sentence_api.monitoring.history import FILE, History
-from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.monitoring.indicator import Basis
+from sentence_api.monitoring.judgement import Row, judge
+from sentence_api.monitoring.observation import INCIDENT_SECONDS, Incidents
 from sentence_api.monitoring.rates import window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.status import RECENT_SECONDS, StatusInputs, document
@@ -27,9 +29,7 @@ from sentence_api.resources.sizes import GIB
 from sentence_api.settings import Settings, read_settings
 
 STATE = "unhealthy"
-_MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - a server without a folder keeps its history here
-# These rows hold without a server: they count over the last hour.
-_STILL_TRUE = {"readiness", "restarts", "oom_kills"}
+_MEMORY_DISK = Path("/dev/shm")  # noqa: S108 - where a server without a folder keeps its history
 
 
 def status(url: str, reason: str) -> dict[str, Any]:
@@ -54,7 +54,8 @@ def status(url: str, reason: str) -> dict[str, Any]:
     )
     incidents = Incidents(dict(lost), lost["oom"])
     rows = judge(figures, incidents, plan, thresholds_of(settings), STATE)
-    still_true = _STILL_TRUE | ({"memory"} if is_live else set())
+    # The last hour is known without a server.
+    still_true = indicators.names(Basis.HOUR) | ({"memory"} if is_live else set())
     rows = [
         _readiness(row, url, reason)
         if row.name == "readiness"

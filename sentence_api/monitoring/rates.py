@@ -144,6 +144,11 @@ def window(older: Sample, newer: Sample) -> Figures:
     )
 
 
+def percent(share: float | None) -> float | None:
+    """Return a share in percent, as a status shows it."""
+    return None if share is None else round(100 * share, 2)
+
+
 def quantile(cumulated: Sequence[int], share: float = PERCENTILE) -> float | None:
     """Return a quantile of response durations, as Prometheus computes it.
 

@@ -12,8 +12,8 @@ from sentence_api import __version__
 from sentence_api.engine.artifact import Manifest
 from sentence_api.monitoring.exposition import families
 from sentence_api.monitoring.history import History, open_history
-from sentence_api.monitoring.judgement import INCIDENT_SECONDS
 from sentence_api.monitoring.metrics import Metrics
+from sentence_api.monitoring.observation import INCIDENT_SECONDS
 from sentence_api.monitoring.recorder import Recorder
 from sentence_api.monitoring.sampler import Sampler
 from sentence_api.monitoring.status import RECENT_SECONDS, StatusInputs, status

@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from sentence_api.monitoring.history import Event
-from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
-from sentence_api.monitoring.rates import Figures, window
+from sentence_api.monitoring.judgement import Row, judge
+from sentence_api.monitoring.observation import INCIDENT_SECONDS, Incidents
+from sentence_api.monitoring.rates import Figures, percent, window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Thresholds, worst
 from sentence_api.resources.plan import Plan
@@ -98,18 +99,14 @@ def recent(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
     found = [window(older, newer) for older, newer in pairs]
     return {
         "times": [round(newer.time, 1) for _, newer in pairs],
-        "memory_percent": [_percent(figures.memory_share) for figures in found],
-        "cpu_percent": [_percent(figures.cpu_share) for figures in found],
+        "memory_percent": [percent(figures.memory_share) for figures in found],
+        "cpu_percent": [percent(figures.cpu_share) for figures in found],
         "requests_per_second": [round(figures.requests_per_second, 2) for figures in found],
         "p95_seconds": [figures.p95_seconds for figures in found],
-        "queue_percent": [_percent(figures.queue_share) for figures in found],
+        "queue_percent": [percent(figures.queue_share) for figures in found],
     }
 
 
 def iso(moment: float) -> str:
     """Return seconds since 1970 as ISO 8601 in UTC."""
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else round(100 * share, 2)

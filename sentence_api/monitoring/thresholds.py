@@ -1,4 +1,4 @@
-"""Thresholds of warnings and critical values."""
+"""Thresholds: the bounds of the figures, and the verdicts that they give."""
 
 from __future__ import annotations
 
@@ -10,16 +10,25 @@ from sentence_api.settings import Settings, names_of
 
 
 class Verdict(StrEnum):
-    """Verdict on a figure."""
+    """Verdict on a figure, from the best to the worst."""
 
     NORMAL = "normal"
+    UNKNOWN = "unknown"
     WARNING = "warning"
     CRITICAL = "critical"
-    UNKNOWN = "unknown"
+
+    @property
+    def severity(self) -> int:
+        """Rank among the verdicts; the worst has the highest."""
+        return _SEVERITIES[self]
+
+    @property
+    def is_high(self) -> bool:
+        """Whether something is to be done."""
+        return self in {Verdict.WARNING, Verdict.CRITICAL}
 
 
-# Known trouble outranks an unknown value, which outranks a normal value.
-_RANK = (Verdict.NORMAL, Verdict.UNKNOWN, Verdict.WARNING, Verdict.CRITICAL)
+_SEVERITIES = {verdict: number for number, verdict in enumerate(Verdict)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,11 @@ class Threshold:
 
     warning: float
     critical: float
+
+    @property
+    def has_warning(self) -> bool:
+        """Whether there is a warning before it is critical."""
+        return self.warning <= self.critical
 
     def judge(self, value: float | None) -> Verdict:
         """Return the verdict on a value."""
@@ -40,7 +54,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Thresholds of all figures; shares in percent, latency in seconds."""
+    """Bounds that are settings, by indicator; shares in percent, latency in seconds."""
 
     memory: Threshold
     cpu: Threshold
@@ -50,10 +64,6 @@ class Thresholds:
     queue: Threshold
     rejected: Threshold
     errors: Threshold
-
-
-# A single kill for memory is critical: it has lost requests already.
-OOM_KILLS = Threshold(1, 0)
 
 
 def thresholds_of(settings: Settings) -> Thresholds:
@@ -70,15 +80,15 @@ def _names() -> list[str]:
 
 
 def worst(verdicts: list[Verdict]) -> Verdict:
-    """Return the worst verdict."""
-    return max(verdicts, key=_RANK.index, default=Verdict.UNKNOWN)
+    """Return the verdict on the whole."""
+    return max(verdicts, key=lambda verdict: verdict.severity, default=Verdict.UNKNOWN)
 
 
 def _threshold(settings: Settings, name: str) -> Threshold:
     threshold = Threshold(
         getattr(settings, f"{name}_warning"), getattr(settings, f"{name}_critical")
     )
-    if threshold.warning > threshold.critical:
+    if not threshold.has_warning:
         raise InvalidSetting(
             f"{names_of(f'{name}_warning')[0]}={threshold.warning:g} is above"
             f" {names_of(f'{name}_critical')[0]}={threshold.critical:g}"

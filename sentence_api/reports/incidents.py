@@ -1,20 +1,18 @@
-"""What was not normal, from when to when: stretches of the course with one beginning and end."""
+"""Incidents: stretches of the course that were not normal, each with its beginning and end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sentence_api.monitoring import formatting
+from sentence_api.monitoring import formatting, indicators
 from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.indicator import Basis, Indicator
 from sentence_api.monitoring.sample import UNPLANNED
 from sentence_api.monitoring.thresholds import Verdict, worst
 from sentence_api.reports.timeline import Course, Moment
 
-# These look back for an hour, or at what is planned: they have no end of their own.
-WITHOUT_END = {"restarts", "oom_kills", "drift"}
-HIGH = {Verdict.WARNING, Verdict.CRITICAL}
-# Rates are over a minute already: two that are calm for longer than this in between are two.
+# Rates are over a minute already, so two stretches with a longer calm between them are separate.
 _CALM_SECONDS = 20.0
 
 
@@ -23,14 +21,14 @@ class Episode:
     """A time in which something was not normal.
 
     Attributes:
-        title: What it was, in some words.
+        title: Its nature, in some words.
         verdict: The worst.
-        since: When it began.
-        until: When it ended.
+        since: Its beginning.
+        until: Its end.
         is_over: Whether it has ended.
-        calm_seconds: For how long nothing was out of the normal after it.
-        details: What was high, and how high, a phrase each.
-        events: What happened meanwhile, oldest first.
+        calm_seconds: Length of the normal time after it.
+        details: The high figures and their peaks, a phrase each.
+        events: The events meanwhile, oldest first.
     """
 
     title: str
@@ -55,7 +53,7 @@ def find(course: Course, events: Sequence[Event]) -> list[Episode]:
         else:
             spans.append([begin, end])
     last = course.moments[-1].time if course.moments else 0.0
-    # The next one begins, or the course ends.
+    # A calm ends with the next stretch or with the course.
     ends = [*(begin for begin, _ in spans[1:]), last]
     return [
         _episode(course, events, begin, end, max(0.0, calm - end))
@@ -64,11 +62,8 @@ def find(course: Course, events: Sequence[Event]) -> list[Episode]:
 
 
 def _high(moment: Moment) -> list[str]:
-    return [
-        name
-        for name, verdict in moment.verdicts.items()
-        if verdict in HIGH and name not in WITHOUT_END
-    ]
+    ending = indicators.names(Basis.WINDOW)
+    return [name for name, verdict in moment.verdicts.items() if verdict.is_high and name in ending]
 
 
 def _episode(
@@ -87,7 +82,7 @@ def _episode(
     goes_on = bool(moments) and moments[-1] is course.moments[-1] and bool(_high(moments[-1]))
     return Episode(
         title=_title(high, kinds, bool(away)),
-        verdict=worst([each for each in verdicts if each in HIGH]),
+        verdict=worst([each for each in verdicts if each.is_high]),
         since=begin,
         until=end,
         is_over=all(each.is_over for each in away) and not goes_on,
@@ -113,33 +108,30 @@ def _title(high: set[str], kinds: Sequence[str], is_away: bool) -> str:
         found.append("not ready")
     if "errors" in high and not found:
         found.append("errors")
-    return ", ".join(found) or "not normal"
+    others = (each.title for each in indicators.INDICATORS if each.name in high)
+    return ", ".join(found or others)
 
 
 def _details(moments: Sequence[Moment], high: set[str], away_seconds: float) -> list[str]:
-    """Return what was high, in the order of the rows."""
-    peaks: dict[str, float] = {}
-    for name in high:
-        known = [value for each in moments if (value := each.values[name]) is not None]
-        peaks[name] = max(known, default=0.0)
-    requests = sum(each.figures.requests for each in moments)
-    refused = sum(sum(each.figures.rejected.values()) for each in moments)
-    failed = sum(each.figures.failed for each in moments)
-    said = {
-        "memory": "memory up to {:.0f} %",
-        "cpu": "CPU up to {:.0f} %",
-        "latency": f"p95 up to {formatting.seconds(peaks.get('latency'))}",
-        "throttled": "throttled in up to {:.0f} % of the periods",
-        "queue": "queue up to {:.0f} % full",
-        "rejected": f"{refused} of {requests} requests refused",
-        "errors": f"{failed} of {requests} requests failed",
-    }
-    found = [text.format(peaks[name]) for name, text in said.items() if name in high]
+    """Return a phrase for each high figure, in the order of the rows; readiness comes last."""
+    found = [
+        _detail(each, moments)
+        for each in indicators.INDICATORS
+        if each.name in high and each.name != "readiness"
+    ]
     if away_seconds:
         found.append(f"no server for {formatting.span(away_seconds)}")
     elif "readiness" in high:
         found.append("no worker ready")
     return found
+
+
+def _detail(indicator: Indicator, moments: Sequence[Moment]) -> str:
+    values = [each.values[indicator.name] for each in moments]
+    peak = max((value for value in values if value is not None), default=0.0)
+    if indicator.detail is None:
+        return f"{indicator.title} up to {peak:g} {indicator.unit}".rstrip()
+    return indicator.detail(peak, [each.figures for each in moments])
 
 
 def _times(number: int, one: str, many: str | None = None) -> str:

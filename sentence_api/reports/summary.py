@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sentence_api.monitoring import formatting
+from sentence_api.monitoring import formatting, indicators
 from sentence_api.monitoring.history import Event
+from sentence_api.monitoring.indicator import Basis
 from sentence_api.monitoring.judgement import Row
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Verdict, worst
@@ -143,7 +144,7 @@ def _weight(episode: incidents.Episode) -> tuple[bool, float]:
 
 
 def _metric(course: Course, name: str, at: float, row: Row) -> Metric:
-    looks_back = name in {"restarts", "oom_kills"}
+    looks_back = name in indicators.names(Basis.HOUR)
     return Metric(
         row=row,
         at=at,
@@ -194,21 +195,21 @@ def _summary(
 def _still_counts(course: Course) -> str:
     """Return a sentence on rows that still count over the last hour; empty without such rows."""
     last = course.moments[-1].verdicts if course.moments else {}
+    ending = indicators.names(Basis.WINDOW)
     titles = [
         course.worst[name][1].title
         for name, verdict in last.items()
-        if verdict in incidents.HIGH and name in incidents.WITHOUT_END
+        if verdict.is_high and name not in ending
     ]
     return f" Still not normal, as counted over an hour: {', '.join(titles)}." if titles else ""
 
 
 def _advice(metrics: Sequence[Metric], parts: Sequence[sizing.Part]) -> list[str]:
-    order = (Verdict.CRITICAL, Verdict.WARNING)
-    rows = [metric.row for metric in metrics if metric.row.verdict in order and metric.row.advice]
+    rows = [metric.row for metric in metrics if metric.row.verdict.is_high and metric.row.advice]
     if "memory" in {row.name for row in rows}:
         # Both rows name a limit; the limit of the memory row covers the highest use.
         rows = [row for row in rows if row.name != "oom_kills"]
-    said = {row.advice: row.title for row in sorted(rows, key=lambda r: order.index(r.verdict))}
+    said = {row.advice: row.title for row in sorted(rows, key=lambda r: -r.verdict.severity)}
     found = [f"{title}: {advice}." for advice, title in said.items()]
     return found + [f"Plan, {part.name}: {part.advice}." for part in parts if part.advice]
 

@@ -11,8 +11,11 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sentence_api.monitoring import indicators
 from sentence_api.monitoring.history import Event
-from sentence_api.monitoring.judgement import INCIDENT_SECONDS, Incidents, Row, judge
+from sentence_api.monitoring.indicator import Indicator
+from sentence_api.monitoring.judgement import Row, judge
+from sentence_api.monitoring.observation import INCIDENT_SECONDS, Incidents
 from sentence_api.monitoring.rates import Figures, window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Thresholds, Verdict
@@ -21,7 +24,6 @@ from sentence_api.resources.plan import Plan
 # No server ran in a gap longer than this, and longer than this multiple of the usual interval.
 _AWAY_SECONDS = 60.0
 _AWAY_DISTANCES = 6
-_RANK = (Verdict.UNKNOWN, Verdict.NORMAL, Verdict.WARNING, Verdict.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +171,22 @@ def _keep(course: Course, sample: Sample, figures: Figures, rows: Sequence[Row])
             verdicts={row.name: row.verdict for row in rows},
         )
     )
-    for row in rows:
-        if row.name not in course.worst or _badness(row) > _badness(course.worst[row.name][1]):
+    for indicator, row in zip(indicators.INDICATORS, rows, strict=True):
+        known = course.worst.get(row.name)
+        if known is None or _badness(indicator, row) > _badness(indicator, known[1]):
             course.worst[row.name] = (sample.time, row)
     private = [each.private_bytes for each in sample.workers if each.private_bytes is not None]
     course.peak_private_bytes = max([*private, course.peak_private_bytes or 0]) or None
 
 
-def _badness(row: Row) -> tuple[int, float]:
+def _badness(indicator: Indicator, row: Row) -> tuple[bool, int, float]:
+    """Return what a worse row has more of; any known value is worse than an unknown one."""
     value = row.value or 0.0
-    return _RANK.index(row.verdict), -value if row.name == "readiness" else value
+    return (
+        row.verdict is not Verdict.UNKNOWN,
+        row.verdict.severity,
+        -value if indicator.lower_is_worse else value,
+    )
 
 
 class _Hour:

@@ -124,6 +124,21 @@ def test_the_status(visit: Callable[..., Any]) -> None:
     assert times == [event["time"] for event in RECORDED["events"]]
 
 
+def test_a_new_indicator_is_shown(visit: Callable[..., Any]) -> None:
+    """The page needs no change for a row that it has never seen: text, gauge, bounds and advice."""
+    toy = {"name": "toy", "title": "Toy", "value": 50.0, "unit": "%", "text": "50 % of 100 tokens"}
+    toy |= {"warning": 20, "critical": 40, "verdict": "critical", "advice": "play"}
+    status = Status(recorded(rows=[*all_normal(), toy], verdict="critical"))
+    page = visit(status=status).page
+    expect(page.locator("#verdict")).to_have_text(re.compile(r"Ready; critical: Toy\s*play"))
+    row = page.locator("#checks [data-name=toy]")
+    expect(row.locator("th")).to_have_text("Toy")
+    assert row.locator(".text").inner_text() == "50 % of 100 tokens"
+    assert row.locator(".limits").inner_text() == "20 / 40\u00a0%"
+    assert row.locator(".verdict").inner_text() == "critical"
+    assert [zone.get_attribute("x") for zone in row.locator(".zone").all()] == ["0", "40", "80"]
+
+
 def test_gauges_and_charts(visit: Callable[..., Any]) -> None:
     """A gauge is as long as its value, and a chart has its gaps, thresholds and a name."""
     page = visit().page

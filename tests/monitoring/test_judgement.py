@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sentence_api.errors import InvalidSetting
-from sentence_api.monitoring.judgement import Incidents, Row, judge
+from sentence_api.monitoring.judgement import Row, judge
+from sentence_api.monitoring.observation import Incidents
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.thresholds import Threshold, Thresholds, Verdict, thresholds_of, worst
 from sentence_api.resources.footprint import REFERENCE

@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from sentence_api.monitoring.grafana import dashboard, render
-from sentence_api.monitoring.judgement import Incidents, Row, judge
-from sentence_api.monitoring.prometheus import FIGURES, HOLD, JOB, alerts, rules
+from sentence_api.monitoring.indicator import HOLD
+from sentence_api.monitoring.indicators import JOB
+from sentence_api.monitoring.judgement import Row, judge
+from sentence_api.monitoring.observation import Incidents
+from sentence_api.monitoring.prometheus import alerts, recorded, rules, series
 from sentence_api.monitoring.rates import window
 from sentence_api.monitoring.sample import Sample
 from sentence_api.monitoring.thresholds import Threshold, Verdict, thresholds_of
@@ -77,8 +80,8 @@ def test_other_thresholds_give_other_rules() -> None:
     """A person's thresholds reach the rules and the dashboard's colours."""
     mine = replace(THRESHOLDS, memory=Threshold(12.5, 33))
     found = [alert.expression for alert in alerts(mine) if alert.name == "SentenceApiMemory"]
-    series = "instance:sentence_api_memory:percent"
-    assert found == [f"{series} >= 12.5", f"{series} > 33"]
+    recorded_as = "instance:sentence_api_memory:percent"
+    assert found == [f"{recorded_as} >= 12.5", f"{recorded_as} > 33"]
     stat = next(panel for panel in dashboard(mine)["panels"] if panel["title"] == "Memory")
     steps = stat["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert [step["value"] for step in steps] == [None, 12.5, 33]
@@ -87,7 +90,9 @@ def test_other_thresholds_give_other_rules() -> None:
 def test_what_a_rule_says_is_read_back() -> None:
     """Every text survives YAML: what a parser finds is what was meant."""
     figures, group = yaml.safe_load(rules(THRESHOLDS))["groups"]
-    assert figures["rules"] == [{"record": f.series, "expr": f.expression} for f in FIGURES]
+    assert figures["rules"] == [
+        {"record": series(each), "expr": each.promql} for each in recorded()
+    ]
     assert group["rules"] == [
         {
             "alert": alert.name,

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sentence_api.monitoring.prometheus import FIGURES, rules
+from sentence_api.monitoring.prometheus import recorded, rules, series
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.settings import Settings
 from tests.conftest import ROOT, Server
@@ -72,10 +72,10 @@ def test_what_is_asked_for_is_there(metrics: str) -> None:
         for family in text_string_to_metric_families(metrics)
         for sample in family.samples
     }
-    recorded = {figure.series for figure in FIGURES}
+    made = {series(each) for each in recorded()}
     asked = set().union(*map(named_in, [*expressions(), rules(thresholds_of(Settings()))]))
-    assert {*asked} - there - recorded == set()
-    assert recorded <= asked
+    assert {*asked} - there - made == set()
+    assert made <= asked
 
 
 def test_the_dashboard_asks_what_prometheus_understands(
@@ -188,16 +188,16 @@ def test_a_real_server_is_watched(
 
     with ThreadPoolExecutor(2) as pool:
         assert set(pool.map(ask, range(100))) == {200}
-    recorded = ("memory", "cpu", "latency", "restarts", "oom_kills", "queue", "rejected", "errors")
-    series = {f.row: f.series for f in FIGURES if f.row in recorded}
+    compared = ("memory", "cpu", "latency", "restarts", "oom_kills", "queue", "rejected", "errors")
+    found = {each.name: series(each) for each in recorded() if each.name in compared}
     watcher.wait_for(
-        lambda: all(watcher.value(f"{name} >= 0") is not None for name in series.values())
+        lambda: all(watcher.value(f"{name} >= 0") is not None for name in found.values())
     )
     status = httpx2.get(f"{server.url}/status").json()
     rows = {row["name"]: row["value"] for row in status["rows"]}
-    assert watcher.value(series["memory"]) == pytest.approx(rows["memory"], rel=0.1)
+    assert watcher.value(found["memory"]) == pytest.approx(rows["memory"], rel=0.1)
     for same in ("restarts", "queue", "rejected", "errors"):
-        assert (same, watcher.value(series[same])) == (same, rows[same])
+        assert (same, watcher.value(found[same])) == (same, rows[same])
     assert {name for name, _ in watcher.alerts()} <= {"SentenceApiCpu", "SentenceApiOomKills"}
 
 

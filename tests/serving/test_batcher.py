@@ -117,6 +117,8 @@ def texts() -> Texts:
 @pytest.fixture
 def start() -> Iterator[Callable[..., Batcher]]:
     """Return a function that makes a batcher, which is closed in the end."""
+    # The loop's clock stands still between its turns: after slow tests a wait would end at once.
+    gevent.get_hub().loop.update_now()
     made: list[Batcher] = []
 
     def start(engine: Engine, caps: Caps = WIDE, **options: Callable[..., object]) -> Batcher:
