@@ -38,7 +38,7 @@ from tests.conftest import ROOT
 from tests.conftest import Server as Running
 
 # A model whose peak is predicted below half of the limit.
-SMALL = REFERENCE.model_copy(update={"base_bytes": 140 * MIB})
+SMALL = REFERENCE.model_copy(update={"base_bytes": 156 * MIB})
 PLAN = make_plan(Machine(2, GIB, contained=True), SMALL)
 SERVICE = {"version": "1.2.3", "model": "tiny <b>", "precision": "float32"}
 SERVER = Server(SERVICE, PLAN, thresholds_of(Settings()), 60.0)
