@@ -1,7 +1,7 @@
 # shellcheck shell=bash enable=all disable=SC2154
-# What the scripts have in common that get something for the tests from Debian's packages.
+# Common parts of the scripts that install programs for the tests from Debian's packages.
 #
-# Each sets NAME, which its messages begin with, sources this, and has a function `usage`.
+# Each script sets NAME, the prefix of its messages, sources this file, and has a function `usage`.
 
 readonly EXIT_USAGE=2
 readonly INSTALL_SECONDS=600
@@ -15,7 +15,7 @@ die() {
   exit 1
 }
 
-# There is no argument but one.
+# The only argument is --help.
 take_arguments() {
   case "${1:-}" in
     '') ;;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Gives this machine a Chromium, in which the page at / is tested; from Debian's own packages.
+# Installs Chromium from Debian's packages for the tests of the page at /.
 set -euo pipefail
 shopt -s inherit_errexit
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Gives this machine what the container tests need: a Docker engine, Compose, buildx, and a base image.
+# Installs the requirements of the container tests: a Docker engine, Compose, buildx, and a base image.
 #
-# Everything comes from Debian's own packages, through the mirror that apt is set up with, because a
+# Everything comes from Debian's packages, through the mirror that apt is configured with, because a
 # test machine may reach no image registry. Compose v2 and buildx are single binaries of the next
-# release that run here as they are.
+# release that run here unchanged.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -63,7 +63,7 @@ known_mirror() {
     'Created-By: Packages' "Codename: ${RELEASE}" 'Component: main' | head -n 1
 }
 
-# The mirror that apt has this release from.
+# The mirror of this release in the configuration of apt.
 mirror() {
   local found
   found=$(known_mirror)
@@ -75,7 +75,7 @@ mirror() {
   printf '%s\n' "${found}"
 }
 
-# A bridge wider than the way out loses large packets, and pip inside a build then hangs.
+# A bridge with a larger MTU than the uplink loses large packets, and pip inside a build then hangs.
 mtu() {
   local device
   device=$(ip -o route show default 2>/dev/null | sed -n 's/.* dev \([^ ]*\).*/\1/p' | head -n 1)
@@ -87,7 +87,7 @@ start_engine() {
   width=$(mtu)
   ((width <= 1500)) || width=1500
   say "starting dockerd (log: ${ENGINE_LOG})"
-  # In a session of its own, so that it outlives whoever started it.
+  # In a new session, so that it outlives the process that started it.
   setsid dockerd --mtu "${width}" >"${ENGINE_LOG}" 2>&1 </dev/null &
   pid=$!
   until engine_answers; do
@@ -107,7 +107,7 @@ ensure_engine() {
   start_engine
 }
 
-# One file out of each package, unpacked and not installed: their dependencies are of another release.
+# Takes one file from each package without installing it: the dependencies belong to another release.
 install_plugins() {
   local folder="${WORK}/plugins" site package
   require_debian_and_root "${*}"
@@ -138,7 +138,7 @@ ensure_plugins() {
   install_plugins "${missing[@]}"
 }
 
-# Without what Docker's slim images leave out as well.
+# Excludes the same paths as Docker's slim images.
 make_base_image() {
   local root="${WORK}/root" site
   require_debian_and_root "${BASE_IMAGE}"

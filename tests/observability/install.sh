@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Gives this checkout Prometheus and promtool, with which the alert rules are tested; Debian's own.
+# Unpacks Debian's Prometheus and promtool for the tests of the alert rules.
 #
 # The package is unpacked under var/, not installed: nothing is started, and root is not needed.
 set -euo pipefail
