@@ -13,7 +13,7 @@ import sys
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is asked for."""
+    """Run the named command."""
     if arguments[:1] in (["run"], ["render"]):
         _run(arguments[0], arguments[1:])
     elif arguments in (["--help"], ["-h"]):

@@ -35,7 +35,7 @@ class Running:
     """A running contestant.
 
     Args:
-        contestant: What to start.
+        contestant: The contestant to start.
         cores: Its cores, in taskset's form.
 
     Raises:

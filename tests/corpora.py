@@ -59,5 +59,5 @@ def _read(name: str, key: str) -> Any:
 
 
 def _unescaped(content: bytes) -> bytes:
-    r"""Return a request with `\x07` as the one byte that gunicorn's tests make of it."""
+    r"""Return a request with `\x07` as a single byte, like gunicorn's tests."""
     return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), content)

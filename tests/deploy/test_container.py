@@ -88,7 +88,7 @@ class FakeDocker(Docker):
         return arguments[0] != "exec" or self.candidate not in self.broken
 
     def changes(self) -> list[str]:
-        """Return the commands that change what runs."""
+        """Return the commands that change the deployment."""
         return [command for command in self.asked if command.startswith("compose")]
 
 
