@@ -3,8 +3,8 @@
 - `run [--quick]` compares this server with others.
 - `render FILE` writes page and plots of a result again.
 
-`--help` of each says more. Beside them: `benchmarks.memory`, `.planner`, `.overhead` and
-`.ideal`.
+`--help` of each command says more. Other benchmarks: `benchmarks.memory`, `.planner`, `.overhead`
+and `.ideal`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 
 def main(arguments: list[str]) -> None:
-    """Run what is asked for."""
+    """Run the named command."""
     if arguments[:1] in (["run"], ["render"]):
         _run(arguments[0], arguments[1:])
     elif arguments in (["--help"], ["-h"]):
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(command: str, arguments: list[str]) -> None:
-    """Run a command; end at once, with one line, where packages that it needs are missing."""
+    """Run a command; exit with one line if packages that it needs are missing."""
     try:
         from benchmarks import run  # noqa: PLC0415
     except ModuleNotFoundError as exc:

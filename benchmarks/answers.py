@@ -1,4 +1,4 @@
-"""Whether a contestant answers rightly: its vectors against those of sentence-transformers."""
+"""Verification of a contestant: its vectors against those of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ json.dump(model.encode(texts, normalize_embeddings=True).tolist(), sys.stdout)
 
 
 def reference(model: Path, texts: Sequence[str]) -> Vectors:
-    """Return what `SentenceTransformer.encode` gives in float32; takes seconds."""
+    """Return the vectors of `SentenceTransformer.encode` in float32; takes seconds."""
     command = [sys.executable, "-c", _REFERENCE, str(model)]
     asked = json.dumps(list(texts))
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
@@ -38,7 +38,7 @@ def reference(model: Path, texts: Sequence[str]) -> Vectors:
 
 
 def least_cosine(found: Sequence[Any], expected: Vectors) -> float:
-    """Return the worst agreement, whatever the lengths of the vectors."""
+    """Return the smallest cosine, whatever the lengths of the vectors."""
     try:
         vectors = np.array(found, dtype=np.float64)
     except ValueError:
@@ -50,7 +50,7 @@ def least_cosine(found: Sequence[Any], expected: Vectors) -> float:
 
 
 def sample(running: Running, singles: Sequence[str], batch: Sequence[str]) -> list[Any]:
-    """Ask for each of `singles` alone, several at a time, and for `batch` in one request."""
+    """Request each of `singles` alone, several at a time, and `batch` in one request."""
     requests = [*([text] for text in singles), list(batch)]
     with ThreadPoolExecutor(_CLIENTS) as pool:
         answers = pool.map(lambda texts: _asked(running, texts), requests)
@@ -58,7 +58,7 @@ def sample(running: Running, singles: Sequence[str], batch: Sequence[str]) -> li
 
 
 def fault(contestant: Contestant, cosine: float) -> str | None:
-    """Return why a contestant is disqualified, if it is."""
+    """Return why a contestant is disqualified, or None."""
     least = FAITHFUL[contestant.precision]
     if cosine >= least:
         return None

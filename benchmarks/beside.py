@@ -1,4 +1,4 @@
-"""Small queries beside the largest batches."""
+"""Latency of small queries beside the largest batches."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from benchmarks.load import Load, bodies, driver, parse
 _LARGE_CLIENTS = 2
 _SMALL_CLIENTS = 4
 SECONDS = 15
-# By then the batches are being computed.
+# By then the server computes the batches.
 _LEAD_SECONDS = 2
 
 
 def small_beside_largest(
     url: str, small: tuple[str, list[Any]], largest: tuple[str, list[Any]], cores: str
 ) -> Load:
-    """Return how small queries fare while two clients send the largest batches all the time.
+    """Measure small queries while two clients continuously send the largest batches.
 
     Args:
-        url: Where.
+        url: Address of the server.
         small: Path and bodies of the small queries.
-        largest: Those of the batches.
-        cores: Of both loads.
+        largest: Path and bodies of the batches.
+        cores: Cores of both loads.
     """
     with bodies(*small) as small_file, bodies(*largest) as large_file:
         seconds = SECONDS + 2 * _LEAD_SECONDS

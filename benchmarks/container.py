@@ -1,7 +1,7 @@
-"""Runs an image in a container of a given size, and watches what the kernel says of its memory.
+"""Containers of a given size that run an image, and their memory as the kernel counts it.
 
-Needs Linux and a Docker engine on the same machine: the figures are read from the control group, of
-version 1 or 2, and the server listens on the machine's own loopback.
+It needs Linux and a Docker engine on the same machine: the figures come from the control group
+(version 1 or 2), and the server listens on the machine's loopback.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sentence_api.resources.sizes import format_size, parse_size
 READY_SECONDS = 60
 SAMPLES_PER_SECOND = 20
 _CGROUPS = Path("/sys/fs/cgroup")
-# Usage, its maximum since the start, what of it is given back under pressure, and the OOM kills.
+# Usage, its maximum since the start, the part freed under pressure, and the OOM kills.
 _V1 = (
     "memory.usage_in_bytes",
     "memory.max_usage_in_bytes",
@@ -44,10 +44,10 @@ class Tier:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `512M/1`.
+        """Parse `512M/1`.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The text has another form.
         """
         memory, slash, cpus = text.partition("/")
         if not slash:
@@ -58,13 +58,13 @@ class Tier:
         return f"{format_size(self.memory_bytes)}, {self.cpus:g} CPU{'s' * (self.cpus != 1)}"
 
     def arguments(self) -> list[str]:
-        """Return the limits as `docker run` takes them; without swap, memory is all there is."""
+        """Return the limits for `docker run`; without swap, memory is the whole limit."""
         memory = str(self.memory_bytes)
         return ["--memory", memory, "--memory-swap", memory, "--cpus", f"{self.cpus:g}"]
 
 
 class Gone(Exception):
-    """The container has ended."""
+    """A container that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +90,15 @@ class Container:
             raise Gone(f"container {self.id[:12]} has ended") from exc
 
     def most_used(self) -> int:
-        """Return the largest usage that the kernel saw, file cache included, in bytes."""
+        """Return the kernel's maximum of the usage, file cache included, in bytes."""
         return int((self.group / _files(self.group)[1]).read_text("ascii"))
 
     def oom_kills(self) -> int:
-        """Return how many of its processes were killed for memory."""
+        """Return how many processes of the container were killed for memory."""
         return _numbers(self.group / _files(self.group)[3])["oom_kill"]
 
     def restarts(self) -> int:
-        """Return how often the container ended, whether it was started again or not."""
+        """Return how often the container ended, restarted or not."""
         state, restarts = inspect(self.id, "[{{json .State}},{{.RestartCount}}]")
         return int(restarts) + (not state["Running"])
 
@@ -110,14 +110,14 @@ class Container:
         return {cause: int(float(count.rpartition(" ")[2])) for _, cause, count in exits}
 
     def log(self) -> str:
-        """Return what it logged."""
+        """Return the log of the container."""
         command = ["docker", "logs", self.id]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return done.stdout + done.stderr
 
 
 def docker(*arguments: str) -> str:
-    """Return what `docker ...` prints."""
+    """Return the output of `docker ...`."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)  # noqa: S607
     if done.returncode != 0:
         raise RuntimeError(f"docker {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
@@ -125,7 +125,7 @@ def docker(*arguments: str) -> str:
 
 
 def inspect(name: str, form: str) -> Any:
-    """Return a part of what Docker knows of a container or image."""
+    """Return a part of Docker's description of a container or image."""
     return json.loads(docker("inspect", "--format", form, name))
 
 
@@ -145,8 +145,8 @@ def running(image: str, tier: Tier, settings: dict[str, str]) -> Iterator[Contai
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    # The machine's own network: a published port on loopback goes through a proxy, whose buffers
-    # would hide what clients that do not read cost the server.
+    # Host network: a published port on loopback goes through a proxy, whose buffers would hide
+    # the cost of clients that do not read.
     listen = variables({**settings, "SENTENCE_API_HOST": "127.0.0.1", "PORT": port})
     identity = docker(
         *("create", "--network", "host", "--read-only", "--tmpfs", "/tmp:noexec"),  # noqa: S108
@@ -165,11 +165,11 @@ def running(image: str, tier: Tier, settings: dict[str, str]) -> Iterator[Contai
 
 
 class MemorySampler:
-    """Samples the working set in a thread for as long as it is entered.
+    """A thread that samples the working set while the context is entered.
 
     Attributes:
-        peak_bytes: The largest.
-        samples: How many there were.
+        peak_bytes: The largest sample.
+        samples: Number of samples.
     """
 
     def __init__(self, container: Container) -> None:
@@ -197,10 +197,10 @@ class MemorySampler:
 
 
 def forget_files(image: str) -> bool:
-    """Put the image's files out of the page cache and return whether that was possible.
+    """Evict the image's files from the page cache; return whether that was possible.
 
-    Pages count for the group that read them first. Only where none are cached is a container
-    charged for the libraries that it maps, as the first one on a machine is.
+    Pages are charged to the group that read them first. Only with an empty cache is a container
+    charged for the libraries that it maps, like the first container on a machine.
     """
     layers = inspect(image, "{{json .GraphDriver.Data}}") or {}
     folders = f"{layers.get('LowerDir', '')}:{layers.get('UpperDir', '')}".split(":")
@@ -223,12 +223,12 @@ def _forget(path: Path) -> None:
 
 
 def variables(settings: dict[str, str]) -> list[str]:
-    """Return settings as `docker run` takes them."""
+    """Return settings as arguments of `docker run`."""
     return [part for name, value in settings.items() for part in ("--env", f"{name}={value}")]
 
 
 def _files(group: Path) -> tuple[str, str, str, str]:
-    """Return the names that the group's version has for the figures."""
+    """Return the names of the memory files for the group's version."""
     return _V1 if (group / _V1[0]).exists() else _V2
 
 

@@ -1,4 +1,4 @@
-"""Medians and ratios of what a run recorded. Pure."""
+"""Medians and ratios of the results of a run. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What others may use of a core before a figure there is in doubt.
+# The share of a core that others may use before its figures are in doubt.
 MOST_OF_OTHERS = 0.05
 
 Record = Mapping[str, Any]
@@ -14,14 +14,14 @@ Row = Mapping[str, Any]
 
 
 def rows(record: Record, kind: str, **wanted: Any) -> list[Row]:
-    """Return the rows of a kind that have these values."""
+    """Return the rows of a kind with these values."""
     return [
         row for row in record[kind] if all(row.get(name) == value for name, value in wanted.items())
     ]
 
 
 def median(values: Iterable[float]) -> float | None:
-    """Return the median, or None of nothing."""
+    """Return the median, or None for no values."""
     found = list(values)
     return statistics.median(found) if found else None
 
@@ -32,31 +32,32 @@ def percentile(row: Row, percent: float) -> float:
 
 
 def limit_of(record: Record, row: Row) -> float | None:
-    """Return what the limit gave in the same round for a load's workload, in requests/s."""
+    """Return the limit of a load's workload in the same round, in requests/s."""
     precision = record["contestants"][row["contestant"]]["precision"]
     same = {name: row[name] for name in ("round", "cores", "workload")}
     found = rows(record, "limits", precision=precision, **same)
     if not found:
-        # Nobody of ours computes in that precision here.
+        # None of our contestants computes in that precision here.
         found = rows(record, "limits", **same)
     return float(found[0]["rate"]) if found else None
 
 
 def share(record: Record, row: Row) -> float | None:
-    """Return a load's part of the limit."""
+    """Return a load as a share of the limit."""
     limit = limit_of(record, row)
     return row["rate"] / limit if limit else None
 
 
 def ratios(record: Record, kind: str, top: Row, bottom: Row, percent: float | None) -> list[float]:
-    """Return, round by round, how one row compares with another.
+    """Return the ratio of two rows for each round.
 
     Args:
         record: The run.
-        kind: Of both rows.
-        top: Values of the one.
-        bottom: Values of the other.
-        percent: Compare this percentile of latency, the other's to the one's; None compares rates.
+        kind: Kind of both rows.
+        top: Values of the first row.
+        bottom: Values of the second row.
+        percent: Compare this percentile of latency, the second row's to the first's; None compares
+            rates, the first row's to the second's.
     """
     found = []
     for one in rows(record, kind, **top):
@@ -71,13 +72,13 @@ def ratios(record: Record, kind: str, top: Row, bottom: Row, percent: float | No
 
 
 def disturbed(record: Record) -> tuple[int, int]:
-    """Return how many loads on one core others disturbed, and of how many."""
+    """Return the number of loads on one core that others disturbed, and of all loads."""
     found = rows(record, "loads", cores=1)
     return sum(row["others"] > MOST_OF_OTHERS for row in found), len(found)
 
 
 def best_of_ours(record: Record) -> str | None:
-    """Return the contestant of ours that a user gets by default on this processor."""
+    """Return the variant of our server that a user gets by default on this processor."""
     for name in ("ours-bf16", "ours-fp32"):
         if name in record["contestants"] and record["contestants"][name]["out"] is None:
             return name
@@ -85,5 +86,5 @@ def best_of_ours(record: Record) -> str | None:
 
 
 def standing(record: Record) -> list[str]:
-    """Return the contestants that were measured and not struck, in their order."""
+    """Return the contestants that were measured and not disqualified, in their order."""
     return [name for name, each in record["contestants"].items() if each["out"] is None]

@@ -1,9 +1,9 @@
 """The worst load that a plan allows; `benchmarks.memory` runs it in a process of its own.
 
-Most connections do what costs memory: the largest batches of the longest texts, bodies at the
-bound, texts of megabytes, invalid bodies made to cost what parsing can cost, bodies and heads that
-stop half-way, and answers that nobody reads. A few send small queries all the while, and those
-count.
+Most connections cost memory: the largest batches of the longest texts, bodies at the size limit,
+texts of megabytes, invalid bodies that are as expensive as possible to parse, bodies and heads that
+stop half-way, and responses that the client does not read. A few connections send small queries
+throughout, and the report counts those.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from typing import Any
 from benchmarks.server import ROOT
 from sentence_api.resources.formula import HEADER_FIELD_BYTES, HEADER_FIELDS
 
-# Of twenty connections so many are of each kind, in four parts of the time. A few that want much
-# fill the queue, then the budget, then the parser, then all against bodies and answers that block
-# them; the rest of the plan is the connections themselves, each with as long a head as it may send.
+# Shares of twenty connections by kind, in four parts of the time. A few large clients fill the
+# queue, then the budget, then the parser, then all three against bodies and responses that block
+# them; the rest of the plan are connections, each with as long a head as it may send.
 _PHASES = (
     {"batch": 1, "half_head": 19},
     {"bound_body": 1, "half_head": 19},
     {"invalid_body": 3, "half_head": 17},
     {"batch": 1, "bound_body": 1, "invalid_body": 1, "half_body": 1, "unread": 1, "half_head": 15},
 )
-# Repeated to the bound of a body, each costs a parser that reads on far more than its length.
+# Repeated to the size limit, each costs far more than its length in a parser that reads on.
 _INVALID_ITEMS = (
     *(b"1", b'""', b"null", b"[]", b"{}", b'"a"', b"1.5", b"[1]", b'{"":1}'),
     b"[" * 99 + b"]" * 99,
 )
 _SMALL = 8
-_WORDS = (  # noqa: SIM905 - as many words in quotes of their own are harder to read
+_WORDS = (  # noqa: SIM905 - as many quoted words are harder to read
     "time year people way day man thing woman life child world school state family student group"
     " country problem hand part place case week company system program question work government"
     " number night point home water room mother area money story fact month lot right study book"
 ).split()
-# More words than any text may have tokens, so that each is as long as it gets.
+# More words than a text may have tokens, so that each text has the maximum.
 _LONG_WORDS = 300
 _PATIENCE_SECONDS = 60
 _LARGE_BODIES = 4
-# Longer than the server waits for a client to take its answer.
+# Longer than the server waits for a client to read its response.
 _UNREAD_SECONDS = 15
 _PIECE = 64 * 1024
 
 
 @dataclass(slots=True)
 class Report:
-    """What the load saw.
+    """The results of the load.
 
     Attributes:
-        outcomes: By kind of connection, how often each status or `closed` came.
-        failures: What small queries met other than an answer or an honest refusal.
+        outcomes: By kind of connection, the number of each status or `closed`.
+        failures: Outcomes of small queries other than an answer or a proper refusal.
         seconds: Time of each answered small query.
     """
 
@@ -71,24 +71,24 @@ class Report:
     seconds: list[float] = field(default_factory=list)
 
     def count(self, kind: str, outcome: str) -> None:
-        """Note one outcome."""
+        """Count one outcome."""
         seen = self.outcomes.setdefault(kind, {})
         seen[outcome] = seen.get(outcome, 0) + 1
 
     @property
     def refused(self) -> int:
-        """Small queries that were asked to come back later."""
+        """Number of small queries that were asked to come back later."""
         small = Counter(self.outcomes.get("small", {}))
         return small["429"] + small["503"]
 
     def percentile(self, share: int) -> float:
-        """Return the time in seconds that `share` percent of the small queries took at most."""
+        """Return the time in seconds within which `share` percent of the small queries ended."""
         if len(self.seconds) < 2:  # noqa: PLR2004 - quantiles need two
             return self.seconds[0] if self.seconds else float("nan")
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[share - 1]
 
     def summary(self) -> dict[str, Any]:
-        """Return what is worth recording."""
+        """Return the figures to record."""
         return {
             "outcomes": self.outcomes,
             "failures": self.failures,
@@ -100,14 +100,14 @@ class Report:
 
 
 def flood(url: str, *, connections: int, items: int, body_bytes: int, seconds: float) -> Report:
-    """Load a server in a process of its own and return what came of it.
+    """Load a server in a separate process and return the report.
 
     Args:
-        url: Where the server listens.
-        connections: As many as it accepts at a time.
+        url: Address of the server.
+        connections: Connections that the server accepts at a time.
         items: Texts in the largest request.
-        body_bytes: The largest body.
-        seconds: How long.
+        body_bytes: Size of the largest body.
+        seconds: Duration of the load.
     """
     arguments = (url, connections, items, body_bytes, seconds)
     command = [sys.executable, "-m", "benchmarks.flood", *map(str, arguments)]
@@ -131,8 +131,8 @@ def _head(path: str, length: int) -> bytes:
 
 
 def _at_bound(items: int, body_bytes: int, end: str) -> bytes:
-    """Return a body of just under `body_bytes`: so many texts, each of which ends with `end`."""
-    # Around all of them `{"questions": []}`, around each two quotes, a comma and a space.
+    """Return a body of just under `body_bytes`: this many texts, each of which ends with `end`."""
+    # The frame is `{"questions": []}`; each text adds two quotes, a comma and a space.
     size = (body_bytes - 17) // items - len(end.encode()) - 4
     text = _text(size)
     texts = [f"{random.randrange(10**6)} {text}"[:size] + end for _ in range(items)]
@@ -174,7 +174,7 @@ class _Flood:
             )
             for _ in range(_LARGE_BODIES)
         ]
-        # One character outside of the basic plane makes Python hold four bytes for each.
+        # A character outside of the basic plane makes Python hold four bytes per character.
         self._bound = [
             _request("/query/batch", _at_bound(texts, body_bytes, end))
             for texts in (1, 2, items)
@@ -193,11 +193,11 @@ class _Flood:
         self._short = _request("/query/batch", json.dumps({"questions": questions}).encode())
 
     async def run(self, seconds: float) -> None:
-        """Keep every connection busy for so long."""
+        """Keep every connection busy for this long."""
         started = time.monotonic()
         until = started + seconds
         small = min(_SMALL, self._connections // 2)
-        # In a loop of their own: in this one a head would follow its connection late.
+        # In a separate loop: in this one a head would follow its connection late.
         asking = asyncio.to_thread(asyncio.run, self._ask(small, until))
         tasks = [asyncio.create_task(asking)]
         tasks += [
@@ -205,7 +205,7 @@ class _Flood:
             for slot in range(self._connections - small)
         ]
         _, late = await asyncio.wait(tasks, timeout=seconds)
-        # Whoever waits for an answer is still owed one; the rest can go.
+        # A client that waits for a response still gets it; the others can go.
         for task in late - set(tasks[:1]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -214,11 +214,11 @@ class _Flood:
                 raise task.exception()  # type: ignore[misc]
 
     async def _ask(self, clients: int, until: float) -> None:
-        """Ask small questions from some clients."""
+        """Send small questions from a few clients."""
         await asyncio.gather(*(self._small(until, keep=i % 2 == 0) for i in range(clients)))
 
     async def _repeat(self, slot: int, started: float, seconds: float) -> None:
-        """Do what is this connection's part, again and again; after a refusal a little later."""
+        """Repeat the task of this connection; after a refusal a little later."""
         while (passed := time.monotonic() - started) < seconds:
             kinds = _PHASES[int(passed / seconds * len(_PHASES))]
             kind = [kind for kind, share in kinds.items() for _ in range(share)][slot % 20]
@@ -232,13 +232,13 @@ class _Flood:
                 await asyncio.sleep(random.uniform(0.2, 1))
 
     async def _small(self, until: float, *, keep: bool) -> None:
-        """Ask small questions, on one connection or on a new one each."""
+        """Send small questions, on one kept connection or on a new connection each."""
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while time.monotonic() < until:
             body = json.dumps({"question": _text(4)}).encode()
             started = time.monotonic()
             try:
-                # As clients with a pool of connections do.
+                # Like clients with a connection pool.
                 if connection and connection[0].at_eof():
                     connection[1].close()
                     connection = None
@@ -258,7 +258,7 @@ class _Flood:
             await asyncio.sleep(0.05)
 
     def _judge(self, status: str, headers: dict[str, str], seconds: float) -> None:
-        """Note what became of a small query."""
+        """Record the outcome of a small query."""
         self.report.count("small", status)
         if status == "200":
             self.report.seconds.append(seconds)
@@ -269,30 +269,30 @@ class _Flood:
         return await asyncio.open_connection(self._host, self._port)
 
     async def _exchange(self, request: bytes) -> str:
-        """Send one request on a connection of its own and return the status of its answer."""
+        """Send one request on a new connection and return the status of the response."""
         reader, writer = await self._connect()
         try:
             writer.write(request)
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                # Not drained first: a refusal comes before the body has been taken.
+                # Not drained first: a refusal comes before the server has read the body.
                 return (await _answer(reader))[0]
         finally:
             writer.close()
 
     async def _batch(self) -> str:
-        """The largest batch of the longest texts."""
+        """Send the largest batch of the longest texts."""
         return await self._exchange(random.choice(self._batches))
 
     async def _bound_body(self) -> str:
-        """A body of the largest size: one text, two or as many as are allowed."""
+        """Send a body of the largest size: one text, two texts or as many as allowed."""
         return await self._exchange(random.choice(self._bound))
 
     async def _invalid_body(self) -> str:
-        """A body of the largest size that is refused for what it holds."""
+        """Send a body of the largest size that is refused for its content."""
         return await self._exchange(random.choice(self._invalid))
 
     async def _half_body(self) -> str:
-        """A body that stops half-way and then trickles; most are small, so that many get in."""
+        """Send half a body, then trickle; most are small, so that many are admitted."""
         length = random.choice((40_000, 40_000, 40_000, 40_000, self._body_bytes))
         reader, writer = await self._connect()
         answer = asyncio.create_task(_answer(reader))
@@ -307,11 +307,11 @@ class _Flood:
             writer.close()
 
     async def _half_head(self) -> str:
-        """A head that never ends, as long as the server takes it."""
+        """Send a head that never ends, up to the longest head that the server takes."""
         reader, writer = await self._connect()
         try:
             writer.write(b"POST /query HTTP/1.1\r\nHost: flood\r\n")
-            # One field less than is allowed, so that it is taken and waited for.
+            # One field less than allowed, so that the server waits for more.
             for number in range(HEADER_FIELDS - 2):
                 writer.write(b"X-%02d: %s\r\n" % (number, b"x" * (HEADER_FIELD_BYTES - 10)))
             return (await _answer(reader))[0]
@@ -319,7 +319,7 @@ class _Flood:
             writer.close()
 
     async def _unread(self) -> str:
-        """The largest answer, of which a little is read each second."""
+        """Request the largest response and read a little of it each second."""
         loop = asyncio.get_running_loop()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.ideal --fixed MS --text MS`: latencies of a server that loses no time.
+"""`python -m benchmarks.ideal --fixed MS --text MS`: latencies of an ideal server.
 
-Requests of one text come at random (Poisson). Whenever it is free, the server takes all that wait
-into one pass, which takes a fixed time and a time for each text. So does ours; what it measures
-beyond these figures is its own fault or the machine's. Both times can be read off a bench at one
-connection and at 64.
+An ideal server loses no time. Requests of one text come at random (Poisson). Whenever the server is
+free, it takes all waiting requests into one pass, which takes a fixed time plus a time per text.
+Our server batches alike, so latency beyond these figures is lost by the server or the machine. Both
+times can be read off a bench at one connection and at 64.
 """
 
 from __future__ import annotations

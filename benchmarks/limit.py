@@ -1,6 +1,6 @@
 """The limit: forward passes in a loop with the ideal batch, nothing around them.
 
-Run as a program it computes what is asked of it on its standard input, one line of JSON each.
+As a program it reads one task per line of JSON from standard input and answers each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.batch import Rows, row_width
 from sentence_api.engine.loader import load_engine
 
-# Padded tokens of a pass, and what lengths are rounded up to, among which the ideal is sought.
+# Padded tokens of a pass, and rounding steps of lengths: the candidates for the ideal batch.
 _CAPS = (128, 256, 512, 1024, 2048)
 _STEPS = (1, 8)
 _LEAST_SECONDS = 0.15
@@ -29,9 +29,9 @@ Shapes = list[tuple[int, int]]
 
 
 class Limit:
-    """The engine of one precision in a process of its own on one core.
+    """The engine of one precision in a separate process per core.
 
-    Its answers are texts a second. It has as many processes as there are cores.
+    Its results are texts per second.
     """
 
     def __init__(self, artifact: Path, precision: str, cores: str) -> None:
@@ -50,17 +50,17 @@ class Limit:
             _read(process)
 
     def ideal(self, lengths: Sequence[int]) -> Shapes:
-        """Return the passes over texts of these lengths that take the least time."""
+        """Return the fastest passes over texts of these lengths."""
         shapes: Shapes = self._ask({"seek": list(lengths)})[0]
         return shapes
 
     def rate(self, shapes: Shapes, texts: int, seconds: float) -> float:
-        """Return texts a second of these passes, which hold so many texts."""
+        """Return the texts per second of these passes, which hold this many texts."""
         passes: list[float] = self._ask({"shapes": shapes, "seconds": seconds})
         return sum(texts / each for each in passes)
 
     def stop(self) -> None:
-        """End it."""
+        """End the processes."""
         for process in self._processes:
             process.communicate()
 
@@ -108,7 +108,7 @@ def shared(lengths: Sequence[int], cap: int) -> Shapes:
 
 
 def fastest(candidates: Sequence[Shapes], seconds_of: Callable[[Shapes], float]) -> Shapes:
-    """Return the candidate that takes the least time."""
+    """Return the fastest candidate."""
     return min(candidates, key=seconds_of)
 
 
@@ -118,7 +118,7 @@ def main(artifact: Path, precision: str) -> None:
     engine.start()
 
     def seconds_of(shapes: Shapes, seconds: float = _LEAST_SECONDS) -> float:
-        """Return the mean time of all these passes, repeated for so long at least."""
+        """Return the mean time of all these passes, repeated for at least this long."""
         batches = [np.full(shape, 2000, dtype=np.int64) for shape in shapes]
         masks = [np.ones(shape, dtype=np.int64) for shape in shapes]
         for batch, mask in zip(batches, masks, strict=True):

@@ -1,4 +1,4 @@
-"""Drives a server with wrk."""
+"""A load on a server, driven by wrk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TIMEOUT_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a load measured.
+    """The result of a load.
 
     Attributes:
-        rate: Requests a second that were answered well.
+        rate: Successful requests per second.
         milliseconds: Latency by percentile.
-        requests: How many were answered well.
+        requests: Number of successful requests.
         failures: Requests refused, broken or not answered in time.
     """
 
@@ -42,13 +42,13 @@ class Load:
         return self.milliseconds[99.0]
 
     def without_failures(self) -> Self:
-        """Return it, or end the program where a request failed, which makes it worthless."""
+        """Return the load; end the program if a request failed, which makes the load worthless."""
         if self.failures:
             raise SystemExit(f"{self.failures} requests failed")
         return self
 
     def record(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return the load ready for JSON."""
         curve = [[key, value] for key, value in self.milliseconds.items()]
         return {**asdict(self), "milliseconds": curve}
 
@@ -63,7 +63,7 @@ def bodies(path: str, asked: Sequence[object]) -> Iterator[Path]:
 
 
 def driver(url: str, file: Path, connections: int, seconds: float, cores: str) -> list[str]:
-    """Return the command that posts the requests of `file` from so many connections."""
+    """Return the command that posts the requests of `file` over this many connections."""
     command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s"]
     return [*command, "--timeout", f"{TIMEOUT_SECONDS}s", "-s", str(_SCRIPT), url, "--", str(file)]
 
@@ -71,7 +71,7 @@ def driver(url: str, file: Path, connections: int, seconds: float, cores: str) -
 def drive(
     url: str, path: str, asked: Sequence[object], *, connections: int, seconds: float, cores: str
 ) -> Load:
-    """Post each of `asked` in turn from so many connections for so long, from `cores`."""
+    """Post each of `asked` in turn over `connections` for this many seconds, from `cores`."""
     with bodies(path, asked) as file:
         command = driver(url, file, connections, seconds, cores)
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -79,7 +79,7 @@ def drive(
 
 
 def parse(output: str) -> Load:
-    """Read the line that `post.lua` prints."""
+    """Parse the line that `post.lua` prints."""
     _, found, line = output.partition("result ")
     if not found:
         raise ValueError(f"not a report of post.lua: {output}")

@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""The machine and the code version of a result."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from benchmarks.server import ROOT
 
 
 def commit() -> str:
-    """Name the version of the code."""
+    """Return the version of the code."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def processor() -> str:
-    """Name the processor and what it computes in."""
+    """Return the processor and its vector instructions."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     name = re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE)
     family = re.findall(r"^cpu family\s*: (.*)$", text, re.MULTILINE)
@@ -29,19 +29,19 @@ def processor() -> str:
 
 
 def memory() -> str:
-    """Return how much memory there is."""
+    """Return the size of the memory."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     kib = re.search(r"^MemTotal:\s+(\d+)", text)
     return f"{int(kib[1]) / 2**20:.1f} GiB" if kib else "unknown"
 
 
 def kernel() -> str:
-    """Name the kernel."""
+    """Return the version of the kernel."""
     return f"{platform.system()} {platform.release()}"
 
 
 def busy_seconds(cores: str) -> float:
-    """Return the CPU time used on these cores so far, by whoever, stolen by a hypervisor too."""
+    """Return the CPU time used on these cores so far by all processes, stolen time included."""
     ticks = 0
     for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
         name, *values = line.split()

@@ -1,8 +1,8 @@
-"""The memory contract: the worst load in containers of several sizes, and what must hold there.
+"""The memory contract: the worst load in containers of several sizes, and its conditions.
 
-No process is killed for memory and none ends by a fault; the working set stays within 85 % of the
-limit under load and within 70 % when idle; the plan's predicted peak is within 20 % of the measured
-one; and small queries are answered, or asked to come back later.
+No process is killed for memory or crashes. The working set stays within 85 % of the limit under
+load and within 70 % when idle. The plan's predicted peak is within 20 % of the measured peak. Small
+queries are answered, or asked to come back later.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sentence_api.resources.formula import USABLE_SHARE
 from sentence_api.settings import Settings
 
 TIERS = "512M/1,1G/1,2G/2,6G/2"
-# Below this the working set is normal for whoever watches it.
+# Below this share the monitoring calls the working set normal.
 IDLE_SHARE = 0.70
 PREDICTION_SHARE = 0.20
 IDLE_SECONDS = 3
-# What served, asked of the image: the precision that `auto` is there, and the versions.
+# Asked of the image: the precision of `auto` in it, and its versions.
 _VERSIONS = """
 import importlib.metadata, json, os, platform
 from sentence_api.engine.loader import resolve_precision
@@ -48,22 +48,22 @@ BLOCK = "memory contract"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one tier did.
+    """The result of one tier.
 
     Attributes:
         tier: The limits.
         limit_bytes: The memory limit.
-        workers: How many the plan has.
+        workers: Workers of the plan.
         predicted_bytes: The plan's predicted peak.
         ready_seconds: From `docker start` to the first answer.
         idle_bytes: Working set, ready and idle.
         peak_bytes: Largest working set under load.
-        samples: How often it was read.
+        samples: Number of readings.
         most_used_bytes: The kernel's largest usage, file cache included.
         oom_kills: Processes killed for memory.
         restarts: Ends of the container.
         exits: Workers that ended, by cause.
-        load: What the clients saw.
+        load: Report of the clients.
     """
 
     tier: str
@@ -81,12 +81,12 @@ class Result:
     load: Report = field(repr=False)
 
     def record(self) -> dict[str, Any]:
-        """Return it ready for JSON."""
+        """Return the result ready for JSON."""
         return {**asdict(self), "load": self.load.summary()}
 
 
 def run_tier(image: str, tier: Tier, seconds: float, settings: dict[str, str]) -> Result:
-    """Put the worst load on `image` in a container of that size."""
+    """Put the worst load on `image` in a container of this size."""
     plan = planned(image, tier, settings)
     with running(image, tier, settings) as container:
         time.sleep(IDLE_SECONDS)
@@ -114,7 +114,7 @@ def run_tier(image: str, tier: Tier, seconds: float, settings: dict[str, str]) -
 
 
 def fate(container: Container) -> dict[str, Any]:
-    """Return what became of a container and its workers; its group is gone when it has ended."""
+    """Return the fate of a container and its workers; an ended container has no control group."""
     if restarts := container.restarts():
         killed = docker("inspect", "--format", "{{.State.OOMKilled}}", container.id) == "true"
         return {"oom_kills": int(killed), "restarts": restarts, "exits": {}, "most_used_bytes": 0}
@@ -127,7 +127,7 @@ def fate(container: Container) -> dict[str, Any]:
 
 
 def broken(result: Result) -> list[str]:
-    """Return what of the contract does not hold."""
+    """Return the broken clauses of the contract."""
     limit, peak, load = result.limit_bytes, result.peak_bytes, result.load
     crashes = result.exits.get("crash", 0)
     off = peak / result.predicted_bytes - 1
@@ -178,7 +178,7 @@ def _off(result: dict[str, Any]) -> float:
 
 
 def _write(image: str, results: list[Result], faults: list[str], settings: dict[str, str]) -> None:
-    """Record a run, and show its table in the README."""
+    """Record a run, and update its table in the README."""
     now = datetime.now(UTC)
     record: dict[str, Any] = {
         "about": {
@@ -203,7 +203,7 @@ def _write(image: str, results: list[Result], faults: list[str], settings: dict[
 
 
 def _versions(image: str, settings: dict[str, str]) -> dict[str, str]:
-    """Return what serves in an image."""
+    """Return the precision and the versions in an image."""
     command = ("run", "--rm", "--network", "none", *variables(settings), image)
     found: dict[str, str] = json.loads(docker(*command, "python", "-c", _VERSIONS))
     return found

@@ -1,4 +1,4 @@
-"""What this server tells of itself: CPU time spent outside of forward passes, and its caps."""
+"""Counters of our own server: CPU time outside of forward passes, and its caps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.running import Running
 
 
 class Counters:
-    """The counters of a server, if it is one of ours; of others everything is None."""
+    """The counters of a server of ours; for other servers every figure is None."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -28,14 +28,14 @@ class Counters:
     def outside_milliseconds(
         self, before: tuple[float, float] | None, requests: int
     ) -> float | None:
-        """Return the CPU time a request that was no forward pass, since `before`."""
+        """Return the CPU time per request outside of forward passes, since `before`."""
         after = self.read()
         if before is None or after is None or not requests:
             return None
         return 1000 * (after[0] - before[0] - (after[1] - before[1])) / requests
 
     def pass_tokens(self) -> int | None:
-        """Return the most padded tokens of a forward pass."""
+        """Return the maximum of padded tokens of a forward pass."""
         if not self._is_ours:
             return None
         return int(json.loads(self._get("/plan"))["plan"]["max_batch_tokens"])

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.overhead [--rounds N] [--seconds N]`: what metrics and history cost.
+"""`python -m benchmarks.overhead [--rounds N] [--seconds N]`: the cost of metrics and history.
 
-Pairs of runs at 64 connections, as it is served and with counters and history cut off, in turn and
-in changing order. One worker saturates its core then, so throughput goes with the CPU time of a
-request; that is compared too, because other work on a shared machine takes wall time and hardly
-changes it. Needs what `python -m benchmarks run` needs.
+It runs pairs at 64 connections, with and without counters and history, in alternating order. One
+worker saturates its core at that load, so throughput depends on the CPU time per request. CPU time
+is compared too, because other work on a shared machine takes wall time and hardly changes it. The
+requirements are those of `python -m benchmarks run`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _rates(asked: list[Any], seconds: int, *, metered: bool) -> tuple[float, float]:
-    """Return the requests of one worker on one core per second, and per second of its CPU time."""
+    """Return one worker's requests per second on one core, and per second of its CPU time."""
     every = {} if metered else {"SENTENCE_API_HISTORY_SECONDS": 0}
     module = GUNICORN if metered else UNMETERED
     with serving("0", module, WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **every) as server:

@@ -1,8 +1,8 @@
-"""Sends requests at a steady rate, whether or not earlier ones have been answered.
+"""Requests at a steady rate, whether or not earlier requests have been answered.
 
-wrk sends the next request when the last is answered, so a slow server is asked less; Debian has no
-wrk2 or vegeta, and hey's `-q` waits for answers too. Runs as a program of its own, on the core of
-the load: `python -m benchmarks.paced URL FILE RATE SECONDS SEED`.
+wrk sends the next request after the last response, so a slow server gets fewer requests; Debian has
+no wrk2 or vegeta, and hey's `-q` waits for responses too. This runs as a separate program, on the
+core of the load: `python -m benchmarks.paced URL FILE RATE SECONDS SEED`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_CONNECTIONS = 256
 def drive_paced(
     url: str, path: str, asked: list[Any], *, rate: float, seconds: float, cores: str, seed: int
 ) -> Load:
-    """Send `asked` in turn at `rate` a second in the mean."""
+    """Send `asked` in turn at a mean rate of `rate` per second."""
     with bodies(path, asked) as file:
         command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks.paced", url]
         command += [str(file), str(rate), str(seconds), str(seed)]
@@ -36,7 +36,7 @@ def drive_paced(
 
 
 def main(url: str, file: Path, rate: float, seconds: float, seed: int) -> None:
-    """Run, and print what a `Load` holds as JSON."""
+    """Run, and print the fields of a `Load` as JSON."""
     path, *lines = file.read_text("utf-8").splitlines()
     headers = {"Content-Type": "application/json"}
     requests = [post(url, path, line.encode(), headers) for line in lines]

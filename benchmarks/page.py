@@ -1,4 +1,4 @@
-"""A result as a page and as a few lines. Pure."""
+"""A result as a page of Markdown and as the lines of the README. Pure."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from benchmarks.figures import (
 MIB = 1 << 20
 _NOTHING = "-"
 BLOCK = "comparison"
-# What the README shows of a run: workload, connections, and whether it is a rate or a latency.
+# Columns of the README: workload, connections, and whether it is a rate or a latency.
 _SHOWN = (("q7", 64, True), ("q30", 64, True), ("q7", 1, False))
 
 
 def summary(record: Record) -> str:
-    """Return what a person wants to see at the end of a run."""
+    """Return the lines that are printed at the end of a run."""
     return f"\n{reach.table(record)}\n\n{quiet(record)}"
 
 
 def quiet(record: Record) -> str:
-    """Say whether others were at work on the machine."""
+    """Return a sentence about other programs that used the machine."""
     disturbed_ones, every = disturbed(record)
     if not disturbed_ones:
         return f"The machine was quiet during all {every} loads on one core."
@@ -41,7 +41,7 @@ def quiet(record: Record) -> str:
 
 
 def brief(record: Record, name: str) -> str:
-    """Return what the README shows of a result with this name."""
+    """Return the README's block for a result with this name."""
     about = record["about"]
     head = "on one core | 7 tokens, 64 connections | 30 tokens, 64 connections"
     head += " | one connection, median | memory, idle | start to ready"
@@ -110,21 +110,21 @@ def _contestants(record: Record) -> list[str]:
 
 
 def _start(record: Record, contestant: str) -> str:
-    """Return how long one took to start on one core."""
+    """Return how long a contestant took to start on one core."""
     started = rows(record, "starts", contestant=contestant, cores=1)
     seconds = median(row["seconds"] for row in started)
     return _NOTHING if seconds is None else f"{seconds:.1f} s"
 
 
 def _idle(record: Record, contestant: str) -> str:
-    """Return what one held of memory at rest on one core."""
+    """Return the memory of an idle contestant on one core."""
     weighed = rows(record, "memory", contestant=contestant, cores=1)
     held = median(row["idle_bytes"] for row in weighed if "idle_bytes" in row)
     return _NOTHING if held is None else f"{held / MIB:.0f} MiB"
 
 
 def _loads(record: Record, workload: str, cores: int) -> list[str]:
-    """Return one workload's table, or nothing where it was not measured."""
+    """Return the table of one workload, or nothing if it was not measured."""
     measured = rows(record, "loads", workload=workload, cores=cores)
     described = record["workloads"][workload]
     lines = []
@@ -172,7 +172,7 @@ def _latency(found: Sequence[Row], percent: float) -> str:
 
 
 def _others(record: Record, kind: str, title: str) -> list[str]:
-    """Return the table of loads that are not about throughput."""
+    """Return the table of the loads that do not measure throughput."""
     lines = []
     groups: dict[tuple[int, str, str], list[Row]] = {}
     for row in rows(record, kind):

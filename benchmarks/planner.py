@@ -1,11 +1,10 @@
-"""`python -m benchmarks.planner [--seconds N]`: does the capacity planner foretell what happens?
+"""`python -m benchmarks.planner [--seconds N]`: predictions of the capacity planner, tested.
 
-`python -m sentence_api bench` measures a server with one worker, then one with two. From its
-figures the planner says what a core answers for texts of several lengths, among them ones that
-`bench` has not tried, and how long 95 % of the answers take at the load that is planned for. Then
-that is tried: wrk at full load, and requests at random at the planned rate. With two workers the
-load generators take their time from the same two cores, so the rate at full load is foretold for
-the CPU time that the server got.
+`python -m sentence_api bench` measures a server with one worker, then a server with two. From its
+figures the planner predicts the rate of a core for texts of several lengths, including lengths that
+`bench` has not tried, and the 95th percentile of latency at the planned load. wrk at full load and
+random requests at the planned rate then test the predictions. With two workers the load generators
+use the same two cores, so the rate at full load is predicted for the CPU time that the server got.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from sentence_api.capacity.measure import LATENCY_LENGTH, kept
 from sentence_api.capacity.plan import SHARE, Measurement
 from sentence_api.engine.artifact import TOKENIZER
 
-# `bench` measures 7, 30 and 120; 15 and 60 are foretold from those.
+# `bench` measures 7, 30 and 120; 15 and 60 are predicted from those.
 LENGTHS = (7, 15, 30, 60, 120)
 WORKERS = {1: ("0", "1"), 2: ("0,1", "0,1")}
 _CONNECTIONS = 64
@@ -41,7 +40,7 @@ _TEXTS = 500
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure that was foretold, and what it came to be."""
+    """One predicted figure, and its measurement."""
 
     workers: int
     what: str
@@ -51,12 +50,12 @@ class Check:
 
     @property
     def error(self) -> float:
-        """By what part of the prediction it was missed."""
+        """Relative error of the prediction."""
         return self.seen / self.foretold - 1
 
 
 def main() -> None:
-    """Measure, foretell, try, and write the result."""
+    """Measure, predict, test, and write the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__)
     parser.add_argument("--seconds", type=int, default=12, help="of each load")
     parsed = parser.parse_args()
@@ -90,7 +89,7 @@ def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator
             busy_cores = (server.cpu_seconds() - before) / seconds
             what = f"{length} tokens, full: requests/s"
             yield Check(workers, what, measured.rate(length) * busy_cores, load.rate, is_rate=True)
-        # At the share of the capacity that is planned for, as far as `bench` has seen it itself.
+        # At the planned share of the capacity, as far as `bench` has measured it.
         known = next(each for each in measured.latencies if each.share == SHARE)
         rate = SHARE * workers * measured.rate(LATENCY_LENGTH)
         load = drive_paced(
@@ -107,7 +106,7 @@ def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator
 
 
 def _bench(server: Running, cores: str) -> Measurement:
-    """Run `bench` as a person does."""
+    """Run `bench` as a user does."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sentence_api", "bench", "--url", server.url]
         subprocess.run(

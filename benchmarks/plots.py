@@ -19,7 +19,7 @@ from benchmarks.figures import Record, median, rows, standing
 MIB = 1 << 20
 _CURVES = ("q7", "q30", "mixed")
 _LATENCY = (("q7", 1), ("q7", 64), ("q30", 64))
-# Text stays text, and the same figures give the same file.
+# Text stays text, and equal figures give equal files.
 _STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sentence-api",
@@ -28,7 +28,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 def draw(record: Record, folder: Path, stem: str) -> list[str]:
-    """Draw what was measured, and return the names of the files."""
+    """Draw the measurements and return the names of the files."""
     drawn = []
     with mpl.rc_context(_STYLE):
         for name, draw_one, size in (

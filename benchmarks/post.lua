@@ -1,5 +1,5 @@
 -- Posts JSON bodies in turn: wrk ... -s post.lua URL -- FILE
--- The first line of FILE is the path, each other line one body. Prints what was measured as one
+-- The first line of FILE is the path, each other line is a body. Prints the measurements as one
 -- line of JSON after "result ".
 local requests, next_one = {}, 0
 

@@ -1,4 +1,4 @@
-"""What was to be reached, with what was measured. Pure; the targets are those of the project."""
+"""The project's targets beside the measured values. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One line: what, what is to be reached, and how it is found.
+    """One target: its name, its bound, and how its value is found.
 
     Attributes:
-        measure: Returns a value for each round, or none where this run did not measure it.
+        measure: Returns a value per round, or no values if the run did not measure it.
         bound: The value to reach.
-        at_least: Whether more is better.
-        shown: Writes a value.
+        at_least: Whether larger values are better.
+        shown: Formats a value.
     """
 
     title: str
@@ -28,7 +28,7 @@ class Goal:
     shown: str
 
     def row(self, record: Record, ours: str) -> str:
-        """Return it as a line of the table."""
+        """Return the goal as a row of the table."""
         values = self.measure(record, ours)
         sign = "≥" if self.at_least else "≤"
         goal = f"{sign} {self.shown.format(self.bound)}"
@@ -76,7 +76,7 @@ def _share(workload: str, connections: int) -> Callable[[Record, str], list[floa
 
 
 def _beside(record: Record, ours: str) -> list[float]:
-    """Return the p99 of small queries in capped passes."""
+    """Return the p99 of small queries in units of capped passes."""
     return [
         percentile(row, 99) / one_pass["milliseconds"]
         for row in rows(record, "beside", cores=1, contestant=ours)
@@ -94,7 +94,7 @@ def _steadiness(workload: str) -> Callable[[Record, str], list[float]]:
 
 
 def _collection(record: Record, ours: str) -> list[float]:
-    """Return what a forced collection after each request costs, as a part of the rate."""
+    """Return the cost of a forced collection after each request, as a share of the rate."""
     return [1 - ratio for ratio in _against("ours-nocollect", "q7", 64)(record, ours)]
 
 

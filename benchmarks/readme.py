@@ -20,12 +20,12 @@ def newest(kind: str) -> tuple[str, dict[str, Any]]:
 
 
 def section(text: str, name: str) -> str:
-    """Return what stands between a block's two markers."""
+    """Return the text between a block's two markers."""
     return _between(text, name).strip("\n")
 
 
 def put(name: str, block: str) -> None:
-    """Write a block anew."""
+    """Replace a block of the README."""
     text = README.read_text("utf-8")
     begin, end = _markers(name)
     old = f"{begin}{_between(text, name)}{end}"

@@ -1,4 +1,4 @@
-"""Measures: in each round every contestant takes its turn at each load."""
+"""Rounds of measurements: in each round every contestant takes its turn at each load."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from benchmarks.workloads import Workload
 PACED_SHARE = 0.7
 PACED_CONNECTIONS = 64
 TWO_CORE_LOADS = (("q7", 64), ("q30", 64), ("mixed", 64))
-# Slow servers are driven for longer, up to so many times as long, until so many answers came.
+# Slow servers are driven longer, up to this factor, until this many responses came.
 _LONGEST, _ENOUGH = 2, 40
-# What every contestant surely reaches, for guessing how long an answer takes.
+# A rate that every contestant reaches, for guessing how long a response takes.
 _SLOW_FLOPS = 60e9
 _WARM_SECONDS, _WARM_CONNECTIONS = 2, 8
-# One worker answers first; by then the others are up too.
+# The first worker answers before the other workers are up.
 _UP_SECONDS = 1
-# The limit is the mean over all passes; some hundred texts are all that a pass can be made from.
+# The limit is the mean over all passes; a few hundred texts are enough for a pass.
 _LIMIT_TEXTS, _LIMIT_TOKENS = 128, 4096
 
 
 class Gone(Exception):
-    """A contestant does not answer any more."""
+    """A contestant no longer answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a run has.
+    """The extent of a run.
 
     Attributes:
-        rounds: How often everything is measured.
-        seconds: Of each load.
+        rounds: Number of rounds.
+        seconds: Duration of each load.
         loads: Workloads and connections, in the order of the run.
-        paced: Contestants and workloads asked at a share of their capacity.
-        beside: Contestants asked small queries beside the largest batches.
-        two_cores: Contestants that get two cores as well.
-        one_core, load_core, both: Cores as taskset takes them: of a contestant, of its load, of a
-            contestant on two; the load of those is on `load_core_of_both`.
+        paced: Contestants and workloads of the load at a share of the capacity.
+        beside: Contestants of the small queries beside the largest batches.
+        two_cores: Contestants that also run on two cores.
+        one_core, load_core, both: Cores in taskset's form: of a contestant, of its load, of a
+            contestant on two cores, whose load runs on `load_core_of_both`.
     """
 
     rounds: int
@@ -66,14 +66,14 @@ class Scope:
 
 
 class Bench:
-    """A run. What it finds is in `record`, by kind, as rows ready for JSON.
+    """A run. Its results are in `record`, by kind, as rows ready for JSON.
 
     Args:
-        scope: What to measure.
-        contestants: Whom.
+        scope: Extent of the run.
+        contestants: The contestants by name.
         limits: Makes the limit of a precision, given cores.
-        workloads: All of them.
-        check: Texts to ask alone, texts to ask together, and their reference vectors.
+        workloads: All workloads by name.
+        check: Texts to send alone, texts to send together, and their reference vectors.
         say: Shows progress.
     """
 
@@ -113,7 +113,7 @@ class Bench:
         self.record[kind].append({"round": self._round, "cores": self._cores, **row})
 
     def _one_core(self) -> None:
-        """Everybody is up, and one computes at a time."""
+        """Measure on one core: all contestants are up, and one computes at a time."""
         self._cores = 1
         scope = self._scope
         with ExitStack() as stack:
@@ -144,9 +144,9 @@ class Bench:
                 self._beside(up, limits)
 
     def _beside(self, up: dict[str, Running], limits: dict[str, Limit]) -> None:
-        """Small queries while two clients send the largest batches."""
+        """Measure small queries while two clients send the largest batches."""
         for contestant in self._turns(0):
-            # It takes long, and says the same each time of those that have no protection.
+            # It takes long, and gives the same result each time for contestants without protection.
             first_or_ours = self._round == 0 or contestant.name.startswith("ours")
             if contestant.name in self._scope.beside & up.keys() and first_or_ours:
                 self._try(contestant, partial(self._beside_one, up, contestant.name))
@@ -159,7 +159,7 @@ class Bench:
                 self._note("passes", contestant=name, tokens=tokens, milliseconds=milliseconds)
 
     def _two_cores(self) -> None:
-        """One contestant is up at a time: on two cores there is none left to be idle on."""
+        """Measure on two cores: one contestant is up at a time, as no core is left to idle on."""
         self._cores = 2
         scope = self._scope
         if not scope.two_cores:
@@ -183,13 +183,13 @@ class Bench:
             self._beside_one(up, contestant.name)
 
     def _turns(self, turn: int) -> Iterator[Contestant]:
-        """Yield whoever is left; another one begins each time."""
+        """Yield the remaining contestants; the first contestant rotates."""
         left = [each for each in self._contestants if each.name not in self.struck]
         begin = (turn + self._round) % max(1, len(left))
         yield from (*left[begin:], *left[:begin])
 
     def _try(self, contestant: Contestant, measure: Callable[[], None]) -> None:
-        """Measure; a contestant that fails is out, and the run goes on."""
+        """Measure; a contestant that fails is disqualified, and the run continues."""
         try:
             measure()
         except (DidNotStart, Gone, OSError, subprocess.CalledProcessError) as exc:
@@ -203,7 +203,7 @@ class Bench:
         cores = self._scope.one_core if self._cores == 1 else self._scope.both
         running = Running(contestant, cores)
         up[name] = running
-        # Whatever runs under this name in the end: it may have been started anew.
+        # The contestant that runs under this name at the end: it may have been restarted.
         stack.callback(lambda: up[name].stop())  # noqa: PLW0108
         time.sleep(_UP_SECONDS)
         self._note(
@@ -227,7 +227,7 @@ class Bench:
     def _background(
         self, running: Running, workload: str, connections: int, seconds: float
     ) -> Iterator[None]:
-        """Keep a contestant busy with something else, and wait for the end of that."""
+        """Keep a contestant busy with another load, and wait for the end of that load."""
         path, asked = self._requests(running.contestant, workload)
         with bodies(path, asked) as file:
             command = driver(running.url, file, connections, seconds, self._scope.load_core)
@@ -267,13 +267,13 @@ class Bench:
         self._settle(up, name)
 
     def _seconds(self, name: str, workload: str) -> float:
-        """Return how long to drive a contestant: longer if its answers take long."""
+        """Return how long to drive a contestant: longer if its responses take long."""
         seconds = self._scope.seconds
         guessed = self._alone[name] + self._workloads[workload].flops / _SLOW_FLOPS
         return min(max(seconds, _ENOUGH * guessed), _LONGEST * seconds)
 
     def _paced(self, up: dict[str, Running], name: str, workload: str) -> None:
-        """Ask for a share of what the contestant was just seen to answer."""
+        """Send requests at a share of the capacity that was just measured."""
         running = up[name]
         capacity = [
             row["rate"]
@@ -311,7 +311,7 @@ class Bench:
         self._settle(up, name)
 
     def _settle(self, up: dict[str, Running], name: str) -> None:
-        """Leave nothing behind for the next one's turn; what will not rest is started anew."""
+        """Leave no work for the next turn; restart a contestant that does not come to rest."""
         running = up[name]
         if not running.settle():
             running.stop()
@@ -327,7 +327,7 @@ class Bench:
         return limits
 
     def _limit(self, limits: dict[str, Limit], workload: Workload) -> None:
-        """Measure the ceiling for one workload in each precision."""
+        """Measure the limit for one workload in each precision."""
         lengths = some_lengths(workload)
         for precision, limit in limits.items():
             key = (precision, workload.name)
@@ -342,7 +342,7 @@ class Bench:
 
 
 def some_lengths(workload: Workload) -> list[int]:
-    """Return token counts that stand for a workload: evenly spaced among all, sorted."""
+    """Return token counts that represent a workload: evenly spaced among all, sorted."""
     every = sorted(length for each in workload.lengths for length in each)
     mean = sum(every) / len(every)
     wanted = max(1, min(_LIMIT_TEXTS, len(every), round(_LIMIT_TOKENS / mean)))
@@ -350,7 +350,7 @@ def some_lengths(workload: Workload) -> list[int]:
 
 
 def _line(key: dict[str, Any], load: Load) -> str:
-    """Return a load as progress."""
+    """Return a load as a line of progress."""
     failed = f", {load.failures} failed" if load.failures else ""
     return (
         f"  {key['contestant']:17} {key['workload']:9} {key['connections']:>6}:"

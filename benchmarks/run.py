@@ -1,8 +1,8 @@
-"""`python -m benchmarks run [--quick]`: this server beside what one would pick instead.
+"""`python -m benchmarks run [--quick]`: this server beside its alternatives.
 
-Each contestant runs on one core and is driven with wrk from another; a full run then gives the main
-ones two cores. Writes a dated result as JSON and Markdown with plots. Needs Linux, two cores, wrk
-(Debian: apt-get install wrk) and an exported model.
+Each contestant runs on one core and is driven with wrk from another core; a full run then gives the
+main contestants two cores. The dated result is JSON, and Markdown with plots. A run needs Linux,
+two cores, wrk (Debian: apt-get install wrk) and an exported model.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OTHERS = ("classic", "infinity")
 _PACED = ("q7", "q30")
 _QUICK_ROUNDS, _QUICK_SECONDS = 2, 4
 _ROUNDS, _SECONDS = 2, 3
-# Texts that every contestant must embed rightly, besides one batch.
+# Texts that every contestant must embed correctly, besides one batch.
 _CHECKED = 24
 
 
@@ -134,7 +134,7 @@ def _require_tools() -> None:
 
 
 def _names(parsed: argparse.Namespace) -> list[str]:
-    """Return whom to measure."""
+    """Return the names of the contestants to measure."""
     best = _BEST[supported_precisions()[0]]
     every = [name for name in MAKERS if name != "ours-bf16" or best == name]
     chosen = [best, *_OTHERS, "classic-nogc"] if parsed.quick else every
@@ -146,7 +146,7 @@ def _names(parsed: argparse.Namespace) -> list[str]:
 
 
 def _gather(names: Sequence[str], tei_path: Path | None) -> tuple[list[Contestant], dict[str, str]]:
-    """Return the contestants that can be had, and why the others cannot."""
+    """Return the available contestants, and why the others are not available."""
     makers = {name: MAKERS[name] for name in names}
     if tei_path is not None:
         makers["tei"] = lambda: tei(tei_path)
@@ -164,7 +164,7 @@ def _gather(names: Sequence[str], tei_path: Path | None) -> tuple[list[Contestan
 
 
 def _scope(parsed: argparse.Namespace) -> Scope:
-    """Return what a run of these arguments has."""
+    """Return the scope of a run with these arguments."""
     cores = sorted(os.sched_getaffinity(0))
     quick = parsed.quick
     words = parsed.loads.split(",") if parsed.loads else []
@@ -191,7 +191,7 @@ def _scope(parsed: argparse.Namespace) -> Scope:
 
 
 def _chosen(words: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the loads that a person named."""
+    """Return the loads that the arguments name."""
     loads = []
     for word in words:
         name, _, connections = word.partition("/")

@@ -23,23 +23,23 @@ from sentence_api.resources.process import process_memory
 LOGS = ROOT / "var" / "benchmarks" / "logs"
 _START_SECONDS, _STOP_SECONDS = 180, 30
 _WEIGH_SECONDS = 0.5
-# Idle is less than this share of a core over that time.
+# Idle is less than this share of a core over this time.
 _IDLE_SHARE, _IDLE_SECONDS, _SETTLE_SECONDS = 0.2, 0.25, 2
 
 
 class DidNotStart(Exception):
-    """A contestant ended or hung before it was ready; the text has the end of its log."""
+    """A contestant that ended or hung before it was ready; the text has the end of its log."""
 
 
 class Running:
-    """A contestant that is up.
+    """A running contestant.
 
     Args:
-        contestant: What to start.
-        cores: Where, as taskset takes them.
+        contestant: The contestant to start.
+        cores: Its cores, in taskset's form.
 
     Raises:
-        DidNotStart: It is not ready in time.
+        DidNotStart: The contestant is not ready in time.
     """
 
     def __init__(self, contestant: Contestant, cores: str) -> None:
@@ -70,14 +70,14 @@ class Running:
             raise
 
     def processes(self) -> list[psutil.Process]:
-        """Return its processes."""
+        """Return the processes of the contestant."""
         try:
             return [self._process, *self._process.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
 
     def pss(self) -> int:
-        """Return the memory of all its processes in bytes, shared pages once."""
+        """Return the memory of all processes in bytes, with shared pages counted once."""
         total = 0
         for process in self.processes():
             with suppress(OSError, KeyError):
@@ -85,14 +85,15 @@ class Running:
         return total
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that its living processes have used."""
+        """Return the CPU time of the living processes."""
         return cpu_seconds(self.processes())
 
     def settle(self) -> bool:
-        """Wait until it has worked off what its clients no longer wait for.
+        """Wait until the contestant has finished the work of disconnected clients.
 
         Returns:
-            Whether it rests; some go on for minutes, as nobody tells them that a client has left.
+            Whether it is idle; some contestants go on for minutes, as they do not notice that a
+            client has left.
         """
         until = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < until:
@@ -103,15 +104,15 @@ class Running:
         return False
 
     def pause(self) -> None:
-        """Let it use nothing while others are measured."""
+        """Stop the processes by a signal while others are measured."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let the processes continue."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it, with all its processes."""
+        """End all processes of the contestant."""
         self.resume()
         processes = self.processes()
         with suppress(psutil.Error):
@@ -144,7 +145,7 @@ class Running:
         return f"{lines[-1] if lines else 'it said nothing'} ({self._log.relative_to(ROOT)})"
 
     def _check_cores(self) -> None:
-        """Refuse a contestant that computes on cores that are not its own."""
+        """Refuse a contestant that computes on cores outside of its list."""
         allowed = set(map(int, self.cores.split(",")))
         for process in self.processes():
             for thread in process.threads():
@@ -154,7 +155,7 @@ class Running:
 
 
 class Alone:
-    """Tells how much of a contestant's cores somebody else used since this was made."""
+    """The share of a contestant's cores that other processes used since this was made."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -162,7 +163,7 @@ class Alone:
         self._busy, self._own = busy_seconds(running.cores), running.cpu_seconds()
 
     def others(self) -> float:
-        """Return the part of the time."""
+        """Return that share."""
         busy = busy_seconds(self._running.cores) - self._busy
         own = self._running.cpu_seconds() - self._own
         cores = len(self._running.cores.split(","))
@@ -170,7 +171,7 @@ class Alone:
 
 
 class Weighing:
-    """Keeps the largest memory of a contestant while it is entered."""
+    """The peak memory of a contestant while the context is entered."""
 
     def __init__(self, running: Running) -> None:
         self._running = running

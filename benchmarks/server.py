@@ -1,4 +1,4 @@
-"""Starts a server of ours on chosen cores, for as long as it is measured."""
+"""A server of ours on chosen cores, for the time of a measurement."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Running:
         return [self.pid, *map(int, children.split())]
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that its processes have used."""
+        """Return the CPU time of the server's processes."""
         return cpu_seconds(map(psutil.Process, self.processes()))
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Return the CPU time that those of some processes have used that still live."""
+    """Return the CPU time of the living processes among these."""
     total = 0.0
     for process in processes:
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Texts of an exact length in tokens, all different, the same on every machine."""
+"""Texts of an exact length in tokens: all different, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-# The most frequent words of a BERT vocabulary begin here; before them are marks and letters.
+# The most frequent words of a BERT vocabulary begin here, after marks and letters.
 _FIRST, _LAST = 2000, 12000
 _SHORTEST, _LONGEST = 3, 9
 _SPECIAL = 2
@@ -18,7 +18,7 @@ SEED = 20261121
 
 
 class TextSource:
-    """Makes texts of so many tokens, the special ones included.
+    """A maker of texts with a given number of tokens, special tokens included.
 
     Args:
         tokenizer: The model's `tokenizer.json`.
@@ -40,10 +40,10 @@ class TextSource:
         )
 
     def text(self, tokens: int) -> str:
-        """Return a text of exactly so many tokens.
+        """Return a text of exactly this many tokens.
 
         Raises:
-            ValueError: The tokenizer counts otherwise than expected.
+            ValueError: The tokenizer counts another number of tokens.
         """
         if tokens >= _QUESTION:
             inner = self._choose.choices(self._words, k=tokens - _SPECIAL - 3)

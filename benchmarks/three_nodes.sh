@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # shellcheck enable=all disable=SC2310
-# Runs a swarm of three machines on this one and updates it under load; docs/operations.md has the result.
+# Runs a swarm of three simulated machines on this host and updates it under load; docs/operations.md has the result.
 #
 # Each machine is a network namespace with a Docker engine of its own, joined by a bridge. Everything
-# lives below one temporary folder and is taken down at the end.
+# lives below one temporary folder and is removed at the end.
 set -euo pipefail
 shopt -s inherit_errexit
 
@@ -95,7 +95,7 @@ join() {
   done
 }
 
-# What deploy-production.sh --swarm writes for one machine of three; the clients ask from inside, because
+# The variables of deploy-production.sh --swarm for one machine of three; the clients ask from inside, because
 # this kernel may lack what a swarm's published ports need.
 deploy() {
   local level="$1"
@@ -188,7 +188,7 @@ _main() {
   ip link add "${BRIDGE}" type bridge
   ip address add "${NETWORK}.1/24" dev "${BRIDGE}"
   ip link set "${BRIDGE}" up
-  # This machine's own engine drops what it does not know, even between ports of one bridge.
+  # This machine's own Docker engine drops unknown packets, even between ports of one bridge.
   iptables --insert FORWARD "${PASS[@]}"
   local node
   for node in "${NODES[@]}"; do start_node "${node}"; done

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.unmetered`: the server with its counters cut off, to be compared with."""
+"""`python -m benchmarks.unmetered`: the server without its counters, for comparison."""
 
 from __future__ import annotations
 

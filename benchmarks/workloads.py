@@ -1,4 +1,4 @@
-"""What is asked: workloads, and which of them a run has."""
+"""Workloads, and which of them a run has."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from benchmarks.texts import TextSource, log_normal
 
-# all-MiniLM-L6-v2: twice the weights of a layer for each token, and attention over the others.
+# all-MiniLM-L6-v2: twice the weights of a layer per token, and attention over the others.
 _LAYERS, _WIDTH, _INNER = 6, 384, 1536
-# Enough that nothing which remembers answers has seen a text lately.
+# Enough that a cache holds no text when it comes again.
 _SINGLES, _PASSAGES, _BATCHES, _LARGEST_BATCHES = 1000, 200, 40, 4
 _MEDIAN, _SIGMA, _LEAST, _MOST = 30, 0.8, 4, 256
 LARGEST_ITEMS = 256
@@ -37,8 +37,8 @@ class Workload:
     """Requests of one kind.
 
     Attributes:
-        name: As it stands in a result.
-        title: For a person.
+        name: Name in a result.
+        title: Name for people.
         lengths: Tokens of each text of each request.
         requests: The texts of each request, in the order in which they are sent.
     """

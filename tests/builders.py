@@ -1,4 +1,4 @@
-"""Builders of what several tests need."""
+"""Builders of objects that several tests need."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ LONG_TEXT = "one two three four five six seven eight nine ten " * 40
 
 @dataclass
 class Answer:
-    """What the fake model returns."""
+    """The result of the fake model."""
 
     vectors: NDArray[np.float32]
     tokens: int = 5
@@ -96,7 +96,7 @@ class Answer:
 
 @dataclass
 class Model:
-    """A model that writes down how it is called and answers row i with i + 1/3, i + 1/3, ….
+    """A model that records its calls and answers row i with i + 1/3, i + 1/3, ….
 
     `error` is raised instead of an answer.
     """
@@ -120,7 +120,7 @@ class Model:
 
 @dataclass
 class Served:
-    """An application with a fake model, and what it reported."""
+    """An application with a fake model, and its reports."""
 
     client: FlaskClient
     model: Model
@@ -130,12 +130,12 @@ class Served:
     encoded: list[Encoded]
 
     def query(self, body: Any, path: str = "/query", **options: Any) -> TestResponse:
-        """Post `body` as JSON, or as it is if it is bytes."""
+        """Post `body` as JSON, or unchanged if it is bytes."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(path, data=data, **{"content_type": JSON, **options})
 
     def stream(self, stream: Any, length: int | None = None, path: str = "/query") -> TestResponse:
-        """Post a body that declares `length`, or comes in chunks."""
+        """Post a body that declares `length`, or is sent in chunks."""
         framing = {"HTTP_TRANSFER_ENCODING": "chunked"}
         if length is not None:
             framing = {"CONTENT_LENGTH": str(length)}
@@ -184,7 +184,7 @@ def sample(time: float, **fields: Any) -> Sample:
 
 
 def altered(artifact: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Return a copy of the artifact with another manifest; its files are links to the old ones."""
+    """Return a copy of the artifact with another manifest; its files are links."""
     folder.mkdir()
     manifest = json.loads((artifact / "manifest.json").read_text())
     for name in manifest["files"]:

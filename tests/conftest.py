@@ -17,14 +17,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 60
-# Where tests/observability/install.sh unpacks Prometheus.
+# The folder into which tests/observability/install.sh unpacks Prometheus.
 _PROMETHEUS = ROOT / "var" / "prometheus" / "usr" / "bin"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it needs, so that `--quick` can leave it out.
+    """Mark each test by its requirements, so that `--quick` can leave it out.
 
-    A test whose parameters come from a corpus that is not there is left out; pytest would skip it.
+    A test with parameters from a missing corpus is left out; pytest would skip it.
     """
     items[:] = [item for item in items if not _lacks_parameters(item)]
     for item in items:
@@ -36,20 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _lacks_parameters(item: pytest.Item) -> bool:
-    """Return whether the list of an item's parameters is empty."""
+    """Tell whether the parameter list of an item is empty."""
     reasons = (str(mark.kwargs.get("reason", "")) for mark in item.iter_markers("skip"))
     return any(reason.startswith("got empty parameter set") for reason in reasons)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail a run under CI in which a test was skipped: a skip there hides a broken set-up."""
+    """Fail a run under CI with a skipped test: a skip there hides a broken set-up."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") == "true" and exitstatus == 0 and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def prometheus_program(name: str) -> str:
-    """Return the path of `prometheus` or `promtool`; skip the test where there is none."""
+    """Return the path of `prometheus` or `promtool`; skip the test if it is missing."""
     found = shutil.which(name, path=os.pathsep.join([os.environ["PATH"], str(_PROMETHEUS)]))
     if found is None:
         pytest.skip(f"there is no {name}; tests/observability/install.sh fetches it")
@@ -58,7 +58,7 @@ def prometheus_program(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def artifact() -> Path:
-    """Return the exported default model; export it if no deployment has done so yet."""
+    """Return the exported default model; export it if there is none yet."""
     path = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
     if not path.exists():
         command = [sys.executable, "-m", "sentence_api", "export", "--output", str(path)]

@@ -1,7 +1,6 @@
-"""Public test data beside the project: requests, JSON bodies and strings that others collected.
+"""Public test data beside the project: requests, JSON bodies and strings.
 
-Where the folder is missing every list is empty, so a test that takes its parameters from one is
-not collected.
+Without the folder every list is empty, so a test with parameters from a list is not collected.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ class RawRequest:
     """A request as it goes over the wire.
 
     Attributes:
-        name: Unique name; use it as the parameter's id.
+        name: Unique name, used as the parameter's id.
         content: Bytes to send.
-        is_valid: Whether HTTP allows it.
+        is_valid: Whether the request is valid HTTP.
     """
 
     name: str
@@ -34,7 +33,7 @@ class RawRequest:
 
 
 def http_requests() -> list[RawRequest]:
-    """Return gunicorn's own requests, without those that mean something under other settings."""
+    """Return gunicorn's own test requests, except those that depend on other settings."""
     return [
         RawRequest(name, _unescaped(b64decode(each["bytes"])), each["expected"] == "valid")
         for name, each in _read("http-requests.json", "requests").items()
@@ -43,22 +42,22 @@ def http_requests() -> list[RawRequest]:
 
 
 def json_bodies() -> list[tuple[str, bytes]]:
-    """Return JSONTestSuite's bodies with their names: n_ is no JSON, y_ is JSON, i_ is either."""
+    """Return JSONTestSuite's bodies by name: n_ is invalid JSON, y_ is valid, i_ is either."""
     files = _read("json-parsing.json", "files")
     return [(name, b64decode(content)) for name, content in files.items()]
 
 
 def naughty_strings() -> list[str]:
-    """Return the strings of the big list of naughty strings."""
+    """Return the strings of the Big List of Naughty Strings."""
     return list(_read("naughty-strings.json", "strings"))
 
 
 def _read(name: str, key: str) -> Any:
-    """Return a part of one corpus, or an empty one."""
+    """Return a part of a corpus, or an empty list."""
     path = _FOLDER / name
     return json.loads(path.read_text(encoding="utf-8"))[key] if path.exists() else {}
 
 
 def _unescaped(content: bytes) -> bytes:
-    r"""Return a request with `\x07` as the one byte that gunicorn's tests make of it."""
+    r"""Return a request with `\x07` as a single byte, like gunicorn's tests."""
     return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), content)

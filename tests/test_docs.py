@@ -1,4 +1,4 @@
-"""What the documentation claims is what the commands print."""
+"""Documentation, compared with the code and the commands' output."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_configuration_page_is_generated() -> None:
-    """docs/configuration.md is what `python -m sentence_api settings` prints."""
+    """docs/configuration.md is the output of `python -m sentence_api settings`."""
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == settings_page()
 
 
 def test_configuration_page_names_what_the_plan_decides() -> None:
-    """A default is *plan* where the formula takes the setting, and *none* elsewhere."""
+    """A default is *plan* if the formula takes the setting, else *none*."""
     shown = dict(
         re.findall(r"^\| `SENTENCE_API_(\w+)` \|[^|]*\| \*(\w+)\* \|", settings_page(), re.M)
     )
@@ -42,45 +42,45 @@ def test_configuration_page_names_what_the_plan_decides() -> None:
 
 
 def test_sizing_table_is_rendered_by_the_formula() -> None:
-    """The README's table is the formula's, figure for figure."""
+    """The README's table equals the formula's."""
     shown = re.search(r"<!-- sizing table: .* -->\n(.*)\n<!-- end -->", README, re.DOTALL)
     assert shown is not None
     assert shown[1] == sizing_table()
 
 
 def test_memory_contract_is_rendered_from_its_newest_result() -> None:
-    """The README shows what the newest run of `benchmarks.memory` recorded, which held."""
+    """The README shows the newest run of `benchmarks.memory`, and that run kept the contract."""
     _, record = newest("memory")
     assert record["broken"] == []
     assert section(README, memory.BLOCK) == memory.table(record["tiers"])
 
 
 def test_comparison_is_rendered_from_its_newest_result() -> None:
-    """The README shows what the newest full run of `benchmarks run` recorded."""
+    """The README shows the newest full run of `benchmarks run`."""
     name, record = newest("run")
     assert section(README, page.BLOCK) == page.brief(record, name)
 
 
 def test_readme_names_the_request_cap() -> None:
-    """The number of texts per request in the README is the formula's."""
+    """The README's number of texts per request is the formula's."""
     assert f"up to {REQUEST_ITEMS} in one request" in README
 
 
 def test_the_page_on_models_names_the_bound() -> None:
-    """What an export refuses is the engine's own bound."""
+    """docs/models.md gives the engine's least cosine for an export."""
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     assert f"a cosine is below {MIN_COSINE}." in page
 
 
 def test_reference_footprint_agrees_with_a_fresh_measurement(artifact) -> None:
-    """The reference that the table is made from predicts two workers within 20 %."""
+    """The reference footprint of the table predicts two workers within 20 %."""
     measured = read_manifest(artifact).footprints["float32"]
     peaks = [f.shared_bytes + 2 * f.per_worker_bytes(1024) for f in (REFERENCE, measured)]
     assert peaks[0] == pytest.approx(peaks[1], rel=0.2)
 
 
 def _readme_calls() -> list[tuple[str, dict[str, object], str]]:
-    """Return path, body and shown answer of each curl call in the README."""
+    """Return path, body and shown response of each curl call in the README."""
     calls = re.findall(
         r"-d '(\{.*?\})'.*?localhost:5001(/\S+)\n```\n```\n(.*?)\n```", README, re.DOTALL
     )
@@ -88,7 +88,7 @@ def _readme_calls() -> list[tuple[str, dict[str, object], str]]:
 
 
 def test_readme_calls_give_the_answers_shown(serve) -> None:
-    """Each curl call of the README is answered as the README shows, to two decimals."""
+    """Each curl call of the README gets the response shown there, to two decimals."""
     server: Server = serve()
     calls = _readme_calls()
     assert [path for path, _, _ in calls] == ["/query", "/query/batch"]

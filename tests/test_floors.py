@@ -16,7 +16,7 @@ FLOORS = {
     PACKAGE: 0,  # the package itself: its version
     "errors": 0,
     "settings": 0,
-    "healthcheck": 0,  # it imports nothing of ours, and others import it
+    "healthcheck": 0,  # imports no other module of ours, and other modules import it
     "keys": 0,
     "resources": 1,
     "engine": 2,
@@ -33,7 +33,7 @@ FLOORS = {
     "commands": 7,
     "__main__": 7,
 }
-# What each package imports of the others. On a floor of its own an edge goes one way only.
+# The imports of each package from the others. Within a floor an edge goes one way only.
 EDGES = {
     "settings": {"errors"},
     "keys": {"errors"},
@@ -64,12 +64,12 @@ EDGES = {
     },
     "__main__": {"healthcheck", "cli", "commands"},
 }
-# The serving packages know of the engine what a batch looks like, and no engine, but for one.
+# From the engine, serving imports only the form of a batch, except for a single module.
 MODEL = f"{PACKAGE}.serving.model"
 SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "batch")}
 HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
 
-# Files, or folders with a slash at the end, that alone may import a library or module.
+# The only files, or folders with a slash at the end, that may import a library or module.
 ENGINE = f"{PACKAGE}/engine"
 EXPORT = f"{PACKAGE}/export"
 ONLY_THERE = {
@@ -85,7 +85,7 @@ MOST_LINES = 300
 
 
 def imports(source: str, module: str = "", *, is_package: bool = False) -> Iterator[str]:
-    """Yield what `source` imports anywhere: statements in functions too, and imports by name.
+    """Yield the imports of `source`: also those inside functions, and imports by name.
 
     `from a import b` yields `a.b`, which may be a module or something in one.
     """
@@ -121,18 +121,18 @@ IMPORTS = {
 
 
 def is_within(name: str, package: str) -> bool:
-    """Tell whether a dotted name is `package` or something in it."""
+    """Tell whether a dotted name is `package` or below it."""
     return name == package or name.startswith(f"{package}.")
 
 
 def package_of(name: str) -> str:
-    """Return the entry of `FLOORS` to which a dotted name below our package belongs."""
+    """Return the entry of `FLOORS` for a dotted name below our package."""
     first = [*name.split("."), ""][1]
     return first if first in FLOORS else PACKAGE
 
 
 def our_modules(names: set[str]) -> set[str]:
-    """Return the modules of ours among some imported names."""
+    """Return our modules among some imported names."""
     found = {name if name in MODULES else name.rpartition(".")[0] for name in names}
     return found & set(MODULES)
 
@@ -153,7 +153,7 @@ def our_modules(names: set[str]) -> set[str]:
     ],
 )
 def test_every_form_of_import_is_seen(source: str, found: set[str]) -> None:
-    """The checks below see an import in whatever form and place it is written."""
+    """The checks below see an import in every form and place."""
     assert set(imports(source, "p.q.r")) == found
     if "from ." in source:
         inside = {"p.q.r.a", "p.q.r.b.c", "p.q.d"}
@@ -161,13 +161,13 @@ def test_every_form_of_import_is_seen(source: str, found: set[str]) -> None:
 
 
 def test_every_package_has_a_floor() -> None:
-    """A new package or top-level module is given its place here first."""
+    """Every package and top-level module has a floor in the table."""
     first = {[*name.split("."), PACKAGE][1] for name in MODULES}
     assert first == set(FLOORS)
 
 
 def test_the_table_goes_down() -> None:
-    """The allowed imports go down, or one way on a floor, and form no circle."""
+    """The allowed imports go down, or one way within a floor, and form no cycle."""
     assert [
         (package, other)
         for package, others in EDGES.items()
@@ -178,7 +178,7 @@ def test_the_table_goes_down() -> None:
 
 
 def test_packages_import_what_the_table_says() -> None:
-    """The imports between packages are exactly those of the table: none more, none left over."""
+    """The imports between packages equal the table, without missing or extra entries."""
     actual: dict[str, set[str]] = {}
     for name, imported in IMPORTS.items():
         ours = {package_of(other) for other in imported if is_within(other, PACKAGE)}
@@ -189,7 +189,7 @@ def test_packages_import_what_the_table_says() -> None:
 
 
 def test_modules_form_no_circle() -> None:
-    """No two modules need each other, not even through an import inside a function."""
+    """No two modules import each other, not even inside a function."""
     graph = {name: our_modules(imported) - {name} for name, imported in IMPORTS.items()}
     assert graph[f"{PACKAGE}.serving.batcher"] >= SERVING_OF_ENGINE
     TopologicalSorter(graph).prepare()
@@ -199,7 +199,7 @@ def test_modules_form_no_circle() -> None:
     ("package", "allowed"), [("serving", SERVING_OF_ENGINE), ("http", HTTP_OF_ENGINE)]
 )
 def test_only_the_model_knows_engines(package: str, allowed: set[str]) -> None:
-    """Batching and HTTP know shapes and manifests, but load, tokenize and compute nothing."""
+    """Batching and HTTP know shapes and manifests, but do not load, tokenize or compute."""
     used = {
         other
         for name, imported in IMPORTS.items()
@@ -211,7 +211,7 @@ def test_only_the_model_knows_engines(package: str, allowed: set[str]) -> None:
 
 
 def test_the_package_stands_without_the_top_level() -> None:
-    """Nothing in the package imports the files that assemble it."""
+    """No module of the package imports the top-level files that assemble it."""
     above = ("api", "sentence_model_optimized", "gunicorn-production")
     assert [
         (name, other)
@@ -223,7 +223,7 @@ def test_the_package_stands_without_the_top_level() -> None:
 
 @pytest.mark.parametrize("library", sorted(ONLY_THERE))
 def test_who_imports(library: str) -> None:
-    """Flask lives in `http` and the composition root; torch in its engine and in the exporter."""
+    """Only `http` and the root import Flask; only the torch engine and the export import torch."""
     found = set()
     for path in [*MODULES.values(), *(ROOT / name for name in TOP_LEVEL)]:
         if any(is_within(name, library) for name in imports(path.read_text(), module_name(path))):
@@ -233,7 +233,7 @@ def test_who_imports(library: str) -> None:
 
 
 def test_floor_0_needs_pydantic_only() -> None:
-    """Errors and settings stand on the standard library and pydantic."""
+    """Errors and settings import only the standard library and pydantic."""
     roots = {
         other.partition(".")[0]
         for name in ("errors", "settings")
@@ -243,20 +243,20 @@ def test_floor_0_needs_pydantic_only() -> None:
 
 
 def test_the_health_check_is_light() -> None:
-    """It runs every few seconds beside the workers, so it imports the standard library only."""
+    """The health check runs every few seconds, so it imports only the standard library."""
     used = IMPORTS[f"{PACKAGE}.healthcheck"]
     assert {other.partition(".")[0] for other in used} <= set(sys.stdlib_module_names)
 
 
 def test_a_host_needs_nothing_installed() -> None:
-    """The command that deploys containers starts on a Python that has no packages."""
+    """The command that deploys containers runs on a Python without packages."""
     command = [sys.executable, "-E", "-S", "-c", "import sentence_api.deploy.__main__"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def host_modules() -> set[str]:
-    """Return the modules that a container deployment imports on the host, their packages too."""
+    """Return the modules that a container deployment imports on the host, with their packages."""
     found: set[str] = set()
     ahead = {f"{PACKAGE}.deploy.__main__"}
     while ahead:
@@ -269,14 +269,14 @@ def host_modules() -> set[str]:
 
 
 def test_ruff_holds_the_host_to_its_python() -> None:
-    """Each module that runs on the host, and no other one, is checked as Python 3.9."""
+    """Exactly the modules that run on the host are checked as Python 3.9."""
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]
     paths = {MODULES[name].relative_to(ROOT).as_posix() for name in host_modules()}
     assert ruff["per-file-target-version"] == dict.fromkeys(paths, "py39")
 
 
 def test_the_formula_is_pure() -> None:
-    """The formula reads nothing: it imports no module that could."""
+    """The formula imports no module that could read input."""
     allowed = {"__future__", "math", "dataclasses", PACKAGE}
     used = IMPORTS[f"{PACKAGE}.resources.formula"]
     assert {other.partition(".")[0] for other in used} <= allowed
@@ -289,7 +289,7 @@ def test_the_formula_is_pure() -> None:
 
 
 def test_serving_does_not_load_torch() -> None:
-    """Importing all that a serving process imports leaves torch and the converter out."""
+    """The imports of a serving process load neither torch nor the converter."""
     script = (
         "import api, sys, sentence_api.engine.openvino as engine; engine.supported_precisions();"
         "heavy = {'torch', 'sentence_transformers', 'transformers', 'nncf', 'optimum'};"
@@ -303,7 +303,7 @@ def test_serving_does_not_load_torch() -> None:
 
 
 def code_lines(source: str) -> int:
-    """Return the lines of `source` that hold code: no blank, no comment, no docstring."""
+    """Return the lines of code of `source`, without blank lines, comments and docstrings."""
     tree = ast.parse(source)
     prose = set()
     for node in ast.walk(tree):
@@ -316,7 +316,7 @@ def code_lines(source: str) -> int:
 
 
 def test_lines_of_code_are_counted() -> None:
-    """Only code counts: explanations are free."""
+    """Only code counts: comments and docstrings are free."""
     source = (
         '"""Doc.\n\nMore.\n"""\n\n# why\nx = """a\nb"""\n\ndef f():\n    """Doc."""\n    return 1\n'
     )
@@ -324,7 +324,7 @@ def test_lines_of_code_are_counted() -> None:
 
 
 def test_modules_are_small() -> None:
-    """A module of more lines of code than this is two modules."""
+    """No module has more lines of code than the limit."""
     paths = [*MODULES.values(), *(ROOT / name for name in TOP_LEVEL)]
     sizes = {path.name: code_lines(path.read_text()) for path in paths}
     assert {name: lines for name, lines in sizes.items() if lines > MOST_LINES} == {}

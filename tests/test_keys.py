@@ -13,7 +13,7 @@ from tests.builders import serve
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
-    """Return the keys of a file as a person writes it."""
+    """Return the keys of a file written by a user."""
     file = tmp_path / "keys"
     file.write_text("# team search\nalpha-1\n\n  béta-2  \n", encoding="utf-8")
     return Keys(file)
@@ -21,7 +21,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.mark.parametrize("value", ["Bearer alpha-1", "bearer alpha-1", "Bearer  béta-2 "])
 def test_a_listed_key_opens(keys: Keys, value: str) -> None:
-    """Any key of the file does, with the scheme in any case."""
+    """Any key of the file is accepted, with the scheme in any case."""
     keys.require(value)
 
 
@@ -34,14 +34,14 @@ def test_a_listed_key_opens(keys: Keys, value: str) -> None:
     ],
 )
 def test_anything_else_does_not(keys: Keys, value: str | None) -> None:
-    """No key, part of one, a comment, another scheme: all the same to a stranger."""
+    """A missing key, part of a key, a comment and another scheme get the same refusal."""
     with pytest.raises(Unauthorized, match=r"^send one of this service's keys as Authorization"):
         keys.require(value)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# none yet\n"])
 def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
-    """A file that was meant to guard and lists nothing stops the start: it must not mean open."""
+    """A keys file without keys stops the start instead of leaving the API open."""
     file = tmp_path / "keys"
     file.write_text(text, encoding="utf-8")
     missing, damaged = tmp_path / "missing", tmp_path / "damaged"
@@ -59,7 +59,7 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_keys_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """After a reload the file's keys of then open; one without keys changes nothing, in a line."""
+    """After a reload the file's new keys apply; a file without keys is logged and ignored."""
     file = tmp_path / "keys"
     file.write_text("alpha-1\n", encoding="utf-8")
     keys = Keys(file)
@@ -79,7 +79,7 @@ def test_keys_are_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
 
 
 def test_our_own_requests_use_the_first_key(tmp_path: Path) -> None:
-    """A request to our own server carries the first key of its file, and none without a file."""
+    """A request to our own server carries the first key of its file, or none without a file."""
     file = tmp_path / "keys"
     file.write_text("# team search\n\n alpha-1 \nbeta-2\n", encoding="utf-8")
     assert first_key(file) == "alpha-1"
@@ -90,7 +90,7 @@ def test_our_own_requests_use_the_first_key(tmp_path: Path) -> None:
 
 
 def test_only_the_query_calls_are_guarded(keys: Keys) -> None:
-    """Whoever asks how the service is needs no key."""
+    """The status routes need no key."""
     served = serve(keys=keys)
     for path, body in (("/query", {"question": "a"}), ("/query/batch", {"questions": ["a"]})):
         refused = served.query(body, path)

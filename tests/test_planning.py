@@ -56,14 +56,14 @@ def settings(tmp_path: Path, **given: Any) -> Settings:
 
 
 def export(tmp_path: Path, **changes: Any) -> None:
-    """Write an artifact of which planning reads the manifest only."""
+    """Write an artifact with only a manifest, which is all that planning reads."""
     folder = tmp_path / "artifact"
     folder.mkdir()
     (folder / MANIFEST).write_text(TINY.model_copy(update=changes).model_dump_json())
 
 
 def test_this_machine(tmp_path: Path) -> None:
-    """Without sizes the machine is the one that this process has."""
+    """Without sizes in the settings the machine is that of this process."""
     host = read_host()
     subject = find_subject(settings(tmp_path, cpus=None, memory=None))
     assert subject.machine == Machine(host.cpus, host.memory_bytes, host.contained)
@@ -72,14 +72,14 @@ def test_this_machine(tmp_path: Path) -> None:
 
 
 def test_a_size_stands_for_a_whole_machine(tmp_path: Path) -> None:
-    """Sizes that are set describe a machine from which something is kept back, not a container."""
+    """Sizes in the settings describe a whole machine with a reserve, not a container."""
     subject = find_subject(settings(tmp_path, cpus=2.5, memory="1.5G"))
     assert subject.machine == Machine(2.5, 3 * GIB // 2, contained=False)
     assert (subject.sources["cpus"], subject.sources["memory"]) == ("as set", "as set")
 
 
 def test_a_measured_model(tmp_path: Path) -> None:
-    """The footprint of the precision that will be served comes from the manifest."""
+    """The manifest gives the footprint of the serving precision."""
     export(tmp_path)
     sizes = {"cpus": "as set", "memory": "as set"}
     for precision, footprint in (("float32", FLOAT32), ("bfloat16", BFLOAT16)):
@@ -89,7 +89,7 @@ def test_a_measured_model(tmp_path: Path) -> None:
 
 
 def test_a_precision_that_was_not_measured(tmp_path: Path) -> None:
-    """float32 is the upper bound for what the exporting machine could not run."""
+    """float32 is the upper bound for a precision that the exporting machine could not measure."""
     export(tmp_path, footprints={"float32": FLOAT32})
     assert find_subject(settings(tmp_path, precision="bfloat16")).footprint == FLOAT32
 
@@ -106,7 +106,7 @@ def test_a_precision_that_was_not_measured(tmp_path: Path) -> None:
 def test_a_model_that_is_not_exported(
     given: dict[str, str], footprint: Footprint | None, source: str, tmp_path: Path
 ) -> None:
-    """Only the bundled model in its default engine is known before it is exported."""
+    """Only the bundled model in its default engine can be planned before its export."""
     sources = {"cpus": "as set", "memory": "as set", "footprint": source}
     expected = PlanInputs(Machine(4, 8 * GIB), footprint, 256, sources)
     assert find_subject(settings(tmp_path, **given)) == expected
@@ -114,7 +114,7 @@ def test_a_model_that_is_not_exported(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"\xff"])
 def test_a_damaged_manifest(content: bytes, tmp_path: Path) -> None:
-    """A manifest that cannot be read stops the plan: a guess in its place could be too small."""
+    """An unreadable manifest stops the plan: a guess could be too small."""
     folder = tmp_path / "artifact"
     folder.mkdir()
     (folder / MANIFEST).write_bytes(content)
@@ -123,7 +123,7 @@ def test_a_damaged_manifest(content: bytes, tmp_path: Path) -> None:
 
 
 def test_an_artifact_without_a_manifest(tmp_path: Path) -> None:
-    """A folder in the artifact's place that is no artifact is said to be none."""
+    """A folder that is not an artifact is refused as such."""
     (tmp_path / "artifact").mkdir()
     with pytest.raises(ArtifactInvalid, match=r"^no model at .*artifact; make one with: "):
         find_subject(settings(tmp_path))
@@ -131,13 +131,13 @@ def test_an_artifact_without_a_manifest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", ["8X", "-1", "0", "nan"])
 def test_junk_sizes(memory: str, tmp_path: Path) -> None:
-    """A size that cannot be read stops the plan with one line."""
+    """An invalid size stops the plan with one line."""
     with pytest.raises(InvalidSize, match=f"^'{memory}' is not a size; "):
         plan_for(settings(tmp_path, memory=memory))
 
 
 def test_every_override_is_a_setting(tmp_path: Path) -> None:
-    """Each number that the formula lets a person set reaches it."""
+    """Each number that a user may set reaches the formula."""
     subject = find_subject(settings(tmp_path))
     assert {field.name for field in fields(Overrides)} <= set(Settings.model_fields)
     numbers = {
@@ -162,13 +162,13 @@ def test_every_override_is_a_setting(tmp_path: Path) -> None:
 
 
 def test_the_longest_text_reaches_the_plan(tmp_path: Path) -> None:
-    """A model that reads more tokens gets passes that hold them."""
+    """A model with a larger maximum gets passes that hold its longest text."""
     subject = replace(find_subject(settings(tmp_path)), max_tokens=2048)
     assert plan_subject(subject, settings(tmp_path)).max_batch_tokens == 2048
 
 
 def test_the_plan_for_some_settings(tmp_path: Path) -> None:
-    """The plan is the formula's for the machine, the manifest and the overrides together."""
+    """The plan combines the machine, the manifest and the overrides."""
     export(tmp_path)
     expected = make_plan(
         Machine(4, 8 * GIB), FLOAT32, max_tokens=128, overrides=Overrides(workers=2)
@@ -177,13 +177,13 @@ def test_the_plan_for_some_settings(tmp_path: Path) -> None:
 
 
 def test_where_nothing_fits(tmp_path: Path) -> None:
-    """A machine that is too small is refused with what is missing."""
+    """A machine that is too small is refused with the missing memory."""
     with pytest.raises(DoesNotFit, match=r"^one worker needs .* is there: .* missing$"):
         plan_for(settings(tmp_path, memory="64M"))
 
 
 def test_an_artifact_of_another_engine(tmp_path: Path) -> None:
-    """An artifact serves the engine that it was exported for, and no other."""
+    """An artifact serves only the engine that it was exported for."""
     torch = TINY.model_copy(update={"engine": "torch"})
     require_engine(settings(tmp_path), TINY)
     require_engine(settings(tmp_path, engine="torch"), torch)
@@ -197,7 +197,7 @@ def test_an_artifact_of_another_engine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [DoesNotFit, InvalidSetting, ArtifactInvalid])
 def test_a_start_that_fails(error: type[StartupError], capsys: pytest.CaptureFixture[str]) -> None:
-    """What stops a start is one line for a person and an exit status, 1 unless said otherwise."""
+    """A `StartupError` becomes one line and an exit status, 1 by default."""
     with pytest.raises(SystemExit) as plain, one_line_exit():
         raise error("what happened")
     assert (plain.value.code, *capsys.readouterr()) == (1, "", "sentence-api: what happened\n")
@@ -207,7 +207,7 @@ def test_a_start_that_fails(error: type[StartupError], capsys: pytest.CaptureFix
 
 
 def test_a_fault_is_not_hidden() -> None:
-    """Anything but a `StartupError` keeps its traceback."""
+    """Any other exception than a `StartupError` keeps its traceback."""
     with pytest.raises(KeyError), one_line_exit():
         raise KeyError
     with one_line_exit():

@@ -77,7 +77,7 @@ SHORT_NAMES = {
     "MAX_REQUESTS": ("max_requests", "1000", 1000),
     "LOG_LEVEL": ("log_level", "debug", "debug"),
 }
-# Each bound of each number: one step outside it is refused, the bound itself is not.
+# Each limit of each number: a value one step outside is refused, the limit itself is not.
 BOUNDS = {
     "port": (1, 65535),
     "workers": (1, 256),
@@ -103,20 +103,20 @@ BOUNDS = {
 
 
 def test_defaults() -> None:
-    """An empty environment gives the documented defaults, and nothing else exists."""
+    """An empty environment gives exactly the documented defaults."""
     assert read_settings({}).model_dump() == DEFAULTS
 
 
 @pytest.mark.parametrize("name", sorted(SHORT_NAMES))
 def test_short_names(name: str) -> None:
-    """The names that users already know set the same fields as the long ones, and only those."""
+    """The short names set the same fields as the long names, and only those."""
     field, text, value = SHORT_NAMES[name]
     assert read_settings({name: text}).model_dump() == {**DEFAULTS, field: value}
     assert read_settings({PREFIX + field.upper(): text}).model_dump() == {**DEFAULTS, field: value}
 
 
 def test_names_of_each_field() -> None:
-    """Each field has its long name, and the short names are those listed and no others."""
+    """Each field has its long name and exactly the listed short names."""
     names = {field: names_of(field) for field in Settings.model_fields}
     short = {field: name for name, (field, _, _) in SHORT_NAMES.items()}
     assert names == {
@@ -149,24 +149,24 @@ def test_values_are_converted() -> None:
 
 
 def test_the_long_name_wins() -> None:
-    """Where both names are set, the long one counts."""
+    """If both names are set, the long name counts."""
     assert read_settings({"PORT": "1", "SENTENCE_API_PORT": "2"}).port == 2
 
 
 def test_an_empty_value_is_not_set() -> None:
-    """`PORT=` in an environment file means the default, and lets the other name through."""
+    """`PORT=` in an environment file means the default, and does not hide the other name."""
     assert read_settings({"PORT": ""}) == read_settings({})
     assert read_settings({"SENTENCE_API_PORT": "", "PORT": "2"}).port == 2
 
 
 def test_foreign_variables_are_left_alone() -> None:
-    """Only our own prefix is policed; `PORTS` or `PATH` are somebody else's."""
+    """Only our own prefix is checked; `PORTS` and `PATH` belong to other programs."""
     assert read_settings({"PATH": "/bin", "PORTS": "x", "SENTENCE": "x"}) == read_settings({})
 
 
 @pytest.mark.parametrize("name", ["SENTENCE_API_PROT", "SENTENCE_API_", "SENTENCE_API_port"])
 def test_an_unknown_variable_stops_the_start(name: str) -> None:
-    """A misspelt setting is named, whatever its value, not ignored."""
+    """A misspelt setting is named, not ignored, whatever its value."""
     for value in ("1", ""):
         with pytest.raises(InvalidSetting) as caught:
             read_settings({name: value})
@@ -191,7 +191,7 @@ def test_an_unknown_variable_stops_the_start(name: str) -> None:
     ],
 )
 def test_a_bad_value_stops_the_start(name: str, value: str, line: str) -> None:
-    """The one line names the variable as it was set, its value, and what it should have been."""
+    """The error line names the variable as it was set, its value, and the valid form."""
     with pytest.raises(InvalidSetting) as caught:
         read_settings({name: value})
     assert str(caught.value).startswith(line)
@@ -200,7 +200,7 @@ def test_a_bad_value_stops_the_start(name: str, value: str, line: str) -> None:
 
 @pytest.mark.parametrize("field", sorted(BOUNDS))
 def test_ranges(field: str) -> None:
-    """Each number is accepted up to its bounds and refused beyond them."""
+    """Each number is accepted up to its limits and refused beyond them."""
     least, most = BOUNDS[field]
     name = PREFIX + field.upper()
     assert getattr(read_settings({name: str(least)}), field) == least
@@ -214,7 +214,7 @@ def test_ranges(field: str) -> None:
 
 
 def test_settings_are_frozen() -> None:
-    """Nothing changes a setting after the start, and no field can be added."""
+    """No setting changes after the start, and no field can be added."""
     settings = read_settings({})
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1
@@ -223,7 +223,7 @@ def test_settings_are_frozen() -> None:
 
 
 def test_every_setting_has_help() -> None:
-    """Each field says in a sentence what it does; the documentation is generated from it."""
+    """Each field has a help sentence, from which the documentation is generated."""
     lacking = [
         name
         for name, field in Settings.model_fields.items()

@@ -1,7 +1,7 @@
 """Makers of tiny sentence-transformers models with random weights, for tests that need no network.
 
-They are as small as their architectures allow, so their vectors mean nothing; that the artifact
-made of one repeats them is what the tests ask.
+They are as small as their architectures allow, so their vectors mean nothing; the tests only
+require that an artifact reproduces its model's vectors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SIZES = {
     "num_attention_heads": 4,
     "intermediate_size": 2 * HIDDEN,
     "max_position_embeddings": _POSITIONS,
-    # The default, 0.02, makes all texts look alike: wrong vectors would pass for right ones.
+    # The default, 0.02, makes all texts look alike: wrong vectors would pass as correct.
     "initializer_range": 0.5,
 }
 _WORDS = ("what", "is", "the", "learning", "machine", "fox", "##ing", "##er", "re", "##und")
@@ -91,7 +91,7 @@ def distilbert(folder: Path) -> Path:
 
 
 def cls_dense_bert(folder: Path) -> Path:
-    """Make a BERT pooled by its first token, with a dense layer behind and no normalisation."""
+    """Make a BERT pooled by its first token, with a dense layer and no normalisation."""
     return bert(folder, pooling="cls", closing=lambda: [_dense()])
 
 
@@ -105,16 +105,16 @@ def bert(
     default_prompt: str | None = None,
     lower_case_before: bool = False,
 ) -> Path:
-    """Make a BERT to measure.
+    """Make a custom BERT.
 
     Args:
-        folder: Where to save it.
-        pooling: How its token vectors become one.
+        folder: Folder of the saved model.
+        pooling: Pooling of the token vectors.
         closing: Makes the modules behind the pooling.
-        spoil: Called with the network and its vocabulary before it is saved.
-        prompts: Text put before a query or a document.
-        default_prompt: The prompt of texts that say nothing.
-        lower_case_before: The tokenizer keeps case and the module in front of it does not.
+        spoil: Called with the network and its vocabulary before the model is saved.
+        prompts: Prompts of queries and documents.
+        default_prompt: Prompt of texts without a type.
+        lower_case_before: Lower the case in the module before the tokenizer, which keeps case.
     """
     vocabulary = _bert_pieces()
     tokenizer = BertTokenizer(
@@ -147,8 +147,8 @@ def _bert_pieces() -> dict[str, int]:
 
 
 def _word_pieces(*specials: str) -> dict[str, int]:
-    """Return a vocabulary of single characters, alone and inside of words, and a few words."""
-    # Capitals too: a tokenizer that keeps case must tell them from small letters.
+    """Return a vocabulary of single characters, alone and inside words, and a few words."""
+    # Capitals too: a tokenizer that keeps case must distinguish them from small letters.
     characters = string.ascii_letters + string.digits
     tokens = [*specials, *characters, *("##" + c for c in characters), *string.punctuation, *_WORDS]
     return {token: index for index, token in enumerate(tokens)}
@@ -167,7 +167,7 @@ def _save(
     default_prompt: str | None = None,
     do_lower_case: bool = False,
 ) -> Path:
-    """Give the network its weights, the same every time, and save the whole pipeline."""
+    """Set the network's weights, the same every time, and save the whole pipeline."""
     bare = folder.with_name(folder.name + "-transformer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)

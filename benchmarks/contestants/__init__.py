@@ -1,4 +1,4 @@
-"""What is compared: how each is started, asked and read."""
+"""Contestants of a comparison: how each is started, asked and read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Vector = list[float]
 LoadResult = Mapping[str, Any]
-# Least cosine to the reference, by the precision that a contestant computes in.
+# Least cosine to the reference, by the precision of a contestant.
 FAITHFUL = {"float32": 0.9999, "bfloat16": 0.999}
 
 
@@ -19,20 +19,20 @@ class Contestant:
     """A server to measure.
 
     Attributes:
-        name: As it stands in a result.
-        title: For a person.
-        precision: What it computes in.
-        command: Starts it: cores as taskset takes them and a port in, arguments out.
+        name: Name in a result.
+        title: Name for people.
+        precision: Precision that it computes in.
+        command: Returns the command that starts it on some cores (in taskset's form) and a port.
         ready: Path that answers 200 when it serves.
         ask: Path and body of a request for some texts.
-        vectors: Reads an answer to such a request.
-        folder: Where it runs.
-        environment: Variables on top of those that are there.
-        versions: Of what matters in it.
-        only: Loads it takes part in, or all of a run when empty; (workload, connections).
+        vectors: Reads the response to such a request.
+        folder: Its working folder.
+        environment: Variables added to the environment.
+        versions: Versions of its main packages.
+        only: Loads it takes part in as (workload, connections), or all of a run when empty.
         is_paused: Stopped by a signal while others are measured. Not for servers with a watchdog,
             which would take the pause for a hang.
-        notes: What a reader must know.
+        notes: Notes for the reader.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Contestant:
     notes: str = ""
 
     def takes(self, workload: str, connections: int) -> bool:
-        """Tell whether it takes part in a load."""
+        """Tell whether the contestant takes part in a load."""
         return not self.only or (workload, connections) in self.only
 
 
 class Unavailable(Exception):
-    """A contestant cannot be had here; the text says why and what to do."""
+    """A contestant that is not available here; the text gives the reason and the remedy."""
 
 
 def count(cores: str) -> int:
-    """Return how many cores a list of taskset names."""
+    """Return the number of cores in a list for taskset."""
     return len(cores.split(","))
 
 
 def environment(contestant: Contestant) -> dict[str, str]:
-    """Return the whole environment of a contestant: nothing asks a model hub."""
+    """Return the whole environment of a contestant; it disables requests to model hubs."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("SENTENCE_API_")
     }

@@ -11,7 +11,7 @@ from benchmarks.contestants.ours import model_folder
 from benchmarks.server import ROOT
 from benchmarks.workloads import LOADS
 
-# One answer at a time, whatever the concurrency: a few loads say everything.
+# One response at a time at any concurrency: a few loads are enough.
 _FLAT = {load for load in LOADS if load[1] in {1, 64} or load[0] not in {"q7", "q30", "mixed"}}
 _PACKAGES = ("sentence-transformers", "transformers", "torch", "flask", "gunicorn")
 

@@ -1,4 +1,4 @@
-"""The classic recipe: what most people write first, and many put into production.
+"""The classic recipe: the server that most people write first, and many put into production.
 
 Settings: CLASSIC_MODEL is the model's folder; CLASSIC_COLLECT=0 leaves out the forced collection.
 """
@@ -32,7 +32,7 @@ def query_batch() -> Response:
 
 @app.get("/health")
 def health() -> Response:
-    """Say that the model is there."""
+    """Say that the model is loaded."""
     return jsonify(status="healthy")
 
 
@@ -43,7 +43,7 @@ def _encode(texts: list[str]) -> list[list[float]]:
 
 @app.after_request
 def collect(response: Response) -> Response:
-    """Free memory, as the recipe has it."""
+    """Free memory, as the recipe does."""
     if collects:
         gc.collect()
     return response

@@ -19,15 +19,15 @@ _ONNX = _HOME / "model-onnx"
 _PACKAGES = ("infinity_emb", "torch", "sentence-transformers", "transformers", "fastapi")
 _OF_OPTIMUM = ("optimum", "optimum-onnx", "onnxruntime")
 _MODEL = "minilm"
-# Answers nobody, and keeps what it fetches to itself.
+# No telemetry, and its own folder for downloads.
 _QUIET = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HOME": str(_HOME / "hf")}
 
 
 def infinity() -> Contestant:
-    """Return infinity with its torch engine; installs it once, which takes two minutes.
+    """Return infinity with its torch engine; the first call installs it, which takes two minutes.
 
     Raises:
-        Unavailable: It cannot be installed.
+        Unavailable: The installation failed.
     """
     _install()
     model = ["--model-id", str(model_folder()), "--engine", "torch"]
@@ -42,15 +42,15 @@ def infinity() -> Contestant:
 
 
 def infinity_optimum() -> Contestant:
-    """Return infinity with ONNX Runtime; converts the model once.
+    """Return infinity with ONNX Runtime; the first call converts the model.
 
     Raises:
-        Unavailable: It cannot be installed, or the model not be converted.
+        Unavailable: It cannot be installed, or the model cannot be converted.
     """
     _install()
     _convert()
     python = str(_VENV / "bin" / "python")
-    # Found by name only below the folder it runs in.
+    # infinity finds a model by name only below its working folder.
     model = ["--model-id", ".", "--engine", "optimum", "--pooling-method", "mean"]
     model += ["--onnx-do-not-prefer-quantized"]
     return Contestant(
@@ -66,7 +66,7 @@ def infinity_optimum() -> Contestant:
 
 
 def _common() -> dict[str, Any]:
-    """Return what both engines share. Its event loop takes 2 % of a core when idle."""
+    """Return the settings of both engines. infinity's event loop takes 2 % of a core when idle."""
     return {
         "precision": "float32",
         "ready": "/health",
@@ -85,7 +85,7 @@ def _options(port: int) -> list[str]:
 
 
 def _install() -> None:
-    """Make the environment unless it is there and complete."""
+    """Create the environment unless it is complete."""
     done = _VENV / "complete"
     if done.exists() and done.read_text("utf-8") == _PINS.read_text("utf-8"):
         return
@@ -94,7 +94,7 @@ def _install() -> None:
     _pins = [line for line in _PINS.read_text("utf-8").splitlines() if line[:1] not in {"#", ""}]
     torch = next(line for line in _pins if line.startswith("torch=="))
     _run("making an environment for infinity", ["python3", "-m", "venv", str(_VENV)])
-    # First and alone, so that the index with the CPU build can be the only one asked.
+    # First and alone, so that pip asks only the index with the CPU build.
     _run(f"installing {torch} for infinity (a minute)", [*pip, torch])
     _run("installing infinity (a minute)", [*pip, "-r", str(_PINS)])
     done.write_text(_PINS.read_text("utf-8"), encoding="utf-8")

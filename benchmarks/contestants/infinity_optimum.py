@@ -1,4 +1,4 @@
-"""Runs inside infinity's environment: its command line with its ONNX engine, or the conversion.
+"""infinity's command line with its ONNX engine, or the conversion, in infinity's environment.
 
 python infinity_optimum.py v2 ...                  as infinity_emb
 python infinity_optimum.py --convert FROM TO       writes TO/model.onnx beside the tokenizer
@@ -13,9 +13,9 @@ import onnxruntime
 
 
 def use_own_cores() -> None:
-    """Let ONNX Runtime have a thread for each core that this process may use.
+    """Let ONNX Runtime use one thread for each core that this process may use.
 
-    By itself it starts one for each core of the machine and pins them, which takes a server out of
+    By default it starts a thread for each core of the machine and pins it, which moves a server off
     the cores that taskset gave it.
     """
     session = onnxruntime.InferenceSession

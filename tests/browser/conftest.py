@@ -1,4 +1,4 @@
-"""A headless Chromium that watches over what a page does."""
+"""A headless Chromium that records the errors and requests of a page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.visits import Status, Visit
 
-# The names that install.sh looks for.
+# The same names as in install.sh.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
     "--no-sandbox",
@@ -21,7 +21,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # Letters in grey on every machine, which also keeps screenshots small.
+    # Grey antialiasing on every machine, which also keeps screenshots small.
     "--disable-lcd-text",
 ]
 
@@ -46,7 +46,7 @@ def server(serve: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def visit(chromium: Browser, server: Any) -> Iterator[Callable[..., Visit]]:
-    """Return a function that opens the page in a browser without a past."""
+    """Return a function that opens the page in a fresh browser context."""
     contexts = []
 
     def go(*, url: str = server.url, status: Status | None = None, **options: Any) -> Visit:

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 KEY = "a-key-of-this-test"
 TEXTS = "cat\nkitten"
 WRONG = "The server does not know this key. Check it and try again."
-# Where a page could leave something behind.
+# Places where a page could store something.
 STORED = """async () => JSON.stringify([
   {...localStorage}, {...sessionStorage}, document.cookie, location.href, history.state,
   await indexedDB.databases(), document.documentElement.outerHTML,
@@ -24,14 +24,14 @@ STORED = """async () => JSON.stringify([
 
 @pytest.fixture(scope="module")
 def server(serve: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Return a server of one worker that asks for a key."""
+    """Return a server of one worker that requires a key."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"{KEY}\n", encoding="utf-8")
     return serve(WEB_CONCURRENCY=1, SENTENCE_API_KEYS_FILE=str(keys))
 
 
 def ask_without(page: Page) -> None:
-    """Compare texts without a key, by the keyboard, and wait until the page asks for one."""
+    """Compare texts without a key, by the keyboard, and wait until the page asks for a key."""
     expect(page.locator("#key-part")).to_be_hidden()
     page.get_by_label("Texts to compare").fill(TEXTS)
     page.keyboard.press("Control+Enter")
@@ -39,13 +39,13 @@ def ask_without(page: Page) -> None:
 
 
 def give(page: Page, key: str) -> None:
-    """Type a key over what is selected and send it, by the keyboard."""
+    """Type a key over the selection and send it, by the keyboard."""
     page.keyboard.type(key)
     page.keyboard.press("Enter")
 
 
 def test_a_key_is_asked_for(visit: Callable[..., Any]) -> None:
-    """After a 401 the page asks for a key and says why; what was typed stays, and goes with it."""
+    """After a 401 the page asks for a key with the reason, keeps the input and sends it again."""
     visited = visit()
     page = visited.page
     ask_without(page)
@@ -63,12 +63,12 @@ def test_a_key_is_asked_for(visit: Callable[..., Any]) -> None:
     assert waited.value.headers["authorization"] == f"Bearer {KEY}"
     expect(page.locator("#heat tbody tr")).to_have_count(2)
     expect(page.locator("#try-trouble")).to_be_hidden()
-    # A browser notes the 401 by itself; the policy had nothing to stop.
+    # A browser logs the 401 automatically; the policy had nothing to stop.
     assert [text for text in visited.complaints if "401" not in text] == []
 
 
 def test_a_wrong_key(visit: Callable[..., Any]) -> None:
-    """A wrong key, none, and one that cannot be sent are each told; then the right one opens."""
+    """A wrong, a missing and an unsendable key each get a message; then the right key works."""
     page = visit().page
     ask_without(page)
     trouble, field = page.locator("#try-trouble"), page.get_by_label("API key")
@@ -89,7 +89,7 @@ def test_a_wrong_key(visit: Callable[..., Any]) -> None:
 
 
 def test_the_key_is_kept_nowhere(visit: Callable[..., Any]) -> None:
-    """The key is in no storage, address or text of the page, and gone after a reload."""
+    """The key is in no storage, address or text of the page, and is gone after a reload."""
     visited = visit()
     page = visited.page
     ask_without(page)
@@ -108,7 +108,7 @@ def test_the_key_is_kept_nowhere(visit: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read(scheme: str, visit: Callable[..., Any]) -> None:
-    """In light and in dark, on a phone, what is asked and what was wrong stand out and fit."""
+    """In light and dark, on a phone, prompt and error have enough contrast and fit."""
     page = visit(color_scheme=scheme, viewport={"width": 320, "height": 700}, is_mobile=True).page
     ask_without(page)
     give(page, "wrong")

@@ -1,6 +1,6 @@
-"""The page at `/`, as a person has it: in a browser, against a real server.
+"""The page at `/` in a browser, against a real server.
 
-Only `GET /status` is a recorded answer, so that every state can be shown.
+Only `GET /status` is a recorded response, so that every state can be shown.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def recorded(**changes: Any) -> str:
 
 
 def all_normal() -> list[dict[str, Any]]:
-    """Return the recorded rows without what is not normal."""
+    """Return the recorded rows with every row normal."""
     return [{**row, "verdict": "normal", "advice": None} for row in RECORDED["rows"]]
 
 
 def test_it_is_clean_and_stays_at_home(visit: Callable[..., Any], server: Any) -> None:
-    """A whole visit leaves no error on the console, and asks nobody but the server itself."""
+    """A whole visit leaves no error on the console, and sends requests to the server only."""
     visited = visit()
     expect(visited.page.locator("#sum tbody tr")).not_to_have_count(0)
     compare(visited.page, TEXTS)
@@ -77,7 +77,7 @@ def test_it_is_clean_and_stays_at_home(visit: Callable[..., Any], server: Any) -
     ],
 )
 def test_the_policy_is_in_force(deed: str, directive: str, visit: Callable[..., Any]) -> None:
-    """What a strict policy forbids is stopped, and the test above would have seen it."""
+    """The policy blocks forbidden content, and the test above would have seen a violation."""
     visited = visit()
     expect(visited.page.locator("#checks tbody tr")).not_to_have_count(0)
     assert visited.complaints == []
@@ -97,7 +97,7 @@ def test_the_policy_is_in_force(deed: str, directive: str, visit: Callable[..., 
 
 
 def test_the_status(visit: Callable[..., Any]) -> None:
-    """Verdict, advice, checks, workers and events are shown as the server tells them."""
+    """Verdict, advice, checks, workers and events are shown as the server reports them."""
     page = visit().page
     expect(page.locator("#verdict")).to_have_text(
         re.compile(r"Ready; warning: Memory\s*memory 74 % of 768 MiB: set WEB_CONCURRENCY=1")
@@ -114,7 +114,7 @@ def test_the_status(visit: Callable[..., Any]) -> None:
         ["4127", "1 d 2 h", "126\u00a0MiB", "42.3", "151\u00a0ms", "0"],
         ["5210", "38 min 11 s", "113\u00a0MiB", "39.2", "139\u00a0ms", "2"],
     ]
-    # The headline figures are those of the table, over the same time, and not the newest point.
+    # The headline figures are those of the table, over the same time, not the newest point.
     assert [figure.replace("\u00a0", " ") for figure in page.locator(".now").all_inner_texts()] == [
         *("81.5", "148 ms", "57.8 %", "74.1 %", "8.4 %")
     ]
@@ -140,7 +140,7 @@ def test_a_new_indicator_is_shown(visit: Callable[..., Any]) -> None:
 
 
 def test_gauges_and_charts(visit: Callable[..., Any]) -> None:
-    """A gauge is as long as its value, and a chart has its gaps, thresholds and a name."""
+    """A gauge is as long as its value; a chart has its gaps, thresholds and a name."""
     page = visit().page
     gauge = page.locator("#checks [data-name=memory] .gauge")
     expect(gauge).to_have_count(1)
@@ -159,7 +159,7 @@ def test_gauges_and_charts(visit: Callable[..., Any]) -> None:
 
 
 def test_the_status_is_kept_current(visit: Callable[..., Any]) -> None:
-    """New figures appear without a reload, and are not announced unless the verdict changes."""
+    """New figures appear without a reload; only a change of the verdict is announced."""
     visited = visit()
     page = visited.page
     expect(page.locator("#updated")).to_contain_text("07:00:00")
@@ -181,7 +181,7 @@ def test_the_status_is_kept_current(visit: Callable[..., Any]) -> None:
 
 
 def test_unknown_figures(visit: Callable[..., Any]) -> None:
-    """What the server cannot tell yet is shown as unknown, never as zero."""
+    """Figures that the server does not know yet are shown as unknown, never as zero."""
     blank = [{**row, "value": None, "text": None, "verdict": "unknown"} for row in all_normal()]
     body = recorded(
         verdict="unknown",
@@ -203,7 +203,7 @@ def test_unknown_figures(visit: Callable[..., Any]) -> None:
 
 
 def test_the_plan(visit: Callable[..., Any], server: Any) -> None:
-    """The plan is told in a sentence, in figures, and line by line with its reasons."""
+    """The plan is shown in a sentence, in figures, and line by line with its reasons."""
     page = visit().page
     told = httpx2.get(f"{server.url}/plan").json()
     expect(page.locator("#plan-summary")).to_contain_text(
@@ -216,7 +216,7 @@ def test_the_plan(visit: Callable[..., Any], server: Any) -> None:
 
 
 def test_similarities(visit: Callable[..., Any], server: Any) -> None:
-    """Three texts give a table of three by three: the cosines of the vectors Python gets."""
+    """Three texts give a table of three by three with the cosines of the model's vectors."""
     page = visit().page
     compare(page, TEXTS)
     rows = page.locator("#heat tbody tr")
@@ -234,7 +234,7 @@ def test_similarities(visit: Callable[..., Any], server: Any) -> None:
 
 
 def test_the_heat_follows_the_number(visit: Callable[..., Any]) -> None:
-    """The larger a similarity, the further is its cell from the ground it lies on."""
+    """The larger a similarity, the more its cell differs from the background."""
     page = visit().page
     compare(page, TEXTS)
     expect(page.locator("#heat tbody td")).to_have_count(9)
@@ -247,7 +247,7 @@ def test_the_heat_follows_the_number(visit: Callable[..., Any]) -> None:
 
 
 def test_timing(visit: Callable[..., Any]) -> None:
-    """The parts of the time are those of the server, and add up to what was seen."""
+    """The parts of the time are the server's, and add up to the measured total."""
     page = visit().page
     with page.expect_response("**/query/batch") as waited:
         compare(page, TEXTS)
@@ -268,7 +268,7 @@ def test_timing(visit: Callable[..., Any]) -> None:
 
 
 def focused(page: Page) -> str:
-    """Return what has the focus, having seen that the focus can be seen."""
+    """Return the focused element, after checking that its focus is visible."""
     name, outline = page.evaluate(
         """() => {
             const element = document.activeElement;
@@ -308,9 +308,9 @@ def test_the_keyboard_alone(visit: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_both_schemes_can_be_read(scheme: str, visit: Callable[..., Any], tmp_path: Path) -> None:
-    """In light and in dark, every text stands out from its ground; a picture is taken.
+    """In light and dark, every text has enough contrast; a screenshot is taken.
 
-    Those in docs/ are made with PAGE_PICTURES=docs, and then by: pngquant --ext .png --force 64.
+    The pictures in docs/ are made with PAGE_PICTURES=docs and then: pngquant --ext .png --force 64.
     """
     page = visit(color_scheme=scheme, viewport={"width": 1200, "height": 900}).page
     expect(page.locator("#sum tbody tr")).not_to_have_count(0)
@@ -339,7 +339,7 @@ def test_a_phone(width: int, visit: Callable[..., Any]) -> None:
 
 
 def test_a_server_that_does_not_answer(visit: Callable[..., Any]) -> None:
-    """When the server is away the last figures stay and are said to be old; then it recovers."""
+    """Without a server the last figures stay and are marked as old; then the page recovers."""
     visited = visit()
     page, trouble = visited.page, visited.page.locator("#trouble")
     expect(page.locator("#checks tbody tr")).not_to_have_count(0)
@@ -359,7 +359,7 @@ def test_a_server_that_does_not_answer(visit: Callable[..., Any]) -> None:
 
 
 def test_an_answer_it_cannot_show(visit: Callable[..., Any]) -> None:
-    """An answer of another shape, or none of the service's, is said to be so; then it recovers."""
+    """A response of another shape or another service is reported; then the page recovers."""
     visited = visit()
     trouble = visited.page.locator("#trouble")
     expect(visited.page.locator("#checks tbody tr")).not_to_have_count(0)
@@ -374,13 +374,13 @@ def test_an_answer_it_cannot_show(visit: Callable[..., Any]) -> None:
 
 
 def refusal(code: str, message: str) -> str:
-    """Return an error body of the contract."""
+    """Return an error body in the API's form."""
     error = {"type": "x", "code": code, "message": message, "param": None, "request_id": "abc"}
     return json.dumps({"error": error})
 
 
 def test_a_server_without_a_status(visit: Callable[..., Any]) -> None:
-    """A server that does not know `/status` is said not to; its plan and trying it still work."""
+    """A server without `/status` is reported as such; its plan and the form still work."""
     body = refusal("not_found", "there is no such path")
     page = visit(status=Status(body, 404)).page
     expect(page.locator("#trouble")).to_have_text(
@@ -394,7 +394,7 @@ def test_a_server_without_a_status(visit: Callable[..., Any]) -> None:
 
 
 def test_a_busy_server(visit: Callable[..., Any]) -> None:
-    """A 429 says that there is too much work and when to try again; then trying again works."""
+    """A 429 shows that the server is busy and when to try again; then a retry works."""
     page = visit().page
     compare(page, TEXTS)
     expect(page.locator("#heat tbody tr")).to_have_count(3)
@@ -419,7 +419,7 @@ def test_a_busy_server(visit: Callable[..., Any]) -> None:
 
 
 def test_what_a_real_server_refuses(visit: Callable[..., Any], serve: Callable[..., Any]) -> None:
-    """A 422 is shown in the server's own words, and so is that the server is gone."""
+    """A 422 is shown in the server's words; a server that is gone is reported too."""
     strict = serve(WEB_CONCURRENCY=1, SENTENCE_API_MAX_REQUEST_ITEMS=2)
     page = visit(url=strict.url).page
     compare(page, TEXTS)
@@ -445,7 +445,7 @@ def test_what_a_real_server_refuses(visit: Callable[..., Any], serve: Callable[.
     ],
 )
 def test_what_the_page_refuses(texts: list[str], said: str, visit: Callable[..., Any]) -> None:
-    """Nothing, or more than a table can show, is refused before the server is asked."""
+    """Empty input, or more texts than the table shows, is refused without a request."""
     visited = visit()
     compare(visited.page, texts)
     expect(visited.page.locator("#try-trouble")).to_have_text(said)
@@ -453,7 +453,7 @@ def test_what_the_page_refuses(texts: list[str], said: str, visit: Callable[...,
 
 
 def test_a_text_that_is_cut(visit: Callable[..., Any]) -> None:
-    """A text that is too long for the model is named, and one text alone has no closest."""
+    """A text that is too long for the model is named, and a single text has no closest text."""
     page = visit().page
     compare(page, ["word " * 400])
     expect(page.locator("#try-said")).to_contain_text(

@@ -1,4 +1,4 @@
-"""A visit to the page, and what `GET /status` answers during it."""
+"""A visit to the page, and the response to `GET /status` during it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Route
 
 RECORDED = Path(__file__).parent.parent / "recorded" / "status.json"
 LEAST_CONTRAST = 4.5
-# The contrast of each piece of text with what is painted below it, by the formula of WCAG 2.
+# The contrast of each piece of text with its background, by the formula of WCAG 2.
 CONTRASTS = """() => {
   const numbers = (text) => text.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
   const rgba = (text) => {
@@ -40,10 +40,10 @@ CONTRASTS = """() => {
 
 @dataclass
 class Status:
-    """What `GET /status` answers in the browser; the page's own server is not asked.
+    """The response to `GET /status` in the browser; the page's own server does not see it.
 
     Attributes:
-        body: The answer.
+        body: The response body.
         code: Its HTTP status; None refuses the connection.
     """
 
@@ -60,7 +60,7 @@ class Status:
 
 @dataclass
 class Visit:
-    """A page that is open, what `/status` tells it, and what went wrong or out meanwhile."""
+    """An open page, the `/status` it gets, its errors and its requests to other hosts."""
 
     page: Page
     status: Status

@@ -1,4 +1,4 @@
-"""The capacity planner: from what was measured to cores, machines and memory."""
+"""The capacity planner: from measurements to cores, machines and memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plan_of(cpus: float, memory_bytes: int) -> Plan:
     [(10, 1), (20, 1.5), (30, 2), (80, 7), (130, 12), (230, 22), (4, 1)],
 )
 def test_the_cost_of_any_length(tokens: float, milliseconds: float) -> None:
-    """It lies on lines through what was measured, and no text costs less than the shortest."""
+    """A cost lies on lines through the measurements, and no text costs less than the shortest."""
     assert 1000 * MEASURED.cpu_seconds(tokens) == pytest.approx(milliseconds)
     assert MEASURED.rate(tokens) == pytest.approx(1000 / milliseconds)
 
@@ -71,25 +71,25 @@ def test_the_cost_of_any_length(tokens: float, milliseconds: float) -> None:
     ],
 )
 def test_how_full_cores_may_be(p95: float | None, tokens: float, share: float) -> None:
-    """As full as the latency asked for allows, and never fuller than was measured."""
+    """Cores are as full as the requested latency allows, and never fuller than was measured."""
     assert MEASURED.share_for(p95, tokens) == pytest.approx(share)
 
 
 def test_a_disturbed_measurement_does_not_mislead() -> None:
-    """A low share that looked slower than a higher one counts as no slower than that."""
+    """A low share with more latency than a higher share counts as no slower."""
     disturbed = (Latency(share=0.3, p50=1, p95=1, p99=1), *MEASURED.latencies)
     measured = MEASURED.model_copy(update={"latencies": disturbed})
     assert measured.share_for(0.015, 30) == pytest.approx(0.6)
 
 
 def test_a_latency_that_no_machine_gives() -> None:
-    """The message says what a core takes, and that more of them do not help."""
+    """The message gives the latency of a core, and says that more cores do not help."""
     with pytest.raises(OutOfReach, match=r"95 % within 5 ms is out of reach .* takes 10 ms"):
         MEASURED.share_for(0.005, 30)
 
 
 def test_what_a_load_needs() -> None:
-    """500/s of 2 ms at 70 % are 1.43 cores: two machines of one CPU, one of two with a quota."""
+    """500/s of 2 ms at 70 % are 1.43 cores: two machines of one CPU, or one of two with a quota."""
     found = need(MEASURED, Target(500, 30), plan_of(1, 2 * GIB), plan_of)
     assert (found.rate, found.share) == (500, 0.7)
     assert found.cores == pytest.approx(500 / 350)
@@ -110,13 +110,13 @@ def test_what_a_load_needs() -> None:
 
 
 def test_exactly_what_one_machine_bears_needs_one() -> None:
-    """A load equal to the capacity is not rounded up to a second machine."""
+    """A load equal to the capacity of a machine is not rounded up to two machines."""
     found = need(MEASURED, Target(350, 30), plan_of(1, 2 * GIB), plan_of)
     assert found.fleets[0].machines == 1
 
 
 def test_a_machine_that_cannot_be_planned_is_left_out() -> None:
-    """Where no memory is enough for a size, the table goes without it."""
+    """If no memory is enough for a machine size, the table omits it."""
 
     def only_one_cpu(cpus: float, memory_bytes: int) -> Plan:
         if cpus > 1:
@@ -132,7 +132,7 @@ def _run(answers: LoadResult, requests: int, memory: int) -> tuple[LoadResult, C
 
 
 def test_a_bench_is_held_against_the_plan() -> None:
-    """Memory beyond the prediction and failed requests are faults; others' requests are told."""
+    """Memory above the plan and failures are faults; requests of other clients are noted."""
     plan = {"predicted_peak_bytes": 100 * MIB, "memory_limit_bytes": GIB}
     good = LoadResult(1.0, [0.1, 0.2], 0, None)
     said = "memory reached 100 MiB of 100 MiB predicted, the limit is 1 GiB"
@@ -148,7 +148,7 @@ def test_a_bench_is_held_against_the_plan() -> None:
 
 
 def test_nothing_measured_is_said(tmp_path: Path) -> None:
-    """Without a measurement, or with one of another version, the next step is named."""
+    """A missing measurement, or an old version's, is reported with the next step."""
     with pytest.raises(NotMeasured, match="next: python -m sentence_api bench"):
         measure.kept(tmp_path)
     (tmp_path / measure.FILE).write_text('{"format": 2}')
@@ -177,14 +177,14 @@ def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     ],
 )
 def test_a_wrong_number_is_explained(arguments: list[str], said: str) -> None:
-    """Whoever mistypes learns what can be written; the status is that of wrong usage."""
+    """An invalid number gets a message with the valid form, and exit status 2."""
     done = _command("plan", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
 
 
 def test_bench_and_planner_on_a_real_server(serve, tmp_path: Path) -> None:
-    """A short bench of one worker is kept, and the planner's answer follows from it."""
+    """A short bench of one worker is kept, and the planner's result follows from it."""
     server = serve(WEB_CONCURRENCY=1)
     history = {"SENTENCE_API_HISTORY": str(tmp_path)}
     done = _command("bench", "--url", server.url, "--seconds", "6", **history)
@@ -203,7 +203,7 @@ def test_bench_and_planner_on_a_real_server(serve, tmp_path: Path) -> None:
 
 
 def test_bench_without_a_server_says_so(tmp_path: Path) -> None:
-    """Nobody there is one line with the next step."""
+    """Without a server, `bench` prints one line with the next step."""
     done = _command("bench", "--url", "http://127.0.0.1:9", SENTENCE_API_HISTORY=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("sentence-api: no answer from http://127.0.0.1:9/status")
@@ -211,7 +211,7 @@ def test_bench_without_a_server_says_so(tmp_path: Path) -> None:
 
 
 def test_bench_of_a_guarded_server(serve, tmp_path: Path) -> None:
-    """With the server's keys it is measured; without, the refusal says what is missing."""
+    """`bench` works with the server's keys; without them the error says what is missing."""
     keys = tmp_path / "keys"
     keys.write_text("# one\nabcdefghijklmnopqrstuvwxyz012345\n")
     server = serve(WEB_CONCURRENCY=1, SENTENCE_API_KEYS_FILE=str(keys))

@@ -1,4 +1,4 @@
-"""The commands that a host runs inside an image, whatever version that is of."""
+"""Commands that a host runs inside an image, whatever the version of the image."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def guarded(serve: Callable[..., Server], keys: Path) -> Server:
-    """Return a server whose query calls need a key."""
+    """Return a server whose query calls require a key."""
     return serve(WEB_CONCURRENCY=1, SENTENCE_API_KEYS_FILE=keys)
 
 
 def test_canary(artifact: Path, tmp_path: Path) -> None:
-    """`canary` prints as JSON the text that the artifact was proved with, and its vector."""
+    """`canary` prints the artifact's reference text and its vector as JSON."""
     manifest = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
     code, printed, errors = run("canary", SENTENCE_API_ARTIFACT=artifact)
     assert (code, json.loads(printed), errors) == (0, manifest["canary"], "")
@@ -62,7 +62,7 @@ def test_canary(artifact: Path, tmp_path: Path) -> None:
 def test_smoke(guarded: Server, artifact: Path, keys: Path, tmp_path: Path) -> None:
     """`smoke URL` embeds texts with a key of the settings, and compares with the artifact's canary.
 
-    Without an artifact only the form of the answers is tested; without the key there are none.
+    Without an artifact only the form of the responses is tested; without the key there are none.
     """
     passed = (0, f"{guarded.url} gives 384 dimensions\n", "")
     model = {"SENTENCE_API_ARTIFACT": artifact}
@@ -84,7 +84,7 @@ def test_smoke(guarded: Server, artifact: Path, keys: Path, tmp_path: Path) -> N
 
 
 def test_healthcheck(guarded: Server) -> None:
-    """`healthcheck` asks the server that host and port name, and says why it is not ready."""
+    """`healthcheck` asks the server at the settings' address, and says why it is not ready."""
     port = httpx2.URL(guarded.url).port
     assert run("healthcheck", SENTENCE_API_HOST="0.0.0.0", PORT=port) == (0, "", "")  # noqa: S104
     assert run("healthcheck", SENTENCE_API_HOST="127.0.0.1", PORT=1) == (
@@ -95,7 +95,7 @@ def test_healthcheck(guarded: Server) -> None:
 
 
 def test_the_health_check_imports_next_to_nothing() -> None:
-    """It runs every few seconds beside the workers, so it takes what a socket takes, no more."""
+    """The health check runs every few seconds, so it imports little more than a socket."""
     script = (
         "import sys, socket, __future__; before = set(sys.modules);"
         "from sentence_api.__main__ import main; main(['healthcheck']);"
@@ -115,7 +115,7 @@ def test_the_health_check_imports_next_to_nothing() -> None:
 
 @pytest.mark.parametrize("command", ["canary", "healthcheck", "smoke"])
 def test_help(command: str) -> None:
-    """Each says what it does, and the list of all commands names it."""
+    """Each command has a help text, and the list of all commands names it."""
     code, printed, _ = run(command, "--help")
     assert code == 0
     assert printed.startswith(f"usage: python -m sentence_api {command} [-h]")

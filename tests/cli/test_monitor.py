@@ -1,4 +1,4 @@
-"""`monitor`: a screenful that fits, a line where there is no terminal, a server that goes away."""
+"""`monitor`: a screen that fits, lines without a terminal, a server that goes away."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MONITOR = [sys.executable, "-m", "sentence_api", "monitor"]
 
 
 def drawn(width: int, height: int, trouble: str | None = None, **changes: Any) -> list[str]:
-    """Return the lines of a screenful of the recorded status with some values changed."""
+    """Return the screen of the recorded status with some values changed, line by line."""
     console = Console(width=width, height=height, file=io.StringIO(), color_system=None)
     console.print(screen.frame({**RECORDED, **changes}, URL, width, height, trouble))
     assert isinstance(console.file, io.StringIO)
@@ -64,7 +64,7 @@ def test_a_small_terminal_shows_all() -> None:
 def test_every_terminal_is_kept_to(
     width: int, height: int, workers: int, trouble: str | None
 ) -> None:
-    """No size, number of workers or trouble makes a picture larger than its terminal."""
+    """A picture never exceeds its terminal, whatever the size, workers or verdicts."""
     lines = drawn(width, height, trouble, workers=RECORDED["workers"][:1] * workers)
     assert len(lines) <= height
     assert max(len(one.rstrip()) for one in lines) <= width
@@ -72,7 +72,7 @@ def test_every_terminal_is_kept_to(
 
 
 def test_a_large_terminal_is_used() -> None:
-    """With more room the charts grow, and every worker and event has its line."""
+    """With more room the charts grow, and every worker and event has a line."""
     workers = [{**RECORDED["workers"][0], "pid": 9000 + each} for each in range(8)]
     small, large = drawn(80, 24, workers=workers), drawn(120, 50, workers=workers)
     assert sum("█" in one for one in large) > sum("█" in one for one in small)
@@ -82,7 +82,7 @@ def test_a_large_terminal_is_used() -> None:
 
 
 def test_what_is_unknown_is_not_made_up() -> None:
-    """A server without requests, without samples and with a figure that cannot be read."""
+    """Without requests or samples, or with an unreadable figure, nothing is invented."""
     rows = [
         {**row, "value": None, "verdict": "unknown", "text": "unknown"} for row in RECORDED["rows"]
     ]
@@ -110,7 +110,7 @@ def test_what_is_unknown_is_not_made_up() -> None:
     ],
 )
 def test_bars(values: list[float | None], width: int, height: int, found: list[str]) -> None:
-    """Zero is visible, a gap is empty, the largest of a column counts, nothing leaves the top."""
+    """Zero is visible, a gap is empty, the maximum of a column counts, nothing exceeds the top."""
     assert formatting.bars(values, width, 100, height) == found
 
 
@@ -127,12 +127,12 @@ def test_bars(values: list[float | None], width: int, height: int, found: list[s
     ],
 )
 def test_spans(value: float, text: str) -> None:
-    """A time is said in its two largest units."""
+    """A duration is written in its two largest units."""
     assert formatting.span(value) == text
 
 
 def test_a_line() -> None:
-    """Where there is no terminal, a look is one line that a program can split too."""
+    """Without a terminal, a poll is one line that a program can split."""
     assert line(Poll(RECORDED, None)) == (
         "2026-11-21T07:00:00+00:00 ready warning  memory 74.1 %  cpu 57.8 %  p95 148 ms"
         "  81.5 requests/s  queue 8.4 %  rejected 0 %  errors 0 %  restarts 1  oom_kills 0"
@@ -154,7 +154,7 @@ def test_a_line() -> None:
 def test_bad_arguments(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What makes no sense is refused with what would."""
+    """An invalid argument is refused with the valid values."""
     with pytest.raises(SystemExit) as ended:
         main(["monitor", *arguments])
     assert ended.value.code == 2
@@ -163,17 +163,17 @@ def test_bad_arguments(
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:5001"])
 def test_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be asked at all ends it at once."""
+    """An address that cannot be requested at all ends the program at once."""
     assert main(["monitor", "--url", url]) == 3
     assert "is no address" in capsys.readouterr().err
 
 
 def test_a_server_goes_and_comes(capsys: pytest.CaptureFixture[str]) -> None:
-    """It says since when nobody answers, and goes on when somebody does again."""
+    """`monitor` says how long the server has been away, and continues when it is back."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            """Answer with the recorded status, but not the second time."""
+            """Answer with the recorded status, except the second time."""
             asked.append(self.path)
             if len(asked) == 2:
                 return
@@ -182,7 +182,7 @@ def test_a_server_goes_and_comes(capsys: pytest.CaptureFixture[str]) -> None:
             self.wfile.write(json.dumps(RECORDED).encode())
 
         def log_message(self, *_: object) -> None:
-            """Keep quiet."""
+            """Log nothing."""
 
     asked: list[str] = []
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
@@ -196,7 +196,7 @@ def test_a_server_goes_and_comes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lines_of_a_real_server(serve: Callable[..., Server]) -> None:
-    """Without a terminal each look at a real server is a line, and it ends after the count."""
+    """Without a terminal each poll of a real server is a line, and the count ends it."""
     server = serve(SENTENCE_API_CPUS=1)
     done = subprocess.run(
         [*MONITOR, "--url", server.url, "--interval", "0.5", "--count", "2"],
@@ -217,12 +217,12 @@ def test_lines_of_a_real_server(serve: Callable[..., Server]) -> None:
 
 
 def test_a_real_terminal(serve: Callable[..., Server]) -> None:
-    """On a terminal of 80x24 it draws on a screen of its own, and Ctrl-C ends it quietly."""
+    """On a terminal of 80x24 it draws on the alternate screen, and Ctrl-C ends it quietly."""
     server = serve(SENTENCE_API_CPUS=1)
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES"}}
-    # Tests that run in the background were told to ignore Ctrl-C, and a child inherits that.
+    # Background tests ignore SIGINT, and a child inherits that.
     ours = signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
         [*MONITOR, "--url", server.url, "--interval", "0.5"],

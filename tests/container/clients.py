@@ -1,6 +1,6 @@
-"""Clients that keep asking at a steady rate, and remember how each request ended.
+"""Clients that send requests at a steady rate and record how each request ended.
 
-Standard library only: the test of a swarm runs this file inside its network,
+Standard library only: the swarm test runs this file inside the swarm's network,
 `python clients.py HOST PORT SECONDS`.
 """
 
@@ -17,17 +17,17 @@ from collections import Counter
 BODY = json.dumps({"question": "What is machine learning?"})
 HEADERS = {"Content-Type": "application/json"}
 THREADS = 10
-# Every other client keeps its connection, as long as the server does.
+# Half of the clients keep their connection, as long as the server does.
 KEEPING = 2
 
 
 class Clients:
-    """Asks `per_second` times a second, half over kept connections and half over new ones.
+    """Clients that send `per_second` requests per second, half of them over new connections.
 
     Args:
         host: Resolved anew for each connection.
         port: Where the server listens.
-        per_second: Requests of all clients together.
+        per_second: Requests per second of all clients together.
     """
 
     def __init__(self, host: str, port: int, per_second: int = 100) -> None:
@@ -40,13 +40,13 @@ class Clients:
         self.outcomes: Counter[str] = Counter()
 
     def __enter__(self) -> Clients:
-        """Begin."""
+        """Start the clients."""
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End, and wait for the answers that are under way."""
+        """Stop, and wait for the responses that are still due."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

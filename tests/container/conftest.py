@@ -1,4 +1,4 @@
-"""A copy of the project, deployed for real with the Docker engine of this machine."""
+"""A copy of the project, deployed with the Docker engine of this machine."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder."""
+    """Mark the tests of this folder."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.container)
 
 
 def docker(*arguments: str, check: bool = True) -> str:
-    """Return what a `docker` command prints."""
+    """Return the output of a `docker` command."""
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0 or not check, f"{arguments}: {done.stderr}"
     return done.stdout.strip()
 
 
 def leftovers() -> list[str]:
-    """Return what a deployment has made: containers, networks, and volumes, which swarms keep."""
+    """Return the objects of a deployment: containers, networks and the volumes that swarms keep."""
     found = docker("volume", "ls", "--quiet", "--filter", f"label={LABELS[0]}").split()
     for label in LABELS:
         for kind in (("ps", "--all"), ("network", "ls")):
@@ -48,8 +48,8 @@ class Project:
     """A copy of the project that builds without a network.
 
     Attributes:
-        folder: Where it is.
-        port: A free port, which its deployments publish.
+        folder: Folder of the copy.
+        port: Free port that its deployments publish.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Project:
 
     @property
     def url(self) -> str:
-        """Where its deployment answers."""
+        """Address of its deployment."""
         return f"http://127.0.0.1:{self.port}"
 
     def run(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -102,14 +102,14 @@ class Project:
         path.write_text(text.replace(old, new), encoding="utf-8")
 
     def state(self, name: str) -> Any:
-        """Return the `current` or `previous` release as it was written down."""
+        """Return the stored `current` or `previous` release."""
         path = self.folder / "var" / "container" / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """Need a Docker engine with our base image and nothing of ours running."""
+    """Require a Docker engine with our base image and no running deployment."""
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no Docker engine answers; tests/container/engine.sh sets one up")
     if not docker("image", "ls", "--quiet", BASE_IMAGE):
@@ -144,7 +144,7 @@ def image(built: Project) -> str:
 
 @pytest.fixture
 def project(built: Project, tmp_path: Path) -> Iterator[Project]:
-    """Return a copy that a test may deploy and alter; what it deployed is taken down."""
+    """Return a copy that a test may deploy and alter; its deployment is removed afterwards."""
     made = Project(tmp_path)
     shutil.copytree(built.folder / "wheelhouse", tmp_path / "wheelhouse", copy_function=os.link)
     yield made
@@ -153,7 +153,7 @@ def project(built: Project, tmp_path: Path) -> Iterator[Project]:
 
 
 def _let_builds_reach_what_pip_reaches(wheelhouse: Path) -> None:
-    """Give the build this machine's certificates, pip's index, and wheels that lie in folders."""
+    """Give the build this machine's certificates, pip's index, and local wheels."""
     wheelhouse.mkdir()
     settings = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True

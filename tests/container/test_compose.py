@@ -1,4 +1,4 @@
-"""What the Compose file promises, read by Compose itself."""
+"""The guarantees of the Compose file, as Compose itself reads it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def rendered(engine: None, tmp_path: Path) -> dict[str, Any]:
-    """Return the file with a plan's variables in it, as Compose understands it."""
+    """Return Compose's rendering of the file with a plan's variables."""
     del engine
     state = State(tmp_path)
     keys = keys_text(None)
@@ -42,7 +42,7 @@ def rendered(engine: None, tmp_path: Path) -> dict[str, Any]:
 
 
 def test_policy(rendered: dict[str, Any]) -> None:
-    """One service, locked down, inside limits, published on this machine only."""
+    """One service runs locked down, inside limits, published on loopback only."""
     assert list(rendered["services"]) == ["api"]
     api = rendered["services"]["api"]
     assert api["read_only"] is True
@@ -60,7 +60,7 @@ def test_policy(rendered: dict[str, Any]) -> None:
 
 
 def test_limits(rendered: dict[str, Any]) -> None:
-    """Memory, CPUs and processes are bounded, and less is reserved than may be used."""
+    """Memory, CPUs and processes are bounded, and the reservations are below the limits."""
     deploy = rendered["services"]["api"]["deploy"]
     limits = deploy["resources"]["limits"]
     reserved = deploy["resources"]["reservations"]
@@ -76,7 +76,7 @@ def test_limits(rendered: dict[str, Any]) -> None:
 
 
 def test_what_can_be_written(rendered: dict[str, Any]) -> None:
-    """Two bounded folders in memory, and the history."""
+    """Two bounded tmpfs folders and the history are writable."""
     volumes = {v["target"]: v for v in rendered["services"]["api"]["volumes"]}
     assert set(volumes) == {"/tmp", "/dev/shm", "/var/lib/sentence-api"}  # noqa: S108
     assert volumes["/tmp"]["type"] == volumes["/dev/shm"]["type"] == "tmpfs"  # noqa: S108
@@ -86,7 +86,7 @@ def test_what_can_be_written(rendered: dict[str, Any]) -> None:
 
 
 def test_the_drain_fits_into_the_grace_period(rendered: dict[str, Any]) -> None:
-    """Docker kills after the grace period, which is longer than workers have for their requests."""
+    """Docker's grace period is longer than the workers' graceful timeout."""
     assert (
         rendered["services"]["api"]["stop_grace_period"] == f"{PLAN_FIGURES['stop_grace_seconds']}s"
     )

@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 
 def plan_on_the_host(project: Project) -> dict[str, Any]:
-    """Return the plan that `python -m sentence_api plan` makes for the same machine."""
+    """Return the plan of `python -m sentence_api plan` for the same machine."""
     command = ("plan", "--format", "json", "--cpus", "2", "--memory", "2G")
     done = subprocess.run(
         [sys.executable, "-m", "sentence_api", *command],
@@ -36,13 +36,13 @@ def plan_on_the_host(project: Project) -> dict[str, Any]:
 
 
 def state_of(container: str) -> dict[str, Any]:
-    """Return everything the engine knows of a container."""
+    """Return the engine's full description of a container."""
     found: dict[str, Any] = json.loads(docker("inspect", container))[0]
     return found
 
 
 def test_up_up_and_down(project: Project) -> None:
-    """A deployment has the plan's limits and works; again does nothing; down leaves nothing."""
+    """A deployment has the plan's limits and works; a repeat does nothing; down leaves nothing."""
     dry = project.up("--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "docker compose --project-name sentence-api" in dry.stdout
@@ -88,10 +88,10 @@ def test_up_up_and_down(project: Project) -> None:
 
 
 def test_hardening(project: Project) -> None:
-    """What an intruder finds: no capability, no way to one, nothing to write to."""
+    """An intruder finds no capability, no way to gain one, and no writable file."""
     assert project.up().returncode == 0
     container = project.container()
-    # Every process but the one that looks; the first is the engine's own init.
+    # Every process but the shell that looks; the first is the engine's own init.
     program = (
         "import pathlib\n"
         "found = pathlib.Path('/proc').glob('[0-9]*/status')\n"
@@ -124,7 +124,7 @@ def test_hardening(project: Project) -> None:
 
 
 def test_stop_drains(project: Project) -> None:
-    """A request that is under way when the container is stopped is answered."""
+    """A request in flight is answered when the container is stopped."""
     assert project.up(WEB_CONCURRENCY="1").returncode == 0
     container = project.container()
     texts = [f"{number} " + "drain " * 250 for number in range(64)]
@@ -149,7 +149,7 @@ def test_stop_drains(project: Project) -> None:
 
 
 def test_a_damaged_model_never_reaches_what_runs(project: Project) -> None:
-    """The candidate fails beside the running version, which nobody notices."""
+    """The candidate fails beside the running version, which is not affected."""
     assert project.up().returncode == 0
     container = project.container()
     project.edit(
@@ -170,10 +170,10 @@ def test_a_damaged_model_never_reaches_what_runs(project: Project) -> None:
 
 
 def test_a_failure_after_the_switch_rolls_back(project: Project) -> None:
-    """A version that fails only in its place gives way to the one before; no client sees a 5xx."""
+    """A version that fails only after the switch is rolled back; no client sees a 5xx."""
     assert project.up().returncode == 0
     before = project.state("current")
-    # A model that is damaged once there is a network: the candidate, which has none, passes.
+    # The model is damaged only with a network: the candidate, which has none, passes.
     project.edit(
         "api.py",
         "def app_or_exit() -> Flask:",
@@ -199,7 +199,7 @@ def test_a_failure_after_the_switch_rolls_back(project: Project) -> None:
 
 
 def test_rollback_to_the_version_before(project: Project) -> None:
-    """`rollback` brings the version before back, with its settings."""
+    """`rollback` restores the previous version with its settings."""
     assert project.up().returncode == 0
     first = project.state("current")
     assert project.run("rollback").returncode == 1
@@ -213,7 +213,7 @@ def test_rollback_to_the_version_before(project: Project) -> None:
 
 
 def test_keys_and_history_outlive_a_container(project: Project) -> None:
-    """Keys come as a file of their own, and the history is there after a new version."""
+    """Keys are mounted as a file, and the history survives a new version."""
     keys = project.folder / "my-keys"
     keys.write_text("# mine\nsecret-1\n", encoding="utf-8")
     up = project.up("--keys", str(keys))
@@ -253,7 +253,7 @@ def test_keys_and_history_outlive_a_container(project: Project) -> None:
     ],
 )
 def test_typos_change_nothing(project: Project, arguments: tuple[str, ...], message: str) -> None:
-    """A bad value is named in one line, before anything runs."""
+    """An invalid value is named in one line, before anything runs."""
     done = project.up(*arguments)
     assert done.returncode in {1, 2}
     assert message in done.stderr.splitlines()[-1]

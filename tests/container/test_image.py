@@ -1,4 +1,4 @@
-"""The image: what is in it, what is not, and what it does when run by hand."""
+"""The image: its contents, and its behaviour when run by hand."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def size(reference: str) -> int:
 
 
 def inside(image: str, *command: str) -> str:
-    """Return what a command in a container of the image prints."""
+    """Return the output of a command in a container of the image."""
     entry, *arguments = command
     return docker("run", "--rm", "--network", "none", "--entrypoint", entry, image, *arguments)
 
 
 def test_size(image: str) -> None:
-    """Model and all, the image adds no more than the budget to its base."""
+    """The image, with the model, adds no more than the budget to its base."""
     assert size(image) - size(BASE_IMAGE) <= BUDGET
 
 
 def test_labels_user_and_health_check(image: str) -> None:
-    """The image says what it is, runs as nobody in particular, and checks its own health."""
+    """The image has labels, an unprivileged user and a health check."""
     config = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", image))
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.version"] == __version__
@@ -50,7 +50,7 @@ def test_labels_user_and_health_check(image: str) -> None:
 
 def test_nothing_to_become_root_with_and_nothing_to_install_with(image: str) -> None:
     """No setuid or setgid file, no pip, no torch, no package cache, no secret of the build."""
-    # Into root's home the image's own user may not look; root may.
+    # The image's own user may not look into root's home; root may.
     as_root = ("run", "--rm", "--user", "0", "--entrypoint")
     assert docker(*as_root, "find", image, *["/", "-xdev", "-perm", "/6000", "-type", "f"]) == ""
     program = (
@@ -64,7 +64,7 @@ def test_nothing_to_become_root_with_and_nothing_to_install_with(image: str) -> 
 
 
 def test_bill_of_materials(image: str) -> None:
-    """The image lists what it is made of, and the list is what is installed."""
+    """The image lists its components, and the list matches the installation."""
     bill = json.loads(inside(image, "cat", "/app/sbom.json"))
     assert bill["bomFormat"] == "CycloneDX"
     listed = {part["name"].lower().replace("_", "-") for part in bill["components"]}
@@ -78,7 +78,7 @@ def test_bill_of_materials(image: str) -> None:
 
 
 def test_sizes_itself(image: str) -> None:
-    """Run by hand inside limits, a container plans for them and is ready without a network."""
+    """Run by hand with limits, a container plans for them and is ready without a network."""
     options = ("--detach", "--network", "none", "-m", "1g", "--cpus", "1", "--read-only")
     container = docker("run", *options, "--tmpfs", "/tmp", image)  # noqa: S108 - in the container
     try:
@@ -99,7 +99,7 @@ def test_sizes_itself(image: str) -> None:
 
 
 def test_code_changes_rebuild_in_seconds(project: Project) -> None:
-    """A change of code runs no installation and no export again."""
+    """A change of code repeats neither the installation nor the export."""
     project.edit("api.py", "def app_or_exit", "# changed\n\n\ndef app_or_exit")
     done = project.run("--build-only", "--base-image", BASE_IMAGE)
     assert done.returncode == 0, done.stderr
@@ -110,10 +110,10 @@ def test_code_changes_rebuild_in_seconds(project: Project) -> None:
 
 
 def test_a_damaged_wheelhouse_is_refused(project: Project) -> None:
-    """A wheel that was altered stops the build, and is named."""
+    """An altered wheel stops the build, and is named."""
     wheel = next((project.folder / "wheelhouse").glob("flask-*.whl"))
     altered = wheel.read_bytes() + b"x"
-    wheel.unlink()  # it is a link to the one that other tests use
+    wheel.unlink()  # a link to the file of other tests
     wheel.write_bytes(altered)
     done = project.run("--build-only", "--base-image", BASE_IMAGE)
     assert done.returncode == 1
@@ -122,7 +122,7 @@ def test_a_damaged_wheelhouse_is_refused(project: Project) -> None:
 
 
 def test_hadolint() -> None:
-    """The Dockerfile follows the rules of its field."""
+    """The Dockerfile passes hadolint."""
     hadolint = Path(sys.executable).with_name("hadolint")
     if not hadolint.exists():
         pytest.skip("no hadolint for this processor")

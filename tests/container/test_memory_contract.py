@@ -1,4 +1,4 @@
-"""The memory contract in short, with the code of `benchmarks.memory`, and that it can be broken."""
+"""The memory contract in short, with the code of `benchmarks.memory`, and its violations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ pytestmark = pytest.mark.container
 SMALLEST = Tier.parse("512M/1")
 SECONDS = 20
 MIB = 1 << 20
-# Holds so many bytes in memory for longer than the test takes, and offers itself to the kernel: in
-# float32 a worker is larger than what is held when memory runs out.
+# Holds this many bytes for longer than the test takes, as the kernel's preferred victim: in
+# float32 a worker is larger than the held memory when memory runs out.
 EAT = """
 import time
 open("/proc/self/oom_score_adj", "w").write("1000")
 held = bytearray({})
 time.sleep(600)
 """
-# Kills the worker: of gunicorn's processes the one that was started last.
+# Kills the worker: the newest of gunicorn's processes.
 KILL = """
 import os, pathlib, signal
 MARK = b"python\\0-m\\0gunicorn"
@@ -35,11 +35,11 @@ os.kill(max(int(p.name) for p in found), signal.SIGKILL)
 
 
 def test_the_smallest_container_keeps_the_contract(image: str) -> None:
-    """The worst load on 512 MB and one CPU: nothing is killed and every figure in bounds."""
+    """The worst load on 512 MB and one CPU kills nothing, and every figure is in bounds."""
     result = run_tier(image, SMALLEST, SECONDS, {})
     assert broken(result) == []
     assert result.samples > SECONDS
-    # The load was what it claims to be.
+    # The load was as heavy as intended.
     outcomes = result.load.outcomes
     assert {"batch", "bound_body", "invalid_body", "half_head", "small"} <= set(outcomes)
     assert outcomes["batch"].get("429", 0) > 0
@@ -58,7 +58,7 @@ def test_a_process_that_eats_memory_is_seen(image: str) -> None:
 
 
 def test_memory_in_use_is_seen(image: str) -> None:
-    """What a process holds is in the working set, and above 85 % breaks the contract."""
+    """Memory held by a process is in the working set, and above 85 % breaks the contract."""
     with running(image, SMALLEST, {}) as container, MemorySampler(container) as watch:
         held = SMALLEST.memory_bytes * 9 // 10 - container.working_set()
         docker("exec", "--detach", container.id, "python", "-c", EAT.format(held))
@@ -67,7 +67,7 @@ def test_memory_in_use_is_seen(image: str) -> None:
 
 
 def test_a_crash_is_seen(image: str) -> None:
-    """A worker that ends by a fault breaks the contract, though another takes its place."""
+    """A crashed worker breaks the contract, although a new worker replaces it."""
     with running(image, SMALLEST, {}) as container:
         docker("exec", container.id, "python", "-c", KILL)
         assert eventually(lambda: fate(container)["exits"].get("crash") == 1)
@@ -76,7 +76,7 @@ def test_a_crash_is_seen(image: str) -> None:
 
 
 def test_the_end_of_a_container_is_seen(image: str) -> None:
-    """A container that ends breaks the contract, and what watches it does not fail over that."""
+    """A container that ends breaks the contract, and the sampler does not fail over it."""
     with running(image, SMALLEST, {}) as container, MemorySampler(container) as watch:
         assert eventually(lambda: watch.samples > 0)
         docker("stop", container.id)
@@ -87,13 +87,13 @@ def test_the_end_of_a_container_is_seen(image: str) -> None:
 
 
 def test_too_little_memory_is_refused(image: str) -> None:
-    """A container that the formula cannot fit says so in one line instead of starting."""
+    """A container that is too small refuses to start, with one line."""
     with pytest.raises(RuntimeError, match=r"one worker needs .* missing"):
         planned(image, Tier.parse("160M/1"), {})
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Return whether a condition comes true in time."""
+    """Return whether a condition becomes true in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

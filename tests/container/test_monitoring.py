@@ -1,4 +1,4 @@
-"""monitor-resources.sh monitor and report for a real container, alive and ended."""
+"""monitor-resources.sh monitor and report for a real container, running and ended."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kills(container: str) -> int:
 
 
 def test_monitor_and_report(project: Project, tmp_path: Path) -> None:
-    """Both look at the container from beside it; the report outlives it."""
+    """Both run beside the container; the report also works after its end."""
     up = project.up(SENTENCE_API_HISTORY_SECONDS="0.5")
     assert up.returncode == 0, up.stdout + up.stderr
     container = project.container()

@@ -1,4 +1,4 @@
-"""Status, check and monitor-resources.sh in containers that are really short of something."""
+"""Status, check and monitor-resources.sh in containers that run out of a resource."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.container.conftest import Project, docker
 
 MIB = 1 << 20
 LIMIT = 384 * MIB
-# Rates are over the last seconds here, so that a test need not last a minute.
+# Rates cover the last seconds here, so that a test need not last a minute.
 QUICK = ("SENTENCE_API_HISTORY_SECONDS=0.5", "SENTENCE_API_STATUS_WINDOW=3")
-# Offers itself to the kernel before gunicorn's master, which in float32 is as large.
+# Becomes a likelier OOM victim than gunicorn's master, which in float32 is as large.
 HOLD = """
 import os, time
 open("/proc/self/oom_score_adj", "w").write("550")
@@ -26,7 +26,7 @@ held = b"x" * {size}
 print(os.getpid(), flush=True)
 time.sleep(600)
 """
-# Asks for vectors of large batches until it is killed.
+# Sends large batches until it is killed.
 COMPUTE = """
 import json, urllib.request
 texts = [f"{n} " + "one two three four five six seven eight " * 10 for n in range(64)]
@@ -40,7 +40,7 @@ while True:
 
 
 class Container:
-    """A container of our image that a test may torment."""
+    """A container of our image that a test may overload."""
 
     def __init__(self, image: str) -> None:
         environment = [part for each in QUICK for part in ("--env", each)]
@@ -52,7 +52,7 @@ class Container:
         self._held: list[subprocess.Popen[str]] = []
 
     def check(self, *arguments: str) -> tuple[int, str]:
-        """Run the check inside and return its exit status and what it printed."""
+        """Run the check inside and return its exit status and its output."""
         command = ["docker", "exec", self.id, "python", "-m", "sentence_api", "check", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert "Traceback" not in done.stderr, done.stderr
@@ -64,7 +64,7 @@ class Container:
         return {row["name"]: row for row in status["rows"]}
 
     def stats(self) -> tuple[float, float]:
-        """Return what `docker stats` says of memory and CPU, in percent."""
+        """Return memory and CPU of `docker stats`, in percent."""
         line = docker("stats", "--no-stream", "--format", "{{.MemPerc}} {{.CPUPerc}}", self.id)
         memory, cpu = line.replace("%", "").split()
         return float(memory), float(cpu)
@@ -83,7 +83,7 @@ class Container:
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Hold so much memory inside."""
+        """Hold this much memory inside."""
         process = self.start(HOLD.format(size=size))
         assert process.stdout is not None
         pid = int(process.stdout.readline())
@@ -96,7 +96,7 @@ class Container:
             process.wait(timeout=30)
 
     def remove(self) -> None:
-        """End it and everything in it."""
+        """Remove the container with all its processes."""
         docker("rm", "--force", self.id)
         for process in self._held:
             process.wait(timeout=30)
@@ -114,7 +114,7 @@ def container(image: str) -> Iterator[Container]:
 
 
 def eventually(condition: Callable[[], object], seconds: float = 60) -> bool:
-    """Return whether a condition comes true in time."""
+    """Return whether a condition becomes true in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -124,7 +124,7 @@ def eventually(condition: Callable[[], object], seconds: float = 60) -> bool:
 
 
 def test_memory_near_the_limit(container: Container) -> None:
-    """What the container holds is seen as Docker sees it, judged, and comes with advice."""
+    """Memory near the limit is seen as Docker sees it, judged, and comes with advice."""
     used = container.rows()["memory"]["value"] * LIMIT / 100
     codes = {}
     for share, verdict in ((0.62, "normal"), (0.78, "warning"), (0.92, "critical")):
@@ -132,15 +132,15 @@ def test_memory_near_the_limit(container: Container) -> None:
             codes[verdict], shown = container.check()
             row = container.rows()["memory"]
             assert (row["verdict"], row["text"][-10:]) == (verdict, "of 384 MiB"), row
-            # The check itself takes part of the memory that it measures.
+            # The check itself uses part of the memory that it measures.
             assert row["value"] == pytest.approx(container.stats()[0], rel=0.05)
     assert codes == {"normal": 0, "warning": 1, "critical": 2}
     assert re.search(r"memory 9\d % of 384 MiB: raise the memory limit to \d+M\.", shown)
 
 
 def test_cpu_at_the_quota(container: Container) -> None:
-    """A container that uses up its quota is critical, throttled, and agrees with Docker."""
-    # Half a CPU is to be had on a machine that is busy with other things too.
+    """A container at its CPU quota is critical, throttled, and agrees with Docker."""
+    # Half a CPU is available even on a busy machine.
     docker("update", "--cpus", "0.5", container.id)
     container.start(COMPUTE)
     assert eventually(lambda: container.rows()["cpu"]["verdict"] == "critical")
@@ -149,12 +149,12 @@ def test_cpu_at_the_quota(container: Container) -> None:
     assert code == 2
     assert "raise the limit to 1 CPU " in shown
     row, stats = container.rows()["cpu"], container.stats()
-    # Docker shows percent of one CPU, not of the quota.
+    # Docker shows percent of a single CPU, not of the quota.
     assert row["value"] == pytest.approx(stats[1] / 0.5, rel=0.05)
 
 
 def test_a_worker_killed_for_memory(container: Container) -> None:
-    """The kernel's kill of a worker is told from a crash, is critical, and is remembered."""
+    """An OOM kill of a worker is distinguished from a crash, critical, and remembered."""
     (worker,) = container.workers()
     docker("exec", container.id, "sh", "-c", f"echo 1000 > /proc/{worker}/oom_score_adj")
     container.start(HOLD.format(size=LIMIT))
@@ -170,7 +170,7 @@ def test_a_worker_killed_for_memory(container: Container) -> None:
 
 
 def test_a_crash_is_no_kill_for_memory(container: Container) -> None:
-    """A worker that is killed by a signal has crashed: only the kernel's counter proves more."""
+    """A worker killed by a signal counts as crashed unless the kernel counted an OOM kill."""
     (worker,) = container.workers()
     docker("exec", container.id, "python", "-c", f"import os; os.kill({worker}, 9)")
     assert eventually(lambda: container.rows()["restarts"]["value"] == 1)
@@ -180,7 +180,7 @@ def test_a_crash_is_no_kill_for_memory(container: Container) -> None:
 
 
 def test_a_limit_that_was_changed(container: Container) -> None:
-    """A container whose limit was changed under it no longer follows the formula's plan."""
+    """A container whose limit was changed no longer follows the formula's plan."""
     assert container.rows()["drift"]["verdict"] == "normal"
     docker("update", "--memory", "600m", "--memory-swap", "600m", container.id)
     assert eventually(lambda: container.rows()["drift"]["verdict"] == "warning")
@@ -191,7 +191,7 @@ def test_a_limit_that_was_changed(container: Container) -> None:
 
 
 def test_monitor_resources_finds_the_deployment(project: Project) -> None:
-    """The script checks what was deployed, says how it ended, and when there is nothing left."""
+    """The script checks the deployment, says how it ended, and when nothing is left."""
     script = [project.folder / "monitor-resources.sh", "check"]
 
     def check(*arguments: str) -> tuple[int, str]:

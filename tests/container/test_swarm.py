@@ -1,8 +1,8 @@
 """Replicas on a swarm of one machine, with a real Docker engine.
 
 A swarm's published port and its virtual addresses need IPVS in the kernel, which test machines may
-lack. So the clients are inside the swarm's network and ask it for the replicas' own addresses, as
-the balancer in front of a swarm would.
+lack. So the clients run inside the swarm's network and resolve the replicas' own addresses, like
+the load balancer of a swarm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def swarm(engine: None) -> Iterator[None]:
     docker("swarm", "leave", "--force")
     of_the_stack = "label=com.docker.stack.namespace=sentence-api"
     volumes = docker("volume", "ls", "--quiet", "--filter", of_the_stack).split()
-    # A swarm that was left lets go of its containers a moment later.
+    # A swarm releases its containers a moment after the engine has left it.
     until = time.monotonic() + 30
     while volumes and time.monotonic() < until:
         docker("volume", "rm", *volumes, check=False)
@@ -41,7 +41,7 @@ def swarm(engine: None) -> Iterator[None]:
 
 
 def start_clients(image: str) -> None:
-    """Ask the service's replicas 100 times a second for a while, from inside its network."""
+    """Send 100 requests per second to the service's replicas, from inside its network."""
     program = base64.b64encode((Path(__file__).parent / "clients.py").read_bytes()).decode()
     docker(
         *("service", "create", "--detach", "--name", CLIENTS, "--restart-condition", "none"),
@@ -53,13 +53,13 @@ def start_clients(image: str) -> None:
 
 
 def outcomes() -> dict[str, int]:
-    """Wait until the clients are done and return how their requests ended."""
+    """Wait until the clients finish and return how their requests ended."""
     until = time.monotonic() + SECONDS + 30
     while time.monotonic() < until:
         text = docker("service", "logs", "--raw", CLIENTS, check=False)
         if text:
             found: dict[str, int] = json.loads(text)
-            docker("service", "rm", CLIENTS)  # its network could not be removed under it
+            docker("service", "rm", CLIENTS)  # its network could not be removed before
             return found
         time.sleep(1)
     raise AssertionError(docker("service", "ps", "--no-trunc", CLIENTS))
@@ -67,7 +67,7 @@ def outcomes() -> dict[str, int]:
 
 @pytest.mark.usefixtures("swarm")
 def test_an_update_loses_no_request(project: Project, image: str) -> None:
-    """Under 100 requests/s a new version takes over, and every request is answered."""
+    """A new version takes over under 100 requests/s, and every request is answered."""
     up = project.up("--swarm", "--replicas", "2")
     assert up.returncode == 0, up.stdout + up.stderr
     assert "plan: 1 workers" in up.stdout
@@ -96,7 +96,7 @@ def test_an_update_loses_no_request(project: Project, image: str) -> None:
 
 @pytest.mark.usefixtures("swarm")
 def test_a_version_that_fails_in_its_place_is_taken_back(project: Project) -> None:
-    """The swarm itself goes back when a new replica does not become healthy."""
+    """The swarm rolls back automatically if a new replica does not become healthy."""
     assert project.up("--swarm").returncode == 0
     before = docker("service", "ps", "--quiet", "sentence-api_api")
     project.edit(

@@ -1,4 +1,4 @@
-"""The container deployment's decisions, with an engine that only remembers what it was asked."""
+"""Decisions of a container deployment, with a fake engine that records its commands."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ CANARY = {"text": "canary", "vector": [0.6, 0.8]}
 
 
 class FakeDocker(Docker):
-    """Answers as an engine would; images in `broken` never become ready, those in `old` know less.
+    """A fake engine; images in `broken` never become ready, images in `old` lack commands.
 
     Attributes:
         asked: Every command, in order.
-        tried: Every command that was asked for its success only.
+        tried: Every command of which only the success counts.
     """
 
     def __init__(self, image: str = "sha256:new") -> None:
@@ -77,18 +77,18 @@ class FakeDocker(Docker):
         return next((text for start, text in answers.items() if command.startswith(start)), "")
 
     def show(self, *arguments: str) -> None:
-        """Remember a command whose output a person would see."""
+        """Record a command whose output a person would see."""
         self.asked.append(" ".join(arguments))
 
     def works(self, *arguments: str) -> bool:
-        """Say whether the command would succeed."""
+        """Tell whether the command would succeed."""
         self.tried.append(" ".join(arguments))
         if arguments[0] == "compose":
             return self.plugins
         return arguments[0] != "exec" or self.candidate not in self.broken
 
     def changes(self) -> list[str]:
-        """Return the commands that change what runs."""
+        """Return the commands that change the deployment."""
         return [command for command in self.asked if command.startswith("compose")]
 
 
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -140,20 +140,20 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
 
 @pytest.fixture
 def state(tmp_path: Path) -> State:
-    """Return an empty state, as if a version ran whose port is therefore taken by it."""
+    """Return an empty state, as if a running version held the port."""
     made = State(tmp_path / "container")
     made.folder.mkdir()
     return made
 
 
 def release(image: str, options: Options, state: State) -> Release:
-    """Return the release of that image under PLAN."""
+    """Return the release of an image under PLAN."""
     keys = state.keys_file(keys_text(options.keys))
     return Release(image, container.variables(PLAN_FIGURES, options, state, keys))
 
 
 def test_variables_are_the_plan(options: Options, state: State) -> None:
-    """The Compose file gets the plan's limits, not rounded ones."""
+    """The Compose file gets the plan's exact limits, not rounded limits."""
     keys = state.keys_file(keys_text(None))
     digest = keys.name.removeprefix("keys-")
     assert container.variables(PLAN_FIGURES, options, state, keys) == {
@@ -184,12 +184,12 @@ def test_variables_are_the_plan(options: Options, state: State) -> None:
     ],
 )
 def test_a_release_is_reached_from_its_host(bind: str, host: str, state: State) -> None:
-    """A port published on every address answers on the loopback one."""
+    """A port published on every address is reached over loopback."""
     assert release("sha256:new", Options(bind=bind), state).url == f"http://{host}:5001"
 
 
 def test_up_proves_then_switches_and_remembers(options: Options, state: State) -> None:
-    """A new version is tested beside the old one before anything that runs is touched."""
+    """A new version is tested beside the old version before the switch."""
     old, new = release("sha256:old", options, state), release("sha256:new", options, state)
     state.write("current", old)
     docker = FakeDocker()
@@ -208,7 +208,7 @@ def test_up_proves_then_switches_and_remembers(options: Options, state: State) -
 
 
 def test_up_without_changes_does_nothing_and_says_so(options: Options, state: State) -> None:
-    """The same image with the same limits stays as it is."""
+    """The same image with the same limits is left running, with a message."""
     state.write("current", release("sha256:new", options, state))
     docker = FakeDocker()
     said: list[str] = []
@@ -218,7 +218,7 @@ def test_up_without_changes_does_nothing_and_says_so(options: Options, state: St
 
 
 def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> None:
-    """An image that does not start never reaches what runs; its log is shown."""
+    """An image that does not start never replaces the running version; its log is shown."""
     old = release("sha256:old", options, state)
     state.write("current", old)
     docker = FakeDocker()
@@ -234,7 +234,7 @@ def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> N
 def test_a_failed_switch_rolls_back(
     options: Options, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A version that gives wrong vectors to the outside is replaced by the one before."""
+    """A version with wrong vectors on the published port is replaced by the previous version."""
     old = release("sha256:old", options, state)
     state.write("current", old)
     docker = FakeDocker()
@@ -255,7 +255,7 @@ def test_a_failed_switch_rolls_back(
 
 
 def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
-    """Going back twice is going forward again."""
+    """A second rollback restores the newer version."""
     old, new = release("sha256:old", options, state), release("sha256:new", options, state)
     state.write("current", new)
     state.write("previous", old)
@@ -269,7 +269,7 @@ def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
 def test_rollback_to_an_image_without_our_commands_is_refused(
     options: Options, state: State
 ) -> None:
-    """An image from before they were stable is refused in one line, before anything changes."""
+    """An image without the commands is refused in one line, before anything changes."""
     old, new = release("sha256:old", options, state), release("sha256:new", options, state)
     state.write("current", new)
     state.write("previous", old)
@@ -286,7 +286,7 @@ def test_rollback_to_an_image_without_our_commands_is_refused(
 
 
 def test_an_old_image_comes_back_after_a_failed_switch(options: Options, state: State) -> None:
-    """What ran before a failed `up` runs again, even where it cannot tell its canary."""
+    """The previous version runs again after a failed `up`, even without a `canary` command."""
     old = release("sha256:old", options, state)
     state.write("current", old)
     docker = FakeDocker()
@@ -299,7 +299,7 @@ def test_an_old_image_comes_back_after_a_failed_switch(options: Options, state: 
 
 
 def test_a_host_runs_stable_commands_inside_an_image(options: Options, state: State) -> None:
-    """Whatever runs inside an image is a command of `python -m sentence_api`, never a module."""
+    """Inside an image a host runs commands of `python -m sentence_api`, never modules."""
     docker = FakeDocker()
     state.write("current", release("sha256:old", options, state))
     container.up(options, docker, state, lambda _: None)
@@ -310,14 +310,14 @@ def test_a_host_runs_stable_commands_inside_an_image(options: Options, state: St
 
 
 def test_the_dockerfile_declares_our_protocol() -> None:
-    """The label that a deployment asks an image for is the one that the Dockerfile writes."""
+    """The Dockerfile writes the protocol label that a deployment asks for."""
     text = (ROOT / image.DOCKERFILE).read_text(encoding="utf-8")
     assert text.count(f'{image.PROTOCOL_LABEL}="{image.PROTOCOL}"') == 1
     assert text.count('"-m", "sentence_api", "healthcheck"]') == 1
 
 
 def test_down_keeps_images_and_history(options: Options, state: State) -> None:
-    """`down` removes what Compose made and forgets nothing else; twice is harmless."""
+    """`down` removes the objects of Compose and keeps the rest; a repeat is harmless."""
     state.write("current", release("sha256:new", options, state))
     docker = FakeDocker()
     assert container.down(docker, state) is True
@@ -338,7 +338,7 @@ def test_a_host_without_compose_is_told_what_to_do(options: Options, state: Stat
 
 
 def test_a_taken_port_is_named(options: Options, state: State) -> None:
-    """The first deployment to a port that somebody else listens on is refused before the build."""
+    """The first deployment to a port in use is refused before the build."""
     docker = FakeDocker()
     with pytest.raises(DeploymentFailed, match=f"port {options.port} on 127.0.0.1 cannot be"):
         container.up(options, docker, state, lambda _: None)
@@ -346,7 +346,7 @@ def test_a_taken_port_is_named(options: Options, state: State) -> None:
 
 
 def test_settings_of_a_person_reach_the_container() -> None:
-    """What a person chose holds inside; where the server listens is the deployment's matter."""
+    """A user's settings apply inside, except the listening address."""
     environ = {
         "SENTENCE_API_LOG_LEVEL": "debug",
         "SENTENCE_API_CACHE_MB": "64",
@@ -363,14 +363,14 @@ def test_settings_of_a_person_reach_the_container() -> None:
 
 
 def test_every_short_name_is_known() -> None:
-    """The host cannot read `Settings`, so its list of names is compared with it here."""
+    """The host cannot read `Settings`, so its list of names is compared with `Settings` here."""
     short = {name for field in Settings.model_fields for name in names_of(field)[1:]}
     baked = {"ENGINE", "SENTENCE_TRANSFORMER_MODEL"}
     assert short - baked - {"PORT"} == image.SHORT_SETTINGS
 
 
 def test_the_model_of_a_person_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Model and engine are decided by the build, under the names that settings have."""
+    """The build fixes model and engine, under the settings' names."""
     monkeypatch.setattr(image, "WHEELHOUSE", Path("no/such/folder"))
     plain = image.build_command(Options(), {})
     assert plain[plain.index("--target") + 1] == "runtime"
@@ -385,7 +385,7 @@ def test_the_model_of_a_person_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_dry_run_shows_what_an_up_does(
     options: Options, state: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every command that changes something is printed as `up` then runs it, and none runs."""
+    """A dry run prints every changing command of `up`, and runs none of them."""
     state.write("current", release("sha256:old", options, state))
     kept = sorted(path.name for path in state.folder.iterdir())
     dry, real = FakeDocker(), FakeDocker()
@@ -405,7 +405,7 @@ def test_a_dry_run_shows_what_an_up_does(
 
 
 def test_a_machine_without_memory_is_told(tmp_path: Path) -> None:
-    """A plan whose peak is not available is refused before anything starts."""
+    """A plan above the available memory is refused before anything starts."""
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 409600 kB\n")
     with pytest.raises(DeploymentFailed, match=r"400 MiB of memory are available .* needs 432"):
@@ -416,7 +416,7 @@ def test_a_machine_without_memory_is_told(tmp_path: Path) -> None:
 
 
 def test_another_mode_must_be_taken_down_first(options: Options, state: State) -> None:
-    """Compose and swarm would fight for the port."""
+    """Switching between Compose and swarm requires `down` first: both need the port."""
     state.write("current", release("sha256:old", options, state))
     docker = FakeDocker()
     docker.manager = True
@@ -428,7 +428,7 @@ def test_another_mode_must_be_taken_down_first(options: Options, state: State) -
 
 
 def test_replicas_on_one_machine_share_it(options: Options) -> None:
-    """Two replicas on one machine are each planned for half of it; on two machines for one each."""
+    """Two replicas on one machine get half of it each; on two machines each gets a whole."""
     docker = FakeDocker()
     two = replace(options, swarm=True, replicas=2)
     image.plan_of("sha256:new", two, {}, docker)
@@ -440,7 +440,7 @@ def test_replicas_on_one_machine_share_it(options: Options) -> None:
 
 
 def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> None:
-    """Every variable of the Compose file is written by the deployment, and none has a default."""
+    """The deployment writes every variable of the Compose file, and none has a default."""
     text = (ROOT / runners.COMPOSE_FILE).read_text(encoding="utf-8")
     asked = set(re.findall(r"\$\{(\w+):\?[^}]+\}", text))
     assert asked == {"SENTENCE_API_IMAGE", *release("sha256:new", options, state).variables}
@@ -448,7 +448,7 @@ def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> N
 
 
 def test_a_wheelhouse_of_other_requirements(monkeypatch: Any, tmp_path: Path) -> None:
-    """A build stops before pip would, and says what to do, where requirements have changed."""
+    """A build with an outdated wheelhouse stops before pip, with the next step."""
     monkeypatch.chdir(tmp_path)
     lock = tmp_path / "requirements" / "serve.txt"
     lock.parent.mkdir()
@@ -467,6 +467,6 @@ def test_a_wheelhouse_of_other_requirements(monkeypatch: Any, tmp_path: Path) ->
     lock.write_text("flask==2\n")
     with pytest.raises(DeploymentFailed, match=r"deploy-production\.sh wheelhouse again"):
         image.build(("build", "."), docker)
-    # As an older version left it: nothing is known of it.
+    # An older version left no record of its requirements.
     (tmp_path / "wheelhouse" / image.COLLECTED_FOR).unlink()
     image.build(("build", "."), docker)

@@ -1,4 +1,4 @@
-"""deploy-production.sh, run for real in a copy of the project."""
+"""deploy-production.sh, run in a copy of the project."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Project:
             self.port = probe.getsockname()[1]
 
     def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the script; its port is this project's unless the arguments say otherwise."""
+        """Run the script, with this project's port unless the arguments set another port."""
         given = {"SENTENCE_API_PORT": str(self.port), "SENTENCE_API_WORKERS": "1"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
         return subprocess.run(
@@ -60,20 +60,20 @@ class Project:
         )
 
     def pid(self) -> int:
-        """Return the process id that the deployment wrote down."""
+        """Return the process id that the deployment recorded."""
         return int((self.folder / "var" / "server.pid").read_text(encoding="ascii"))
 
 
 @pytest.fixture
 def project(tmp_path: Path, artifact: Path) -> Iterator[Project]:
-    """Give a project in which nothing runs, and stop what a test started in it."""
+    """Return a project without a running server; stop the server of the test afterwards."""
     made = Project(tmp_path, artifact)
     yield made
     made.deploy("down")
 
 
 def test_up_replace_and_down(project: Project) -> None:
-    """`up` starts and verifies, a second one replaces the first, `down` stops."""
+    """`up` starts and verifies, a second `up` replaces the server, `down` stops it."""
     up = project.deploy("--local")
     assert up.returncode == 0, up.stderr
     url = f"http://127.0.0.1:{project.port}"
@@ -107,7 +107,7 @@ def test_up_replace_and_down(project: Project) -> None:
 
 
 def test_a_deployment_with_keys(project: Project) -> None:
-    """With a file of keys the server is verified with one of them; a bad file changes nothing."""
+    """With a keys file the server is verified with a key; an invalid file changes nothing."""
     keys = project.folder / "my-keys"
     keys.write_text("# mine\nsecret-1\nsecret-2\n", encoding="utf-8")
     up = project.deploy("--local", "--keys", str(keys))
@@ -131,7 +131,7 @@ def test_a_deployment_with_keys(project: Project) -> None:
 
 
 def test_damaged_model_is_refused_and_the_running_server_stays(project: Project) -> None:
-    """A model that fails its check stops the deployment, not the server that runs."""
+    """A model that fails its check stops the deployment, not the running server."""
     assert project.deploy("--local").returncode == 0
     running = project.pid()
     weights = next((project.folder / "var" / "artifacts").rglob("model.bin"))
@@ -146,7 +146,7 @@ def test_damaged_model_is_refused_and_the_running_server_stays(project: Project)
 
 
 def test_failed_start_shows_the_log_and_leaves_nothing(project: Project) -> None:
-    """A server that cannot start is reported with the end of its log, and nothing runs on."""
+    """A failed start shows the end of the server's log and leaves no process."""
     api = project.folder / "api.py"
     broken = api.read_text(encoding="utf-8").replace(
         "def create_app(", 'raise SystemExit("the disk is on fire")\n\n\ndef create_app('
@@ -163,7 +163,7 @@ def test_failed_start_shows_the_log_and_leaves_nothing(project: Project) -> None
 def test_a_server_that_does_not_stop_is_killed_after_its_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`down` waits for as long as the settings give requests to finish, and no longer."""
+    """`down` waits for the graceful timeout of the settings, and no longer."""
     monkeypatch.setattr(planning, "STOP_MARGIN_SECONDS", 0)
     deaf = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
     command = [sys.executable, "-c", deaf, local.CONFIG]
@@ -179,7 +179,7 @@ def test_a_server_that_does_not_stop_is_killed_after_its_grace(
 
 
 def test_taken_port_is_named(project: Project) -> None:
-    """A port that another program listens on is refused with what to do."""
+    """A port of another program is refused with the next step."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

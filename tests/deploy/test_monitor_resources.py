@@ -1,4 +1,4 @@
-"""monitor-resources.sh: what it finds, and what it makes of it, with an engine that is scripted."""
+"""monitor-resources.sh with a scripted engine: discovery and exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# Answers like docker: containers by label, the state of one, and a check that ends as it is told.
+# A fake docker: containers by label, the state of a container, and a scripted check.
 DOCKER = """#!/usr/bin/env bash
 printf '%s\\n' "$*" >>"${LOG}"
 case "$*" in
@@ -77,7 +77,7 @@ def deploy_locally(folder: Path, code: int) -> None:
 
 
 def test_nothing_is_deployed(run: Run) -> None:
-    """Where there is nothing to look at, that is said with the next step, and no verdict."""
+    """Without a deployment the script says so with the next step, and gives no verdict."""
     done = run("check")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == (
@@ -100,14 +100,14 @@ def test_a_running_container(kind: str, code: int, run: Run) -> None:
     [((0, 1), 1), ((1, 2), 2), ((2, 0), 2), ((3, 0), 3), ((3, 1), 1), ((0, 0), 0), ((0, 137), 3)],
 )
 def test_the_worst_replica_counts(codes: tuple[int, int], worst: int, run: Run) -> None:
-    """Each replica is checked; known trouble outranks what cannot be told."""
+    """Each replica is checked; warning and critical outrank unknown."""
     done = run(SWARM="abc running\ndef running\n", abc=str(codes[0]), **{"def": str(codes[1])})
     assert done.returncode == worst
     assert done.stdout.count("check of exec") == 2
 
 
 def test_a_container_that_has_ended(run: Run) -> None:
-    """A container that does not run is critical; how it ended is said, for people and programs."""
+    """An ended container is critical; the reason is given for people and programs."""
     scripted = {
         "COMPOSE": "abc exited\n",
         "STATE": "/sentence-api-api-1|exited|137|true|2026-11-21T07:00:00.123456789Z|5",
@@ -128,7 +128,7 @@ def test_a_container_that_has_ended(run: Run) -> None:
 
 
 def test_an_old_container_beside_a_running_one(run: Run) -> None:
-    """Containers that a swarm has replaced are of no interest."""
+    """Containers that a swarm has replaced are ignored."""
     done = run(SWARM="old exited\nabc running\n", abc="0")
     assert (done.returncode, done.stdout.count("check of")) == (0, 1)
 
@@ -142,14 +142,14 @@ def test_a_local_server(code: int, run: Run, folder: Path) -> None:
 
 
 def test_a_container_comes_first(run: Run, folder: Path) -> None:
-    """With both, the container is meant, unless the local one is asked for."""
+    """With both, the container is chosen, unless --local is given."""
     deploy_locally(folder, 1)
     assert run(COMPOSE="abc running\n", abc="0").returncode == 0
     assert run("check", "--local", COMPOSE="abc running\n", abc="0").returncode == 1
 
 
 def test_a_local_server_beside_an_ended_container(run: Run, folder: Path) -> None:
-    """What is left of an old container does not hide the server that replaced it."""
+    """An ended container does not hide the local server that replaced it."""
     deploy_locally(folder, 0)
     assert run(COMPOSE="abc exited\n").stdout.startswith("local")
 
@@ -166,7 +166,7 @@ def test_a_local_server_beside_an_ended_container(run: Run, folder: Path) -> Non
 def test_monitor_runs_beside(
     published: str, network: str, arguments: str, run: Run, folder: Path
 ) -> None:
-    """It asks the published address, or joins the network of a container without one."""
+    """`monitor` asks the published address, or joins the network of a container without one."""
     done = run("monitor", "--count", "1", COMPOSE="abc running\n", PUBLISHED=published)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
@@ -181,7 +181,7 @@ def test_monitor_runs_beside(
 def test_a_report_comes_to_the_current_folder(
     state: str, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is drawn beside the container, alive or not, and unpacked where one is, or as told."""
+    """The report is drawn beside the container and unpacked here or in --output."""
     archive, here = folder / "archive.tar", folder / "here"
     here.mkdir()
     with tarfile.open(archive, "w") as made:
@@ -205,7 +205,7 @@ def test_a_report_comes_to_the_current_folder(
 
 
 def test_a_report_that_fails(run: Run, tmp_path: Path) -> None:
-    """The reason was said by the one who could not write it; its status is passed on."""
+    """The program that failed gives the reason; its status is passed on."""
     scripted = {"COMPOSE": "abc running\n", "HISTORY": "volume"}
     done = run("report", "--output", str(tmp_path / "out"), CODE="1", **scripted)
     assert (done.returncode, done.stdout) == (1, "")
@@ -219,7 +219,7 @@ def test_a_report_that_fails(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_image_is_as_the_script_says() -> None:
-    """Port and history are where the Dockerfile has them."""
+    """Port and history are the same as in the Dockerfile."""
     script = (ROOT / "monitor-resources.sh").read_text(encoding="utf-8")
     image = (ROOT / "Dockerfile.production-optimized").read_text(encoding="utf-8")
     for name, pattern in (("INNER_PORT", r" PORT=(\d+)\n"), ("INNER_HISTORY", r"_HISTORY=(\S+) ")):
@@ -234,7 +234,7 @@ def test_a_local_report_comes_to_the_current_folder(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server's own folder is not where the report goes."""
+    """The report goes to the current folder, not to the server's."""
     deploy_locally(folder, 0)
     here = tmp_path_factory.mktemp("here")
     monkeypatch.chdir(here)
@@ -244,7 +244,7 @@ def test_a_local_report_comes_to_the_current_folder(
 
 
 def test_without_docker(run: Run, folder: Path) -> None:
-    """The host needs Docker for containers only."""
+    """The host needs Docker only for containers."""
     (folder / "bin" / "docker").write_text("#!/bin/sh\nexit 1\n")
     deploy_locally(folder, 0)
     assert run().returncode == 0
@@ -252,14 +252,14 @@ def test_without_docker(run: Run, folder: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["chek", "--json"]])
 def test_an_unknown_command_is_no_verdict(arguments: list[str], run: Run) -> None:
-    """A plugin that was called wrongly cannot tell."""
+    """A wrong call of the plugin exits with unknown."""
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (3, "")
     assert "--help" in done.stderr
 
 
 def test_help(run: Run, folder: Path) -> None:
-    """Help names the commands and the exit statuses, and asks nobody."""
+    """Help names the commands and the exit statuses, and runs no check."""
     done = run("--help")
     assert done.returncode == 0
     for word in ("check", "monitor", "report", "--json", "0 normal, 1 warning, 2 critical"):

@@ -13,7 +13,7 @@ VECTOR = [0.6, 0.8]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A server that gives every text the same vector, of length 1."""
+    """A server that gives every text the same unit vector."""
 
     def do_POST(self) -> None:
         """Answer both query calls."""
@@ -28,7 +28,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def url() -> Iterator[str]:
 
 @pytest.mark.parametrize("canary", [VECTOR, [0.60001, 0.79999]])
 def test_the_canary_comes_out(canary: list[float], url: str) -> None:
-    """A server that gives the canary's vector works."""
+    """A server that returns the canary's vector passes."""
     assert smoke(url, ("sing", canary)) == len(VECTOR)
 
 
@@ -52,6 +52,6 @@ def test_the_canary_comes_out(canary: list[float], url: str) -> None:
     "canary", [[10.0, 0.8], [0.6, 100.0], [0.8, 0.6], [0.0, 0.0], [0.6], [0.6, 0.8, 0.0], []]
 )
 def test_a_wrong_canary(canary: list[float], url: str) -> None:
-    """Another direction is refused, also where its numbers are large."""
+    """A vector of another direction is refused, even with large numbers."""
     with pytest.raises(DeploymentFailed, match="wrong reference vector"):
         smoke(url, ("sing", canary))

@@ -1,4 +1,4 @@
-"""The artifact here is made of small files; what they would mean to an engine does not matter."""
+"""Artifacts of small files; the files' content does not matter here."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def manifest_of(files: dict[str, bytes]) -> Manifest:
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """Return an artifact on disk that is as its manifest says."""
+    """Return an artifact on disk that matches its manifest."""
     folder = tmp_path / "small-openvino"
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def whole(tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    """Return the one line with which an artifact is refused, without its folder and the advice."""
+    """Return the line that refuses an artifact, without its folder and the advice."""
     with pytest.raises(ArtifactInvalid) as caught:
         verify(folder, read_manifest(folder))
     assert "\n" not in str(caught.value)
@@ -78,20 +78,20 @@ def refusal(folder: Path) -> str:
 
 
 def test_whole_artifact_passes(whole: Path) -> None:
-    """An artifact whose files are all as listed is accepted, and its manifest read in full."""
+    """An artifact whose files match the list is accepted, and its manifest read in full."""
     manifest = read_manifest(whole)
     verify(whole, manifest)
     assert manifest == manifest_of(FILES)
 
 
 def test_missing_file_is_named(whole: Path) -> None:
-    """A file that is listed and not there refuses the artifact."""
+    """A listed file that is missing refuses the artifact."""
     (whole / "tokenizer.json").unlink()
     assert refusal(whole) == "ARTIFACT/tokenizer.json is missing"
 
 
 def test_dangling_link_counts_as_missing(whole: Path) -> None:
-    """A link to nowhere is no file."""
+    """A dangling link counts as a missing file."""
     (whole / "model.bin").unlink()
     (whole / "model.bin").symlink_to("elsewhere")
     assert refusal(whole) == "ARTIFACT/model.bin is missing"
@@ -99,7 +99,7 @@ def test_dangling_link_counts_as_missing(whole: Path) -> None:
 
 @pytest.mark.parametrize("position", [0, 500_000, 256 * 4096 - 1])
 def test_altered_byte_is_found(whole: Path, position: int) -> None:
-    """One bit anywhere in a large file refuses the artifact."""
+    """An altered bit anywhere in a large file refuses the artifact."""
     content = bytearray(FILES["model.bin"])
     content[position] ^= 1
     (whole / "model.bin").write_bytes(content)
@@ -108,14 +108,14 @@ def test_altered_byte_is_found(whole: Path, position: int) -> None:
 
 
 def test_truncated_file_is_found(whole: Path) -> None:
-    """A file that a full disk cut short refuses the artifact."""
+    """A file truncated by a full disk refuses the artifact."""
     (whole / "model.bin").write_bytes(FILES["model.bin"][:-1])
     assert refusal(whole).startswith("ARTIFACT/model.bin was altered")
 
 
 @pytest.mark.parametrize("name", ["extra.txt", "source/2_Dense/model.safetensors", ".hidden"])
 def test_extra_file_is_refused(whole: Path, name: str) -> None:
-    """A file that nobody vouches for refuses the artifact, in sub-folders too."""
+    """A file that the manifest does not list refuses the artifact, in sub-folders too."""
     (whole / name).parent.mkdir(parents=True, exist_ok=True)
     (whole / name).write_bytes(b"")
     expected = f"ARTIFACT/{name} is not listed in the manifest"
@@ -137,7 +137,7 @@ def test_extra_file_is_refused(whole: Path, name: str) -> None:
     ],
 )
 def test_pickle_is_refused_even_when_listed(whole: Path, name: str) -> None:
-    """A format that runs code when loaded is refused by its name, whatever the manifest says."""
+    """A format that runs code when loaded is refused by name, even if the manifest lists it."""
     (whole / name).parent.mkdir(parents=True, exist_ok=True)
     (whole / name).write_bytes(b"\x80\x04N.")
     listed = manifest_of({**FILES, name: b"\x80\x04N."})
@@ -147,7 +147,7 @@ def test_pickle_is_refused_even_when_listed(whole: Path, name: str) -> None:
 
 
 def test_absent_artifact_says_how_to_make_one(tmp_path: Path) -> None:
-    """Where nothing was exported, the line names the command that does it."""
+    """If nothing was exported, the line names the export command."""
     with pytest.raises(ArtifactInvalid) as caught:
         read_manifest(tmp_path / "gone")
     expected = f"no model at {tmp_path / 'gone'}; make one with: python -m sentence_api export"
@@ -155,7 +155,7 @@ def test_absent_artifact_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def without(field: str) -> Callable[[str], str]:
-    """Return a change to a manifest that leaves out one field."""
+    """Return a change to a manifest that removes a field."""
 
     def change(text: str) -> str:
         content = json.loads(text)
@@ -194,7 +194,7 @@ def without(field: str) -> Callable[[str], str]:
 def test_broken_manifest_is_one_clear_line(
     whole: Path, change: Callable[[str], str], reason: str
 ) -> None:
-    """A manifest that cannot be read is named together with what is wrong in it."""
+    """An unreadable manifest is named in one line with its fault."""
     path = whole / "manifest.json"
     text = path.read_text()
     changed = change(text)
@@ -204,7 +204,7 @@ def test_broken_manifest_is_one_clear_line(
 
 
 def test_manifest_that_is_a_folder(whole: Path) -> None:
-    """Something else in the manifest's place is one clear line too."""
+    """A folder in the manifest's place is one clear line too."""
     (whole / "manifest.json").unlink()
     (whole / "manifest.json").mkdir()
     assert refusal(whole) == "cannot read ARTIFACT/manifest.json: Is a directory"
@@ -220,7 +220,7 @@ def test_artifact_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_footprint_falls_back_to_the_upper_bound() -> None:
-    """A precision that the exporting machine could not run counts as float32."""
+    """A precision that the exporting machine could not measure counts as float32."""
     manifest = manifest_of(FILES)
     only_float32 = manifest.model_copy(update={"footprints": {"float32": FLOAT32}})
     assert manifest.footprint("bfloat16") == BFLOAT16
@@ -239,12 +239,12 @@ def test_footprint_falls_back_to_the_upper_bound() -> None:
     ],
 )
 def test_artifact_path(settings: Settings, path: str) -> None:
-    """The artifact lies where the settings say, else under a name made of model and engine."""
+    """The artifact is where the settings say, else under a name made of model and engine."""
     assert artifact_path(settings) == Path(path)
 
 
 def test_sha256_of_a_file(tmp_path: Path) -> None:
-    """The hash is the usual one, in hexadecimal."""
+    """The hash is the SHA-256 in hexadecimal."""
     (tmp_path / "file").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "file") == expected

@@ -16,12 +16,12 @@ LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=60)
     ("longest", "width"), [(1, 64), (64, 64), (65, 128), (128, 128), (129, 160), (256, 256)]
 )
 def test_row_width(longest: int, width: int) -> None:
-    """Short texts share narrow rows; a long one finds company in its own width only."""
+    """Short texts share narrow rows; a long text finds company in its own width only."""
     assert row_width(longest) == width
 
 
 def test_rows_are_filled_before_new_ones_are_begun() -> None:
-    """A text goes where it leaves the least room, and into a new row if it fits nowhere."""
+    """A text goes to the row where it leaves the least room, or into a new row."""
     rows = Rows(10, 3)
     assert [rows.add(number, length) for number, length in enumerate([6, 5, 5, 3, 1])] == [True] * 5
     assert rows.rows == [[0, 3, 4], [1, 2]]
@@ -29,7 +29,7 @@ def test_rows_are_filled_before_new_ones_are_begun() -> None:
 
 
 def test_rows_that_are_full() -> None:
-    """What there is no room for is not taken, and the gap says what would be."""
+    """A text without room is refused, and the gap gives the room that is left."""
     rows = Rows(10, 2)
     assert rows.add(0, 8)
     assert rows.add(1, 7)
@@ -50,7 +50,7 @@ def test_rows_of_one_text() -> None:
 
 @given(LENGTHS, st.integers(1, 20))
 def test_tightened_rows_hold_the_same_texts(lengths: list[int], most: int) -> None:
-    """Each text is in one row, none is longer than the width, and nothing has grown."""
+    """Each text is in exactly one row, no row exceeds the width, and nothing has grown."""
     rows = Rows(64, most)
     lengths = [length for number, length in enumerate(lengths) if rows.add(number, length)]
     rows = Rows(64, most)
@@ -67,7 +67,7 @@ def test_tightened_rows_hold_the_same_texts(lengths: list[int], most: int) -> No
     [([7], (1, 8)), ([8] * 4, (1, 32)), ([8] * 12, (2, 48)), ([7] * 64, (8, 56))],
 )
 def test_tightened_rows_are_narrow(lengths: list[int], shape: tuple[int, int]) -> None:
-    """Few texts share one short row, and many rows that they fill."""
+    """Few texts share one short row; many texts share rows that they fill."""
     rows = Rows(64, 16)
     for number, length in enumerate(lengths):
         rows.add(number, length)
@@ -76,7 +76,7 @@ def test_tightened_rows_are_narrow(lengths: list[int], shape: tuple[int, int]) -
 
 
 def test_what_is_in_the_way_stays() -> None:
-    """Where longest first does not fit into as many rows, they stay as they are."""
+    """If longest-first does not fit into as many rows, the rows stay as they are."""
     lengths = [4, 4, 3, 3, 3, 3]
     rows = [[0, 2, 3], [1, 4, 5]]
     assert repack(lengths, rows, 10) == (rows, 10)
@@ -94,7 +94,7 @@ IDS = np.arange(12).reshape(3, 4)
     ],
 )
 def test_inputs(pooling: Pooling, pooled: list[int], offsets: list[int]) -> None:
-    """Each token counts its place in its own text, and padding is in no text."""
+    """Each token has its position in its own text, and padding belongs to no text."""
     found = packed_inputs(IDS, SEGMENTS, pooling)
     assert found["tokens"].tolist() == [
         IDS.tolist(),

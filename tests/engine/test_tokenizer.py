@@ -1,4 +1,4 @@
-"""Compares the tokenizer of the exported default model with the one it was made of."""
+"""The tokenizer of the exported default model, compared with its source."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ODD = ["[PAD] [SEP] [MASK]", "a" * 500, "\U0001f642" * 40, "n\u0303o", "ﬁne �
 
 @pytest.fixture(scope="module")
 def tokenizer(artifact: Path) -> TextTokenizer:
-    """Return the tokenizer that serves."""
+    """Return the serving tokenizer."""
     return TextTokenizer(artifact / "tokenizer.json", MAX_TOKENS)
 
 
@@ -35,7 +35,7 @@ def source() -> PreTrainedTokenizerBase:
 def source_ids(
     source: PreTrainedTokenizerBase, texts: Sequence[str], *, cut: bool
 ) -> list[list[int]]:
-    """Return the ids that the source model reads, each text on its own."""
+    """Return the ids that the source model reads, text by text."""
     limit = {"truncation": True, "max_length": MAX_TOKENS} if cut else {"truncation": False}
     return [source(text, **limit)["input_ids"] for text in texts]
 
@@ -44,7 +44,7 @@ def source_ids(
 def test_same_ids_as_the_source(
     texts: list[str], tokenizer: TextTokenizer, source: PreTrainedTokenizerBase
 ) -> None:
-    """Every text gives the ids that the source model would read, at most its maximum."""
+    """Every text gives the ids that the source model would read, up to its maximum."""
     tokens = tokenizer.encode(texts)
     assert [text.ids.tolist() for text in tokens] == source_ids(source, texts, cut=True)
 
@@ -53,13 +53,13 @@ def test_same_ids_as_the_source(
 def test_full_length_is_exact(
     texts: list[str], tokenizer: TextTokenizer, source: PreTrainedTokenizerBase
 ) -> None:
-    """The full length is what an untruncated tokenizer counts."""
+    """The full length equals the count of an untruncated tokenizer."""
     expected = [len(ids) for ids in source_ids(source, texts, cut=False)]
     assert [text.full_length for text in tokenizer.encode(texts)] == expected
 
 
 def test_corpus_reaches_beyond_the_maximum(tokenizer: TextTokenizer) -> None:
-    """The texts compared above include cut ones and the shortest ones."""
+    """The texts compared above include truncated texts and the shortest texts."""
     texts = varied_texts(MAX_TOKENS)
     lengths = [text.full_length for text in tokenizer.encode(texts)]
     assert len(texts) == TEXTS
@@ -69,7 +69,7 @@ def test_corpus_reaches_beyond_the_maximum(tokenizer: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("words", [1, 253, 254, 255, 507, 508, 509, 2000])
 def test_truncation_at_its_edges(words: int, tokenizer: TextTokenizer) -> None:
-    """A text of n one-token words has n + 2 tokens, of which the first 255 and the last stay."""
+    """A text of n one-token words has n + 2 tokens; truncation keeps the first 255 and the last."""
     (text,) = tokenizer.encode(["fox " * words])
     kept = min(words, MAX_TOKENS - 2)
     fox = text.ids[1]
@@ -82,7 +82,7 @@ def test_truncation_at_its_edges(words: int, tokenizer: TextTokenizer) -> None:
 def test_maximum_is_the_given_one(
     max_tokens: int, artifact: Path, source: PreTrainedTokenizerBase
 ) -> None:
-    """The maximum is what the manifest says, not what the tokenizer's file was saved with."""
+    """The maximum is the manifest's, not the tokenizer file's."""
     text = "one two three four five six seven eight nine ten " * 60
     (tokens,) = TextTokenizer(artifact / "tokenizer.json", max_tokens).encode([text])
     assert tokens.ids.tolist() == source(text, truncation=True, max_length=max_tokens)["input_ids"]
@@ -91,13 +91,13 @@ def test_maximum_is_the_given_one(
 
 @pytest.mark.parametrize("text", EMPTY)
 def test_text_without_words_has_two_tokens(text: str, tokenizer: TextTokenizer) -> None:
-    """Nothing to read still gives the two special tokens, so that there is a vector."""
+    """An empty text still gives the two special tokens, so that it has a vector."""
     (tokens,) = tokenizer.encode([text])
     assert (tokens.ids.tolist(), tokens.full_length) == ([CLS, SEP], 2)
 
 
 def test_batch_is_not_padded_and_keeps_order(tokenizer: TextTokenizer) -> None:
-    """In a batch each text has the tokens that it has alone, at its own place."""
+    """In a batch each text has the same tokens as alone, at its own position."""
     texts = ["fox", "a much longer text than the others " * 60, "", "What is machine learning?"]
     together = tokenizer.encode(texts)
     alone = [tokenizer.encode([text])[0] for text in texts]
@@ -112,7 +112,7 @@ def test_no_texts(tokenizer: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"version": "1.0"'])
 def test_broken_file_is_one_line(content: str | None, tmp_path: Path) -> None:
-    """A tokenizer that is absent or damaged is refused by name."""
+    """A missing or damaged tokenizer is refused by name."""
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)
@@ -123,7 +123,7 @@ def test_broken_file_is_one_line(content: str | None, tmp_path: Path) -> None:
 
 
 def test_a_huge_text_costs_no_more_than_its_beginning(tokenizer: TextTokenizer) -> None:
-    """Of two megabytes only a beginning is tokenized; the ids are those of the whole text."""
+    """Only the beginning of two megabytes is tokenized; the ids equal the whole text's."""
     text = "a b c " * 340_000
     (huge,) = tokenizer.encode([text])
     (beginning,) = tokenizer.encode([text[:4000]])
@@ -148,14 +148,14 @@ HONEST = {
 def test_long_honest_texts_have_the_ids_of_the_source(
     sentence: str, characters: int, tokenizer: TextTokenizer, source: PreTrainedTokenizerBase
 ) -> None:
-    """However long a text is, what the model reads of it is what the source model reads."""
+    """A text of any length gives the ids that the source model reads."""
     text = (sentence * (characters // len(sentence) + 1))[:characters]
     (tokens,) = tokenizer.encode([text])
     assert tokens.ids.tolist() == source_ids(source, [text], cut=True)[0]
 
 
 def test_a_long_text_with_few_tokens_is_read_on(tokenizer: TextTokenizer) -> None:
-    """What stands behind a lot of white space is not lost."""
+    """Text behind a lot of white space is not lost."""
     (spaced,) = tokenizer.encode(["fox" + " " * 30_000 + "dog"])
     (plain,) = tokenizer.encode(["fox dog"])
     assert spaced.ids.tolist() == plain.ids.tolist()
@@ -163,7 +163,7 @@ def test_a_long_text_with_few_tokens_is_read_on(tokenizer: TextTokenizer) -> Non
 
 
 def test_a_word_of_megabytes_is_not_read_to_its_end(tokenizer: TextTokenizer) -> None:
-    """Of a text with hardly a token in 128 characters for each it may have, the rest is cut."""
+    """A text with hardly a token in 128 characters is cut after 128 characters per token."""
     (word,) = tokenizer.encode(["fox " + "a" * 2_000_000])
     (beginning,) = tokenizer.encode(["fox " + "a" * 1000])
     assert word.ids.tolist() == beginning.ids.tolist()
@@ -172,7 +172,7 @@ def test_a_word_of_megabytes_is_not_read_to_its_end(tokenizer: TextTokenizer) ->
 
 @pytest.mark.parametrize("unit", ["a", "e\u0301\u0302", "각", " ", "q" * 99 + " ", "機"])
 def test_pauses_bound_the_work_between_them(unit: str, artifact: Path) -> None:
-    """Between two pauses no more is tokenized than a piece, or a beginning of one text."""
+    """Between two pauses at most one piece, or the beginning of one text, is tokenized."""
     tokenizer = TextTokenizer(artifact / "tokenizer.json", MAX_TOKENS)
     encode, work = tokenizer._encode, [0]
 

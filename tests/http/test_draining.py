@@ -22,7 +22,7 @@ def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
 
 
 def test_new_clients_are_ignored(listener: socket.socket) -> None:
-    """Clients that are connected are accepted and can talk; others wait until the port closes."""
+    """Connected clients are accepted and can talk; new clients wait until the port closes."""
     address = listener.getsockname()[:2]
     with socket.create_connection(address) as before:
         assert not ignores_new_clients(listener)
@@ -41,8 +41,8 @@ def test_new_clients_are_ignored(listener: socket.socket) -> None:
 
 
 def test_handshakes_that_have_begun_end(listener: socket.socket) -> None:
-    """A client that takes itself for connected is accepted, though its handshake is not over."""
-    # The kernel then ends a handshake only when data comes.
+    """A client that believes it is connected is accepted, though its handshake is not over."""
+    # The kernel then completes a handshake only when data arrives.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
     with socket.create_connection(listener.getsockname()[:2]) as client:
         ignore_new_clients(listener)
@@ -55,7 +55,7 @@ def test_handshakes_that_have_begun_end(listener: socket.socket) -> None:
 
 
 def test_where_there_is_no_filter() -> None:
-    """A socket that takes no filter is left as it is."""
+    """A socket that does not support a filter is left unchanged."""
     closed = socket.socket()
     closed.close()
     ignore_new_clients(closed)
@@ -76,7 +76,7 @@ def test_where_there_is_no_filter() -> None:
 def test_the_master_refuses_before_it_stops(
     changes: dict[str, Any], graceful: bool, ignores: bool, listener: socket.socket
 ) -> None:
-    """New clients are ignored before gunicorn stops, unless the listener outlives this server."""
+    """New clients are ignored before the stop, unless the listener outlives this server."""
     seen: list[tuple[bool, bool]] = []
 
     def stop(graceful: bool) -> None:

@@ -12,7 +12,7 @@ from sentence_api.http.heads import check_head
     ],
 )
 def test_a_host(host: str) -> None:
-    """A name or an address, with a port or without one, is a host."""
+    """A name or an address, with or without a port, is a valid host."""
     check_head((1, 1), {"HOST": host})
     check_head((1, 0), {"HOST": host})
 
@@ -26,14 +26,14 @@ def test_a_host(host: str) -> None:
 )
 @pytest.mark.parametrize("version", [(1, 0), (1, 1)])
 def test_no_host(host: str, version: tuple[int, int]) -> None:
-    """A list, userinfo, a path and whatever else names no host is refused."""
+    """A list, userinfo, a path and other invalid hosts are refused."""
     with pytest.raises(InvalidHeader) as raised:
         check_head(version, {"HOST": host})
     assert str(raised.value) == "Invalid HTTP Header: 'HOST'"
 
 
 def test_a_missing_host() -> None:
-    """Only HTTP/1.0 does without a host."""
+    """Only HTTP/1.0 may omit the host."""
     check_head((1, 0), {})
     with pytest.raises(InvalidHeader):
         check_head((1, 1), {"ACCEPT": "*/*"})
@@ -41,12 +41,12 @@ def test_a_missing_host() -> None:
 
 @pytest.mark.parametrize("upgrade", ["websocket", "WebSocket", "h2c, websocket", "websocket/13"])
 def test_a_web_socket(upgrade: str) -> None:
-    """A client that wants a WebSocket is told that it gets none."""
+    """A WebSocket upgrade is refused."""
     with pytest.raises(InvalidHeader):
         check_head((1, 1), {"HOST": "a", "UPGRADE": upgrade})
 
 
 @pytest.mark.parametrize("upgrade", ["h2c", "TLS/1.0", ""])
 def test_another_upgrade(upgrade: str) -> None:
-    """Any other upgrade is an offer, which may be passed over."""
+    """Any other upgrade is an offer that may be ignored."""
     check_head((1, 1), {"HOST": "a", "UPGRADE": upgrade})

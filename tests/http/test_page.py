@@ -23,25 +23,25 @@ HTML = (FOLDER / "page.html").read_text(encoding="utf-8")
 
 @pytest.fixture
 def client() -> FlaskClient:
-    """Return a client of an application that has the page only."""
+    """Return a client of an application with the page only."""
     app = Flask("test", static_folder=None)
     page.register(app)
     return app.test_client()
 
 
 def is_guarded(response: TestResponse) -> bool:
-    """Tell whether a response has the headers that keep the page to itself."""
+    """Tell whether a response has the page's security headers."""
     return page.HEADERS.items() <= dict(response.headers).items()
 
 
 def test_every_file_is_known() -> None:
-    """What lies in the folder is what is tested here."""
+    """The tests here cover every file of the folder."""
     assert {path.name for path in FOLDER.iterdir()} == {name for name, _ in FILES.values()}
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_files(path: str, client: FlaskClient) -> None:
-    """Each file comes as it is, with its type and the headers that guard it."""
+    """Each file is served unchanged, with its type and the security headers."""
     name, content_type = FILES[path]
     response = client.get(path)
     assert (response.status_code, response.content_type) == (200, content_type)
@@ -51,7 +51,7 @@ def test_files(path: str, client: FlaskClient) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_what_the_client_has_is_not_sent_again(path: str, client: FlaskClient) -> None:
-    """A client that names the version it has gets 304; with any other version it gets the file."""
+    """A client with the current ETag gets 304; with any other ETag it gets the file."""
     etag = client.get(path).headers["ETag"]
     kept = client.get(path, headers={"If-None-Match": etag})
     assert (kept.status_code, kept.data, kept.headers["ETag"]) == (304, b"", etag)
@@ -66,7 +66,7 @@ def test_versions_differ(client: FlaskClient) -> None:
 
 
 def test_the_policy_allows_the_origin_only() -> None:
-    """Nothing is allowed that is not listed, and listed are the page's own files and calls."""
+    """The policy allows only the page's own files and calls."""
     policy = page.HEADERS["Content-Security-Policy"]
     directives = dict(part.split(" ", 1) for part in policy.split("; "))
     assert directives == {
@@ -77,19 +77,19 @@ def test_the_policy_allows_the_origin_only() -> None:
 
 
 def test_addresses_are_relative() -> None:
-    """Nothing points elsewhere or to the root of a host: a proxy may put it below a path."""
+    """Every address is relative to the page, so a proxy may mount it below a path."""
     addresses = re.findall(r'(?:href|src)="([^"]*)"', HTML)
     assert len(addresses) > 5
     assert [each for each in addresses if re.match(r"/|[a-z]+:", each)] == []
 
 
 def test_nothing_is_inline() -> None:
-    """Markup holds no script, style or handler, which the policy would stop."""
+    """The markup has no inline script, style or handler, which the policy would block."""
     assert re.findall(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)", HTML) == []
 
 
 def test_scripts_name_what_exists() -> None:
-    """Each element that a script looks up is in the markup, once."""
+    """Each element that a script looks up is in the markup exactly once."""
     ids = re.findall(r'\sid="([^"]+)"', HTML)
     assert len(ids) == len(set(ids))
     scripts = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.js"))

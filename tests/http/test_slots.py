@@ -13,19 +13,19 @@ SECONDS = 10
 
 
 class Pair:
-    """The two ends of a connection: ours, and the client's."""
+    """The two ends of a connection: the server's and the client's."""
 
     def __init__(self) -> None:
         self.ours, self.client = socket.socketpair()
         self.client.settimeout(SECONDS)
 
     def wait_until_closed(self) -> None:
-        """Wait until our end is shut down."""
+        """Wait until the server's end is shut down."""
         assert self.client.recv(1) == b""
 
     @property
     def is_open(self) -> bool:
-        """Whether our end is not shut down."""
+        """Tell whether the server's end is not shut down."""
         return not is_readable(self.client)
 
 
@@ -59,7 +59,7 @@ def slots(waiting: list[int]) -> Iterator[Slots]:
 def test_the_oldest_is_closed(
     note: Callable[..., None], seconds: float, slots: Slots, pairs: list[Pair]
 ) -> None:
-    """Where one client waits, one connection is closed, when it has had time for its request."""
+    """For a waiting client, the oldest connection is closed after its time to send a head."""
     started = time.monotonic()
     for pair in pairs[1:]:
         note(slots, pair.ours)
@@ -73,7 +73,7 @@ def test_the_oldest_is_closed(
 def test_the_more_wait_the_less_patience_there_is(
     slots: Slots, pairs: list[Pair], waiting: list[int]
 ) -> None:
-    """Where many clients wait, all that have sent no head are closed, and at once."""
+    """If many clients wait, all connections without a head are closed, and at once."""
     waiting[0] = 4000
     started = time.monotonic()
     for pair in pairs:
@@ -87,7 +87,7 @@ def test_the_more_wait_the_less_patience_there_is(
 def test_a_crowd_without_heads_leaves_idle_connections_their_second(
     slots: Slots, pairs: list[Pair], waiting: list[int]
 ) -> None:
-    """However many wait, who rests between two requests loses nothing to those who send none."""
+    """Idle connections keep their second while others have sent no head."""
     waiting[0] = 4000
     slots.rest(pairs[0].ours)
     gevent.sleep(0.05)
@@ -99,7 +99,7 @@ def test_a_crowd_without_heads_leaves_idle_connections_their_second(
 
 
 def test_what_has_arrived_is_read_first(slots: Slots, pairs: list[Pair]) -> None:
-    """A connection that has sent something not yet read is not closed."""
+    """A connection with unread data is not closed."""
     for pair in pairs[:2]:
         slots.begin(pair.ours)
     pairs[0].client.sendall(b"G")
@@ -109,11 +109,11 @@ def test_what_has_arrived_is_read_first(slots: Slots, pairs: list[Pair]) -> None
 
 
 def test_idle_connections_come_last(slots: Slots, pairs: list[Pair]) -> None:
-    """A connection that has had a response goes when none without a head has had its time."""
+    """An idle connection is closed only when no connection without a head has exceeded its time."""
     slots.begin(pairs[0].ours)
     slots.forget(pairs[0].ours)
     slots.rest(pairs[0].ours)
-    # Both have then waited longer than they may.
+    # Both have then exceeded their time.
     gevent.sleep(1)
     slots.begin(pairs[1].ours)
     gevent.sleep(0.25)
@@ -125,7 +125,7 @@ def test_idle_connections_come_last(slots: Slots, pairs: list[Pair]) -> None:
 
 
 def test_requests_are_never_closed(slots: Slots, pairs: list[Pair], waiting: list[int]) -> None:
-    """A connection whose head has arrived is in nobody's way, however many wait."""
+    """A connection whose head has arrived is never closed, however many clients wait."""
     waiting[0] = 4000
     for pair in pairs:
         slots.begin(pair.ours)
@@ -149,7 +149,7 @@ def test_nobody_is_closed_for_nobody(pairs: list[Pair]) -> None:
 
 
 def test_a_client_that_has_left(slots: Slots, pairs: list[Pair]) -> None:
-    """A connection that its client has closed ends without help, and does not stop the others."""
+    """A connection closed by its client ends on its own, and does not stop the others."""
     slots.begin(pairs[0].ours)
     pairs[0].client.close()
     slots.begin(pairs[1].ours)

@@ -44,7 +44,7 @@ def sample(time: float, started: float = 5.0) -> Sample:
 
 
 def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
-    """What is kept is what is read, oldest first, within the time asked for."""
+    """Samples are read back unchanged, oldest first, within the requested time."""
     history = History(tmp_path)
     for time in (30.0, 10.0, 20.0):
         history.add(sample(time))
@@ -53,7 +53,7 @@ def test_samples_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_the_last_sample_before_a_time(tmp_path: Path) -> None:
-    """The sample to compare with is the last before a time, of the same life if asked for."""
+    """The sample to compare with is the last before a time, optionally of the same life."""
     history = History(tmp_path)
     for time, started in ((10.0, 1.0), (20.0, 1.0), (30.0, 25.0)):
         history.add(sample(time, started))
@@ -64,7 +64,7 @@ def test_the_last_sample_before_a_time(tmp_path: Path) -> None:
 
 
 def test_events_are_newest_first(tmp_path: Path) -> None:
-    """Events come back newest first, from a time on, and no more than asked for."""
+    """Events are returned newest first, from a time on, up to the requested number."""
     history = History(tmp_path)
     for time, kind in ((1.0, "start"), (2.0, "crash"), (2.0, "ready"), (3.0, "stop")):
         history.note(kind, f"{kind}.", when=time)
@@ -73,7 +73,7 @@ def test_events_are_newest_first(tmp_path: Path) -> None:
 
 
 def test_old_samples_are_thinned_out(tmp_path: Path) -> None:
-    """A day keeps every sample, two weeks one in five minutes, and what is older goes."""
+    """Every sample of a day is kept, one in five minutes of two weeks, and no older sample."""
     history = History(tmp_path)
     young = [NOW - 10 * step for step in range(5)]
     old_start = (NOW - FULL_RATE_SECONDS) // THINNED_SECONDS * THINNED_SECONDS - 3600
@@ -88,7 +88,7 @@ def test_old_samples_are_thinned_out(tmp_path: Path) -> None:
 
 
 def test_the_file_is_bounded(tmp_path: Path) -> None:
-    """Beyond its bound the oldest samples make room, and the file does not grow for ever."""
+    """Beyond the limit the oldest samples are removed, and the file stops growing."""
     history = History(tmp_path, max_bytes=200_000)
     sizes = []
     for round_ in range(8):
@@ -105,7 +105,7 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, int(2 * KEPT_SECONDS)), unique=True, max_size=60))
 def test_thinning_is_stable(tmp_path_factory: pytest.TempPathFactory, ages: list[int]) -> None:
-    """To thin out twice is the same as once, and no more than one sample a bucket is left."""
+    """A second thinning changes nothing, and leaves at most one sample per bucket."""
     history = History(tmp_path_factory.mktemp("history"))
     for age in ages:
         history.add(sample(NOW - age))
@@ -121,7 +121,7 @@ def test_thinning_is_stable(tmp_path_factory: pytest.TempPathFactory, ages: list
 
 
 def test_a_damaged_file_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Damage costs the past, not the service, and is said once."""
+    """Damage costs the history, not the service, and is logged once."""
     (tmp_path / FILE).write_bytes(b"no database" * 1000)
     history = History(tmp_path)
     history.add(sample(1))
@@ -133,7 +133,7 @@ def test_a_damaged_file_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_a_locked_file_is_waited_for_briefly(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody who holds the file costs samples, but neither time nor an error."""
+    """A locked file costs samples, but neither time nor an error."""
     history = History(tmp_path)
     history.add(sample(1))
     other = sqlite3.connect(history.path, isolation_level=None)
@@ -150,7 +150,7 @@ def test_a_locked_file_is_waited_for_briefly(
 def test_trouble_is_said_when_it_begins_and_when_it_ends(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that takes no samples for hours is one line in the log, and its recovery another."""
+    """An unwritable file is one log line however long it lasts, and its recovery another line."""
     caplog.set_level(logging.INFO)
     history = History(tmp_path)
     history.add(sample(1))
@@ -159,7 +159,7 @@ def test_trouble_is_said_when_it_begins_and_when_it_ends(
         other.execute("BEGIN IMMEDIATE")
         for time in range(3):
             history.add(sample(begin + time))
-            # Reading works meanwhile, which is no recovery.
+            # Reading works meanwhile, but does not count as recovery.
             assert history.samples(begin) == []
         other.execute("ROLLBACK")
         other.close()
@@ -172,7 +172,7 @@ def test_trouble_is_said_when_it_begins_and_when_it_ends(
 
 
 def test_a_description_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """A description that fails half-way leaves the one before, not a part of itself."""
+    """A description that fails half-way leaves the previous description whole."""
     history = History(tmp_path)
     history.describe({"service": 1, "plan": 2})
     with pytest.raises(UnicodeEncodeError):
@@ -183,7 +183,7 @@ def test_a_description_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_samples_of_another_version_are_skipped(tmp_path: Path) -> None:
-    """A row that is no sample of this version is left out."""
+    """A row that is not a sample of this version is skipped."""
     history = History(tmp_path)
     history.add(sample(1))
     with sqlite3.connect(history.path) as connection:
@@ -192,7 +192,7 @@ def test_samples_of_another_version_are_skipped(tmp_path: Path) -> None:
 
 
 def test_where_it_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a folder to write to a short history is kept in the shared one, and that is said."""
+    """Without a writable folder a short history is kept in the shared folder, and logged."""
     blocked = tmp_path / "file" / "below"
     blocked.parent.write_text("a file, not a folder")
     history = open_history(blocked, tmp_path)
@@ -204,7 +204,7 @@ def test_where_it_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 def test_a_folder_is_made(tmp_path: Path) -> None:
-    """The folder of the settings is made, and keeps nothing but the history."""
+    """The folder of the settings is created, and holds only the history."""
     history = open_history(tmp_path / "var" / "history", None)
     assert history is not None
     history.add(sample(1))
@@ -212,14 +212,14 @@ def test_a_folder_is_made(tmp_path: Path) -> None:
 
 
 def test_lives_are_told_apart(tmp_path: Path) -> None:
-    """A server knows whether another one, or a worker of it, still lives with the same history."""
+    """A server knows whether another server, or its worker, still uses the same history."""
     first = History(tmp_path)
     assert first.lives_alone()
     assert not History(tmp_path).lives_alone()
 
 
 def test_one_worker_records_at_a_time(tmp_path: Path) -> None:
-    """Who holds the lock records; another process takes over when that one has ended."""
+    """The lock holder records; another process takes over when the holder has ended."""
     history = History(tmp_path)
     begin = int(clock.time())
     times = iter(range(begin, begin + 100))

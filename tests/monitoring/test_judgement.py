@@ -1,4 +1,4 @@
-"""Figures against their thresholds, and the advice that comes with them."""
+"""Figures against their thresholds, and their advice."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def rows(
 
 
 def test_calm() -> None:
-    """When all is well every row is there in its order, normal and without advice."""
+    """Without trouble every row is there in its order, normal and without advice."""
     found = judge(CALM, PEACE, PLAN, THRESHOLDS, "ready")
     assert [row.name for row in found] == ROW_NAMES
     assert {row.verdict for row in found} == {Verdict.NORMAL}
@@ -113,7 +113,7 @@ def test_calm() -> None:
     ],
 )
 def test_verdicts(row: str, changes: dict[str, Any], verdict: str) -> None:
-    """Each figure is judged by its own bounds, and no other row is touched by it."""
+    """Each figure is judged by its own thresholds, and affects no other row."""
     found = rows(**changes)
     assert found[row].verdict == verdict
     assert {name for name, each in found.items() if each.verdict != "normal"} <= {row}
@@ -131,21 +131,21 @@ def test_verdicts(row: str, changes: dict[str, Any], verdict: str) -> None:
     ],
 )
 def test_restarts(restarts: dict[str, int], verdict: str) -> None:
-    """Unplanned restarts in an hour are added up over their causes, which the row names."""
+    """Unplanned restarts in an hour are summed over their causes, which the row names."""
     row = rows(Incidents(restarts, 0))["restarts"]
     assert (row.value, row.verdict) == (sum(restarts.values()), verdict)
     assert all(f"{count} {cause}" in row.text for cause, count in restarts.items())
 
 
 def test_one_kill_is_critical() -> None:
-    """A single process killed for memory is critical; where nobody counts, nothing is claimed."""
+    """A single OOM kill is critical; without a counter the row claims nothing."""
     assert rows(Incidents({}, 1))["oom_kills"].verdict == "critical"
     assert rows(Incidents({}, None))["oom_kills"].text == "not counted here"
 
 
 @pytest.mark.parametrize("state", ["starting", "draining", "unhealthy"])
 def test_only_ready_is_ready(state: str) -> None:
-    """A process that does not take requests is critical, whatever the others do."""
+    """A process that does not take requests is critical, whatever the other processes do."""
     row = judge(CALM, PEACE, PLAN, THRESHOLDS, state)[0]
     assert (row.verdict, row.text) == ("critical", f"2 of 2 workers ready, {state}")
 
@@ -228,7 +228,7 @@ def test_advice(row: str, incidents: Incidents, changes: dict[str, Any], advice:
 
 
 def test_thresholds_can_be_set() -> None:
-    """A setting moves a bound of its row."""
+    """A setting changes a threshold of its row."""
     settings = read_settings(
         {"SENTENCE_API_MEMORY_WARNING": "30", "SENTENCE_API_MEMORY_CRITICAL": "35"}
     )
@@ -237,14 +237,14 @@ def test_thresholds_can_be_set() -> None:
 
 
 def test_thresholds_in_the_wrong_order_are_refused() -> None:
-    """A warning above its critical value would never be heard."""
+    """A warning threshold above the critical threshold is refused: it would never apply."""
     settings = read_settings({"SENTENCE_API_CPU_WARNING": "96"})
     with pytest.raises(InvalidSetting, match="SENTENCE_API_CPU_WARNING=96 is above SENTENCE_API"):
         thresholds_of(settings)
 
 
 def test_the_plan_stays_below_the_critical_memory() -> None:
-    """The formula plans its worst case to end where memory becomes critical."""
+    """The formula's worst case ends where memory becomes critical."""
     assert THRESHOLDS.memory == Threshold(70, 100 * USABLE_SHARE)
 
 
@@ -259,5 +259,5 @@ def test_the_plan_stays_below_the_critical_memory() -> None:
     ],
 )
 def test_the_worst_counts(verdicts: list[str], whole: str) -> None:
-    """Known trouble outranks what is unknown, which outranks peace."""
+    """Warning and critical outrank unknown, which outranks normal."""
     assert worst([Verdict(each) for each in verdicts]) == whole

@@ -41,7 +41,7 @@ FAMILIES = {
 
 
 class Answer:
-    """What a model returned for some texts."""
+    """The result of a model for some texts."""
 
     def __init__(self, texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> None:
         self.vectors = np.zeros((texts, 2), dtype=np.float32)
@@ -53,13 +53,13 @@ class Answer:
 
 
 def answer(texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> Encoded:
-    """Return what a model returned for some texts."""
+    """Return a result of a model for some texts."""
     return Answer(texts, tokens, truncated)
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    """Put the library's storage back: it is chosen for a whole process."""
+    """Restore the library's storage, which is chosen for a whole process."""
     before = values.ValueClass
     yield
     values.ValueClass = before
@@ -67,19 +67,19 @@ def restored() -> Iterator[None]:
 
 @pytest.fixture
 def alone() -> Metrics:
-    """Return the metrics of a process that is alone."""
+    """Return the metrics of a single process."""
     return Metrics(None)
 
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a server's metrics, named in the environment as the library wants it."""
+    """Return the folder of a server's metrics, named in the environment for the library."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     return tmp_path
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
-    """Return all values but zeros, times of creation and histogram buckets, by name and labels."""
+    """Return all values except zeros, creation times and buckets, by name and labels."""
     found = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         for sample in family.samples:
@@ -91,7 +91,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def test_the_metrics_that_there_are(alone: Metrics) -> None:
-    """Names, types and labels are what dashboards are built on."""
+    """Names, types and labels are the contract of dashboards."""
     alone.on_response("/query", 200, None, 0.1)
     alone.on_response("/query", 429, "queue_full", 0.1)
     alone.on_exit("crash")
@@ -102,17 +102,17 @@ def test_the_metrics_that_there_are(alone: Metrics) -> None:
         )
         for family in text_string_to_metric_families(alone.render().decode())
     }
-    # The library gives each counter and histogram a gauge with its time of creation beside it.
+    # The library gives each counter and histogram a gauge with its creation time.
     assert {k: v for k, v in families.items() if not k.endswith("_created")} == FAMILIES
 
 
 def test_nothing_is_counted_at_first(alone: Metrics) -> None:
-    """A new process begins at zero."""
+    """The counters of a new process start at zero."""
     assert samples(alone) == {}
 
 
 def test_what_alerts_look_at_is_there_before_it_happens(alone: Metrics) -> None:
-    """The first crash, refusal or failure is an increase from a zero that was seen before."""
+    """Crashes, refusals and failures are exported as zero before the first event."""
     zeros = {
         (sample.name, *(value for _, value in sorted(sample.labels.items())))
         for family in text_string_to_metric_families(alone.render().decode())
@@ -136,7 +136,7 @@ def test_responses(alone: Metrics) -> None:
     alone.on_response("/query", 422, "invalid_value", 0.25)
     alone.on_response("unknown", 404, "not_found", 0.25)
     found = samples(alone)
-    # Refused at once: it says nothing of how long answers take.
+    # Refused at once: its time is not a response time.
     alone.on_response("/query", 429, "queue_full", 0.001)
     after = samples(alone)
     assert after["request_seconds_count{route=/query}"] == 3
@@ -155,7 +155,7 @@ def test_responses(alone: Metrics) -> None:
 
 
 def test_rejections(alone: Metrics) -> None:
-    """Refused requests for vectors are counted by reason; health checks and faults are not."""
+    """Refused queries are counted by reason; health checks and faults are not."""
     alone.on_response("/query", 429, "queue_full", 0.1)
     alone.on_response("/query/batch", 503, "deadline_exceeded", 0.1)
     alone.on_response("/query", 422, "invalid_value", 0.1)
@@ -168,7 +168,7 @@ def test_rejections(alone: Metrics) -> None:
 
 
 def test_exits(alone: Metrics) -> None:
-    """The ends of workers are counted by cause, with the time of the last one."""
+    """Ended workers are counted by cause, with the time of the last exit."""
     before = time.time()
     alone.on_exit("crash")
     alone.on_exit("crash")
@@ -179,7 +179,7 @@ def test_exits(alone: Metrics) -> None:
 
 
 def test_figures_of_each_slot(directory: Path) -> None:
-    """The figures of every slot can be told apart, also after its worker has ended."""
+    """The figures of every slot are separate, also after its worker has ended."""
     metrics = Metrics(directory)
     for slot, texts in ((0, 3), (11, 5)):
         metrics.use_slot(slot)
@@ -195,13 +195,13 @@ def test_figures_of_each_slot(directory: Path) -> None:
 
 
 def test_what_is_known_of_the_whole_server_is_added(alone: Metrics) -> None:
-    """At each rendering the figures that no worker counts are asked for."""
+    """Each rendering adds the figures of the whole server."""
     alone.describe = lambda: [GaugeMetricFamily("sentence_api_plan_workers", "Workers.", 3)]
     assert samples(alone) == {"plan_workers": 3}
 
 
 def test_texts(alone: Metrics) -> None:
-    """Cut texts and waiting times of answered requests add up."""
+    """Truncated texts and waiting times of answered requests add up."""
     alone.on_encoded(answer(3, 21, (0, 2)))
     alone.on_encoded(answer(1, 5))
     assert samples(alone) == {
@@ -227,7 +227,7 @@ def test_passes(alone: Metrics) -> None:
 
 
 def test_buckets(alone: Metrics) -> None:
-    """Times are told apart from a millisecond to the longest timeout, and passes by their size."""
+    """Buckets cover times from a millisecond to the longest timeout, and passes by their size."""
     bounds: dict[str, list[float]] = {}
     alone.on_response("/query", 200, None, 0.0)
     for family in text_string_to_metric_families(alone.render().decode()):
@@ -243,7 +243,7 @@ def test_buckets(alone: Metrics) -> None:
 
 
 def test_recent_texts(directory: Path) -> None:
-    """What was looked for is counted once, and what all workers hold is summed."""
+    """Each lookup is counted once, and the memory of all workers is summed."""
     metrics = Metrics(directory)
     vector = np.zeros(2, dtype=np.float32)
     held = 0
@@ -263,7 +263,7 @@ def test_recent_texts(directory: Path) -> None:
 
 
 def test_the_cache_is_shown_before_it_is_used(alone: Metrics) -> None:
-    """A rate of hits can be drawn from the start, also where nothing is kept."""
+    """The hit rate can be drawn from the start, also without a cache."""
     shown = alone.render().decode()
     for name in ("cache_hits_total", "cache_misses_total", "cache_bytes"):
         assert f"\nsentence_api_{name} 0.0\n" in shown
@@ -277,7 +277,7 @@ def test_collections(alone: Metrics) -> None:
 
 
 def test_workers_are_summed(directory: Path) -> None:
-    """Any process renders the figures of all; what waits is summed too."""
+    """Any process renders the figures of all workers, queues included."""
     metrics = Metrics(directory)
     metrics.worker_exits.labels("crash").inc()
     for slot, texts in ((0, 3), (1, 5)):
@@ -294,7 +294,7 @@ def test_workers_are_summed(directory: Path) -> None:
 
 
 def test_what_is_noted_is_counted_in_time(directory: Path) -> None:
-    """Others see what was counted; nobody's notes grow without end, and none are lost."""
+    """Counts are visible to other processes; pending notes are bounded, and none is lost."""
     metrics, scraped = Metrics(directory), Metrics(directory)
     metrics.use_slot(0)
     for _ in range(300):
@@ -310,7 +310,7 @@ def test_what_is_noted_is_counted_in_time(directory: Path) -> None:
 
 
 def test_each_value_falls_into_its_bucket(alone: Metrics) -> None:
-    """Observed together or one by one: a bound belongs to the bucket below it."""
+    """A value on a bound belongs to the bucket below, observed together or one by one."""
     for seconds in (0.001, 0.0025, 0.0026, 4.0, 100.0):
         alone.on_response("/query", 200, None, seconds)
         alone.request_seconds.labels("one by one").observe(seconds)
@@ -324,7 +324,7 @@ def test_each_value_falls_into_its_bucket(alone: Metrics) -> None:
 
 
 def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
-    """Counters outlive a worker: its successor takes its files over, and none pile up."""
+    """Counters outlive a worker: its successor takes over the files, and none pile up."""
     files = []
     for _ in range(3):
         metrics = Metrics(directory)
@@ -348,7 +348,7 @@ def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
 
 
 def test_a_worker_that_ended_leaves_no_gauges(directory: Path) -> None:
-    """What a worker said of its own state goes with it; what it counted stays."""
+    """An ended worker's gauges disappear; its counters stay."""
     metrics = Metrics(directory)
     for slot in (0, 1):
         metrics.use_slot(slot)
@@ -365,7 +365,7 @@ def test_a_worker_that_ended_leaves_no_gauges(directory: Path) -> None:
 
 
 def test_processes_are_summed(directory: Path) -> None:
-    """What forked workers count is rendered by the master, also after their end."""
+    """The master renders the counts of forked workers, also after their end."""
     metrics = Metrics(directory)
     metrics.on_collect(1.0)
     for slot in (0, 1, 0):

@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard say what `check` says."""
+"""Alert rules and dashboard with the same content as `check`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THRESHOLDS = thresholds_of(Settings())
 
 
 def rows() -> list[Row]:
-    """Return every row that `check` shows."""
+    """Return every row of `check`."""
     samples = [Sample(time=t, started=0, memory_limit_bytes=1, cpu_limit=1) for t in (1.0, 2.0)]
     plan = make_plan(Machine(2, 4 * GIB), REFERENCE)
     return judge(window(*samples), Incidents({}, 0), plan, THRESHOLDS, "ready")
@@ -43,17 +43,17 @@ def named(row: str) -> str:
 
 
 def test_the_rules_are_rendered() -> None:
-    """observability/alerts.yml is what `python -m sentence_api alerts` prints by default."""
+    """observability/alerts.yml is the default output of `python -m sentence_api alerts`."""
     assert (FOLDER / "alerts.yml").read_text("utf-8") == rules(THRESHOLDS)
 
 
 def test_the_dashboard_is_rendered() -> None:
-    """The dashboard's file is what `python -m sentence_api dashboard` prints by default."""
+    """The dashboard's file is the default output of `python -m sentence_api dashboard`."""
     assert DASHBOARD.read_text("utf-8") == render(THRESHOLDS)
 
 
 def test_there_is_an_alert_for_each_bound_of_each_row() -> None:
-    """What `check` calls a warning or critical is an alert of that severity, at the same bound."""
+    """Each warning or critical threshold of `check` is an alert of that severity."""
     expected = []
     for row in rows():
         if row.warning is not None:
@@ -77,7 +77,7 @@ def test_the_alerts_without_bounds() -> None:
 
 
 def test_other_thresholds_give_other_rules() -> None:
-    """A person's thresholds reach the rules and the dashboard's colours."""
+    """A user's thresholds reach the rules and the dashboard's colours."""
     mine = replace(THRESHOLDS, memory=Threshold(12.5, 33))
     found = [alert.expression for alert in alerts(mine) if alert.name == "SentenceApiMemory"]
     recorded_as = "instance:sentence_api_memory:percent"
@@ -88,7 +88,7 @@ def test_other_thresholds_give_other_rules() -> None:
 
 
 def test_what_a_rule_says_is_read_back() -> None:
-    """Every text survives YAML: what a parser finds is what was meant."""
+    """Every text survives YAML: a parser reads it back unchanged."""
     figures, group = yaml.safe_load(rules(THRESHOLDS))["groups"]
     assert figures["rules"] == [
         {"record": series(each), "expr": each.promql} for each in recorded()
@@ -109,7 +109,7 @@ def test_what_a_rule_says_is_read_back() -> None:
 
 
 def test_a_kill_is_not_waited_for() -> None:
-    """What has happened is said at once; what may pass is waited for."""
+    """Past events fire at once; conditions that may pass must last."""
     holds = {alert.name: alert.hold for alert in alerts(THRESHOLDS)}
     assert holds["SentenceApiOomKills"] == holds["SentenceApiRestarts"] == "0s"
     assert holds["SentenceApiMemory"] == holds["SentenceApiLatency"] == HOLD
@@ -117,7 +117,7 @@ def test_a_kill_is_not_waited_for() -> None:
 
 @pytest.fixture(scope="module")
 def scraping() -> Any:
-    """Return what Prometheus is set up with."""
+    """Return the configuration of Prometheus."""
     return yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
 
 
@@ -140,7 +140,7 @@ def test_grafana_knows_how_often_is_scraped(scraping: Any) -> None:
 
 
 def test_what_grafana_is_given_lies_where_it_looks() -> None:
-    """Provider, home page and mount of the dashboards name one folder."""
+    """Provider, home page and mount of the dashboards name the same folder."""
     compose = yaml.safe_load((ROOT / "docker-compose.observability.yml").read_text("utf-8"))
     grafana = compose["services"]["grafana"]
     mounts = dict(
@@ -157,7 +157,7 @@ def test_what_grafana_is_given_lies_where_it_looks() -> None:
 
 
 def test_nothing_is_open_to_the_network() -> None:
-    """Both publish on this machine only, write nowhere but in their volumes, and are bounded."""
+    """Both publish on loopback only, write only to their volumes, and are bounded."""
     compose = yaml.safe_load((ROOT / "docker-compose.observability.yml").read_text("utf-8"))
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
@@ -170,7 +170,7 @@ def test_nothing_is_open_to_the_network() -> None:
 
 
 def test_panels_have_places_of_their_own() -> None:
-    """No panel covers another or reaches beyond the page."""
+    """No panel overlaps another panel or extends beyond the page."""
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text("utf-8"))["panels"]:
         at = panel["gridPos"]

@@ -1,4 +1,4 @@
-"""What happens between two samples."""
+"""Rates between two samples."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BOUNDS = [*SECONDS, math.inf]
 
 
 def durations(*seconds: float) -> tuple[int, ...]:
-    """Return the cumulated buckets of some answers."""
+    """Return the cumulated buckets of some response times."""
     return tuple(sum(each <= bound for each in seconds) for bound in BOUNDS)
 
 
 def test_rates_and_shares() -> None:
-    """Counters become rates and shares of the time in between; gauges are those of its end."""
+    """Counters become rates and shares of the time between; gauges are those of its end."""
     older = sample(
         1010,
         memory_bytes=100,
@@ -78,7 +78,7 @@ def test_rates_and_shares() -> None:
 
 
 def test_a_new_life_counts_from_zero() -> None:
-    """Of a server that was started in between, all it has counted is new."""
+    """If the server was started in between, all its counts are new."""
     older = sample(1010, requests={"200": 10}, cpu_seconds=50.0, oom_kills=4, exits={"crash": 9})
     newer = sample(
         1030,
@@ -94,7 +94,7 @@ def test_a_new_life_counts_from_zero() -> None:
 
 
 def test_nothing_is_made_up() -> None:
-    """What cannot be read stays unknown, and shares of nothing are zero."""
+    """Unreadable figures stay unknown, and shares of nothing are zero."""
     found = window(sample(1010), sample(1020))
     assert (found.memory_share, found.cpu_share, found.throttled_share) == (None, None, None)
     assert (found.p95_seconds, found.padding_share, found.oom_kills) == (None, None, None)
@@ -140,18 +140,18 @@ def test_workers() -> None:
     ids=["none", "first bucket", "within a bucket", "at a bound", "beyond the last bound"],
 )
 def test_quantile(seconds: list[float], expected: float | None) -> None:
-    """The 95th percentile is interpolated within its bucket, as Prometheus does it."""
+    """The 95th percentile is interpolated within its bucket, as in Prometheus."""
     assert quantile(durations(*seconds)) == (expected and pytest.approx(expected))
 
 
 def test_quantile_of_other_buckets() -> None:
-    """What was counted with other bounds cannot be told."""
+    """Counts with other bucket bounds give no percentile."""
     assert quantile([1, 2, 3]) is None
 
 
 @given(st.lists(st.floats(0, 40), min_size=1, max_size=60))
 def test_quantile_is_in_the_bucket_of_the_true_one(seconds: list[float]) -> None:
-    """The estimate is never further off than the bucket that holds the true percentile."""
+    """The estimate is in the same bucket as the true percentile."""
     true = sorted(seconds)[math.ceil(0.95 * len(seconds)) - 1]
     found = quantile(durations(*seconds))
     assert found is not None
@@ -165,7 +165,7 @@ counts = st.integers(0, 1000)
 
 @given(st.dictionaries(st.sampled_from(["200", "429", "500", "503"]), counts), counts, counts)
 def test_shares_are_shares(requests: dict[str, int], refused: int, throttled: int) -> None:
-    """Whatever was counted, every share is between nothing and all."""
+    """Every share is between 0 and 100 %, whatever was counted."""
     total = sum(requests.values())
     newer = sample(
         1020,

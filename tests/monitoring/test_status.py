@@ -1,4 +1,4 @@
-"""What `GET /status` says, and the screen that is made of it."""
+"""The response of `GET /status`, and the screen made of it."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ OLDER = sample(1010, memory_bytes=100, cpu_seconds=0.0, oom_kills=0)
 
 
 def facts(**changes: Any) -> StatusInputs:
-    """Return the facts of a server that has run for a minute."""
+    """Return the inputs of a server that has run for a minute."""
     calm = StatusInputs("ready", NEWER, OLDER, OLDER, [OLDER], [])
     return replace(calm, **changes)
 
 
 def document(**changes: Any) -> dict[str, Any]:
-    """Return its status, as a client reads it."""
+    """Return the status as a client reads it."""
     return json.loads(
         json.dumps(status(SERVICE, facts(**changes), PLAN, thresholds_of(Settings())))
     )
 
 
 def test_the_contract() -> None:
-    """The keys, units and order are what the page, check, monitor and report are built on."""
+    """Keys, units and order are the contract of the page, check, monitor and report."""
     found = document(events=[Event(1005.5, "start", "It starts.")])
     assert list(found) == [
         "time",
@@ -106,14 +106,14 @@ def test_the_contract() -> None:
 
 
 def test_no_more_events_than_a_page_shows() -> None:
-    """The newest twenty events are listed."""
+    """Only the newest twenty events are listed."""
     events = [Event(1070.0 - each, "ready", str(each)) for each in range(30)]
     found = document(events=events)["events"]
     assert [event["text"] for event in found] == [str(each) for each in range(20)]
 
 
 def test_restarts_of_this_life_are_counted_by_itself() -> None:
-    """The events of the running server are not counted again beside its own counters."""
+    """Events of the running server are not counted again beside its own counters."""
     newer = NEWER.model_copy(update={"exits": {"crash": 3, "oom": 1, "retirement": 20}})
     events = [Event(1060.0, "crash", "It crashed.")] * 3
     found = incidents(facts(newer=newer, events=events))
@@ -121,7 +121,7 @@ def test_restarts_of_this_life_are_counted_by_itself() -> None:
 
 
 def test_restarts_of_lives_before_are_remembered() -> None:
-    """A server that is started again and again does not begin with a clean sheet each time."""
+    """A server that is restarted repeatedly remembers its previous restarts."""
     kinds = ["crash", "oom", "retirement", "start", "stop", "ready"]
     events = [Event(999.0, kind, "It.") for kind in kinds]
     found = incidents(facts(events=events))
@@ -132,14 +132,14 @@ def test_restarts_of_lives_before_are_remembered() -> None:
 
 
 def test_kills_that_only_the_kernel_counted() -> None:
-    """A process of the container that was no worker, killed for memory, is a kill too."""
+    """An OOM kill of a process that is not a worker is a kill too."""
     newer = NEWER.model_copy(update={"oom_kills": 2})
     assert incidents(facts(newer=newer)).oom_kills == 2
     assert incidents(facts(newer=NEWER.model_copy(update={"oom_kills": None}))).oom_kills is None
 
 
 def test_drift() -> None:
-    """What the formula gives now is compared with the plan in use, figure by figure."""
+    """The formula's current result is compared with the plan in use, figure by figure."""
     other = replace(PLAN, workers=PLAN.workers + 1, memory_limit_bytes=3 * GIB)
     assert drift(PLAN, lambda: PLAN) == []
     assert drift(PLAN, lambda: other) == [
@@ -152,7 +152,7 @@ def test_drift() -> None:
 
 
 def test_screen() -> None:
-    """One screen of 80 columns: a line a row, advice for what is not normal, the verdict."""
+    """One screen of 80 columns has a line per row, advice for rows not normal, and the verdict."""
     newer = NEWER.model_copy(update={"exits": {"crash": 6}, "started": time.time() - 3720})
     text = check.screen(document(newer=newer), "http://127.0.0.1:5001")
     lines = text.splitlines()
@@ -170,7 +170,7 @@ def test_screen() -> None:
 
 @pytest.fixture
 def answering() -> Iterator[Callable[[bytes], str]]:
-    """Return a function that starts a server with one fixed answer and returns its address."""
+    """Return a function that starts a server with one fixed response and returns its address."""
     servers = []
 
     def start(answer: bytes) -> str:
@@ -197,7 +197,7 @@ def answering() -> Iterator[Callable[[bytes], str]]:
 
 
 def http(status_line: str, body: bytes = b"") -> bytes:
-    """Return an HTTP answer."""
+    """Return an HTTP response."""
     return f"HTTP/1.1 {status_line}\r\nContent-Type: x\r\n\r\n".encode() + body
 
 
@@ -210,7 +210,7 @@ def test_exit_status(
     answering: Callable[[bytes], str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The exit status is that of a monitoring plugin, and --json prints what the server said."""
+    """The exit status follows the plugin convention, and --json prints the server's response."""
     said = {**document(), "verdict": verdict}
     url = answering(http("200 OK", json.dumps(said).encode()))
     assert main(["check", "--json", "--url", url]) == code
@@ -232,7 +232,7 @@ def test_somebody_else_answers(
     answering: Callable[[bytes], str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What is not this service cannot be judged."""
+    """A response of another service gives no verdict."""
     assert main(["check", "--url", answering(answer)]) == 3
     assert message in capsys.readouterr().err
 
@@ -241,7 +241,7 @@ def test_somebody_else_answers(
 def test_bad_arguments_tell_nothing(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Arguments that cannot be followed are no verdict: status 2 would wake somebody up."""
+    """Invalid arguments exit with unknown: status 2 would raise an alarm."""
     try:
         code = main(["check", *arguments])
     except SystemExit as exc:
@@ -251,7 +251,7 @@ def test_bad_arguments_tell_nothing(
 
 
 def test_where_the_server_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The image's variables come first, then what a deployment noted here, then the settings."""
+    """The image's variables come first, then the deployment's record, then the settings."""
     monkeypatch.chdir(tmp_path)
     assert check.known_url({}) == "http://127.0.0.1:5001"
     assert check.known_url({"PORT": "6000"}) == "http://127.0.0.1:6000"
@@ -265,7 +265,7 @@ def test_where_the_server_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_no_answer_is_told_from_a_wrong_one(answering: Callable[[bytes], str]) -> None:
-    """Silence and errors mean that the server is away; anything else is no status."""
+    """No response or an error means that the server is away; other responses are no status."""
     for answer in (b"", http("503 SERVICE UNAVAILABLE")):
         with pytest.raises(NoAnswer):
             check.read_status(answering(answer))
@@ -276,7 +276,7 @@ def test_no_answer_is_told_from_a_wrong_one(answering: Callable[[bytes], str]) -
 def test_a_server_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the history still tells is shown, as of when it was; readiness is critical."""
+    """The last figures of the history are shown with their time; readiness is critical."""
     monkeypatch.setenv("SENTENCE_API_HISTORY", str(tmp_path))
     now = time.time()
     history = History(tmp_path)
@@ -312,7 +312,7 @@ def test_a_server_that_is_away(
 def test_a_server_that_never_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a history nothing is claimed, and none is made by looking."""
+    """Without a history nothing is claimed, and looking creates none."""
     monkeypatch.setenv("SENTENCE_API_HISTORY", str(tmp_path / "none"))
     monkeypatch.setattr(offline, "_MEMORY_DISK", tmp_path)
     assert main(["check", "--url", "http://127.0.0.1:1"]) == 2
@@ -325,7 +325,7 @@ def test_a_server_that_never_was(
 def test_the_history_of_a_server_without_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the folder does not exist, the newest history in memory is read."""
+    """If the folder does not exist, the newest history in memory is read."""
     monkeypatch.setattr(offline, "_MEMORY_DISK", tmp_path)
     assert offline.find_history(tmp_path / "none") is None
     (tmp_path / "sentence-api-x").mkdir()

@@ -1,4 +1,4 @@
-"""Debian's Prometheus, run as it is."""
+"""Debian's Prometheus, unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder."""
+    """Mark the tests of this folder."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.promtool)
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def promtool() -> Callable[..., str]:
-    """Return a function that runs promtool, which must succeed, and returns what it says."""
+    """Return a function that runs promtool, checks that it succeeds, and returns its output."""
     program = prometheus_program("promtool")
 
     def run(*arguments: str | Path, given: str | None = None) -> str:
@@ -42,7 +42,7 @@ def promtool() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def prometheus() -> str:
-    """Return the program."""
+    """Return the path of the program."""
     return prometheus_program("prometheus")
 
 

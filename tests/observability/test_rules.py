@@ -1,4 +1,4 @@
-"""The alert rules, run by Prometheus over made-up hours."""
+"""Alert rules, run by Prometheus over synthetic series."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ NONE, WARNING, BOTH = [], ["warning"], ["warning", "critical"]
 
 
 def constant(value: float) -> str:
-    """Return a gauge that stays the same."""
+    """Return a constant gauge."""
     return f"{value:g}+0x{SAMPLES}"
 
 
 def growing(per_second: float) -> str:
-    """Return a counter that grows evenly, seen every 15 s."""
+    """Return a counter that grows evenly, sampled every 15 s."""
     return f"0+{15 * per_second:g}x{SAMPLES}"
 
 
 def happened(times: int) -> str:
-    """Return a counter of zero in whose midst something happened so many times."""
+    """Return a counter that rises from zero by this number in the middle of the series."""
     half = SAMPLES // 2
     return f"0+0x{half} {times}+0x{half}"
 
 
 def name(metric: str, **labels: str) -> str:
-    """Return a series of one target."""
+    """Return a series of a single target."""
     own = "".join(f', {key}="{value}"' for key, value in labels.items())
     return f"sentence_api_{metric}{{{TARGET}{own}}}" if metric != "up" else f"up{{{TARGET}}}"
 
@@ -57,12 +57,12 @@ HEALTHY = {
 TRAFFIC = {
     name("requests_total", route="/query", status="200"): growing(9),
     name("requests_total", route="/query/batch", status="200"): growing(1),
-    # Health checks are not judged.
+    # Health checks are not counted.
     name("requests_total", route="/health", status="503"): growing(100),
     name("requests_total", route="/query", status="500"): growing(0),
     name("rejected_requests_total", reason="queue_full"): growing(0),
     name("rejected_requests_total", reason="deadline_exceeded"): growing(0),
-    # Draining is no load.
+    # Draining does not count as load.
     name("rejected_requests_total", reason="draining"): growing(5),
 }
 
@@ -84,7 +84,7 @@ def cpu(percent: float) -> dict[str, str]:
 
 
 def latency(seconds: float, slow_share: float = 0.1) -> dict[str, str]:
-    """Return durations: some requests of two routes end just at a bound of the histogram."""
+    """Return durations of two routes; some of them equal a bound of the histogram."""
     found = {}
     for route, rate in (("/query", 9.0), ("/query/batch", 1.0)):
         for le in ("0.05", "1", "2", "5", "10", "+Inf"):
@@ -112,7 +112,7 @@ def queue(percent: float) -> dict[str, str]:
 
 
 def rejected(percent: float) -> dict[str, str]:
-    """Return requests of which some were refused, for one reason and the other."""
+    """Return requests of which some were refused, for two reasons."""
     half = growing(percent / 100 * 10 / 2)
     return {
         **TRAFFIC,
@@ -132,7 +132,7 @@ def errors(percent: float) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Case:
-    """What a server shows for half an hour, and which alert of which severities fires then."""
+    """Half an hour of a server, and the severities of the alert that fires then."""
 
     alert: str
     about: str
@@ -186,7 +186,7 @@ CASES = [
 
 
 def test_every_alert_has_cases() -> None:
-    """Each level of each alert is seen to fire, and each alert is seen not to."""
+    """Each level of each alert fires in a case, and each alert stays silent in a case."""
     fired = {(case.alert, severity) for case in CASES for severity in case.severities}
     there = {(alert.name, str(alert.severity)) for alert in alerts(THRESHOLDS)}
     assert {(f"SentenceApi{name}", severity) for name, severity in fired} == there
@@ -194,10 +194,10 @@ def test_every_alert_has_cases() -> None:
 
 
 def unit_test(case: Case) -> dict[str, Any]:
-    """Return a case as `promtool test rules` takes it; every other alert must keep silent."""
+    """Return a case for `promtool test rules`; every other alert must stay silent."""
     series = {**HEALTHY, **case.series}
     silent = {alert.name for alert in alerts(THRESHOLDS)} - {f"SentenceApi{case.alert}"}
-    # Kills are restarts and the other way round; these rows are allowed to speak together.
+    # An OOM kill is also a restart, so both rows may fire together.
     if case.alert in {"OomKills", "Restarts"}:
         silent -= {"SentenceApiOomKills", "SentenceApiRestarts"}
     return {
@@ -228,7 +228,7 @@ def unit_test(case: Case) -> dict[str, Any]:
 
 @pytest.fixture
 def run_tests(promtool: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
-    """Return a function that has promtool test the rendered rules."""
+    """Return a function that runs `promtool test rules` on the rendered rules."""
 
     def run(*tests: dict[str, Any]) -> str:
         (tmp_path / "alerts.yml").write_text(rules(THRESHOLDS), "utf-8")
@@ -243,12 +243,12 @@ def run_tests(promtool: Callable[..., str], tmp_path: Path) -> Callable[..., str
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert} {case.about}")
 def test_levels(case: Case, run_tests: Callable[..., str]) -> None:
-    """An alert fires at its level and not below it, and no other one fires with it."""
+    """An alert fires at its level and not below it, and no other alert fires with it."""
     assert "SUCCESS" in run_tests(unit_test(case))
 
 
 def test_what_an_alert_says(run_tests: Callable[..., str]) -> None:
-    """A firing alert names the server and the value, and says what to do."""
+    """A firing alert names the server, the value and the remedy."""
     alert = {
         "exp_labels": {"severity": "warning", "job": "sentence-api", "instance": "api:5001"},
         "exp_annotations": {
@@ -274,7 +274,7 @@ def test_what_an_alert_says(run_tests: Callable[..., str]) -> None:
 
 
 def test_a_server_that_is_not_scraped_is_missed(run_tests: Callable[..., str]) -> None:
-    """Where nothing at all is scraped under the name, that is said too."""
+    """An alert also fires if nothing is scraped under the job's name."""
     alert = {
         "exp_labels": {"severity": "critical", "job": "sentence-api"},
         "exp_annotations": {
@@ -299,7 +299,7 @@ def test_a_server_that_is_not_scraped_is_missed(run_tests: Callable[..., str]) -
 
 @pytest.mark.parametrize(("at", "fires"), [("1m", False), ("3m", True)])
 def test_a_peak_wakes_nobody(at: str, fires: bool, run_tests: Callable[..., str]) -> None:
-    """What is too high for less than two minutes is no alert yet."""
+    """A value that is too high for less than two minutes raises no alert."""
     series = {**HEALTHY, **memory(80)}
     run_tests(
         {
@@ -333,11 +333,11 @@ def test_what_happened_is_forgotten_after_an_hour(run_tests: Callable[..., str])
 
 
 def test_twenty_restarts_are_no_more(run_tests: Callable[..., str]) -> None:
-    """An increase is extrapolated to the whole hour; 20.03 restarts are 20, no critical number."""
+    """Twenty restarts, extrapolated to 20.03 over the hour, are rounded to 20: not critical."""
     crashes = name("worker_exits_total", cause="crash")
     run_tests(
         {
-            # Against evaluations every 15 s, so that the hour does not end with a sample.
+            # Evaluated every 15 s, so that the hour does not end with a sample.
             "interval": "14s",
             "input_series": [{"series": crashes, "values": "0+0x300 20+0x300"}],
             "promql_expr_test": [

@@ -1,4 +1,4 @@
-"""A real Prometheus, watching a real server."""
+"""A real Prometheus and a real server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAIT_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def metrics(server: Server) -> str:
-    """Return what a server shows that has answered something."""
+    """Return the metrics of a server that has answered some requests."""
     for path, body in (
         ("/query", {"question": "What is a metric?"}),
         ("/query/batch", {"questions": ["one", "two"]}),
@@ -61,12 +61,12 @@ def named_in(expression: str) -> set[str]:
 
 
 def test_metrics_follow_the_conventions(metrics: str, promtool: Callable[..., str]) -> None:
-    """`promtool check metrics` finds nothing to say about what a real server shows."""
+    """`promtool check metrics` finds no fault in a real server's metrics."""
     assert promtool("check", "metrics", given=metrics) == ""
 
 
 def test_what_is_asked_for_is_there(metrics: str) -> None:
-    """Every series in rules and dashboard is shown by a real server, or recorded by the rules."""
+    """Every series of rules and dashboard is exported by a real server or recorded by a rule."""
     there = {
         sample.name
         for family in text_string_to_metric_families(metrics)
@@ -81,7 +81,7 @@ def test_what_is_asked_for_is_there(metrics: str) -> None:
 def test_the_dashboard_asks_what_prometheus_understands(
     promtool: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Each of its expressions parses."""
+    """Each expression of the dashboard parses."""
     made = [
         {"record": f"panel:{number}", "expr": expression}
         for number, expression in enumerate(expressions())
@@ -98,13 +98,13 @@ class Watcher:
         self._url = url
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer of its API."""
+        """Return the data of a response of its API."""
         answer = httpx2.get(f"{self._url}/api/v1/{path}", params=parameters).json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
     def wait_for(self, what: Callable[[], Any]) -> Any:
-        """Return the first result that is something."""
+        """Return the first result that is not empty."""
         until = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < until:
             found = what()
@@ -114,7 +114,7 @@ class Watcher:
         raise AssertionError(f"not within {WAIT_SECONDS} s: {self.get('targets')}")
 
     def alerts(self) -> set[tuple[str, str]]:
-        """Return the names and severities of what fires."""
+        """Return the names and severities of the firing alerts."""
         return {
             (alert["labels"]["alertname"], alert["labels"]["severity"])
             for alert in self.get("alerts")["alerts"]
@@ -122,14 +122,14 @@ class Watcher:
         }
 
     def value(self, expression: str) -> float | None:
-        """Return what an expression gives for the one server."""
+        """Return the value of an expression for the only server."""
         result = self.get("query", query=expression)["result"]
         return float(result[0]["value"][1]) if result else None
 
 
 @pytest.fixture
 def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[..., Watcher]]:
-    """Return a function that has Prometheus watch a server, every second instead of every 15."""
+    """Return a function that lets Prometheus scrape a server, every second instead of every 15."""
     running: list[subprocess.Popen[bytes]] = []
 
     def start(server: Server, written_rules: str) -> Watcher:
@@ -175,7 +175,7 @@ def watch(prometheus: str, tmp_path: Path) -> Iterator[Callable[..., Watcher]]:
 def test_a_real_server_is_watched(
     serve: Callable[..., Server], watch: Callable[..., Watcher]
 ) -> None:
-    """The target is up, no alert fires for it at rest, and a figure is what /status says."""
+    """The target is up, no alert fires at rest, and a figure equals the value of /status."""
     server = serve(SENTENCE_API_CPUS=2, SENTENCE_API_MEMORY="2G")
     watcher = watch(server, rules(thresholds_of(Settings())))
     (target,) = watcher.wait_for(
@@ -204,7 +204,7 @@ def test_a_real_server_is_watched(
 def test_killed_workers_and_a_silent_server(
     serve: Callable[..., Server], watch: Callable[..., Watcher]
 ) -> None:
-    """Six killed workers are a warning at Prometheus too; a server that stops is critical."""
+    """Six killed workers are a warning in Prometheus too; a stopped server is critical."""
     server = serve(SENTENCE_API_CPUS=2, SENTENCE_API_MEMORY="2G")
     watcher = watch(server, rules(thresholds_of(Settings())))
     watcher.wait_for(lambda: watcher.value("instance:sentence_api_restarts:count") == 0)
@@ -213,7 +213,7 @@ def test_killed_workers_and_a_silent_server(
         os.kill(before[0], signal.SIGKILL)
         watcher.wait_for(lambda before=before: set(server.workers()) - set(before))
     watcher.wait_for(lambda: ("SentenceApiRestarts", "warning") in watcher.alerts())
-    # In its first seconds a series is extrapolated to more than it holds.
+    # In its first seconds a series is extrapolated beyond its real value.
     watcher.wait_for(lambda: watcher.value("instance:sentence_api_restarts:count") == 6)
     assert ("SentenceApiRestarts", "critical") not in watcher.alerts()
     server.process.terminate()

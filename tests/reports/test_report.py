@@ -1,4 +1,4 @@
-"""`report`: from samples and events to what a person reads, without and with a real server."""
+"""`report`: from samples and events to the written page, with and without a real server."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STEP = 10.0
 
 
 class Scene:
-    """A server whose time passes as told."""
+    """A simulated server and its clock."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
@@ -57,7 +57,7 @@ class Scene:
         self.begin_life()
 
     def begin_life(self) -> None:
-        """Start the server: what it counts begins at zero."""
+        """Start the server with all counters at zero."""
         self.started = self.now
         self.cpu, self.requests, self.refused = 0.0, 0, 0
         self.buckets = [0] * (len(SECONDS) + 1)
@@ -99,7 +99,7 @@ class Scene:
         memory: int = 200 * MIB,
         queue: float = 0.0,
     ) -> None:
-        """Let time pass under one load."""
+        """Let time pass under a constant load."""
         for _ in range(int(seconds / STEP)):
             self.now += STEP
             self.cpu += 2.0 * cpu * STEP
@@ -110,13 +110,13 @@ class Scene:
             self.sample(memory, queue)
 
     def report(self, server: Server = SERVER) -> Report:
-        """Return the report on all of it."""
+        """Return the report on the whole scene."""
         return report(self.samples, self.events, server, BEGIN, self.now)
 
 
 @pytest.fixture
 def incident() -> Scene:
-    """Return calm, two minutes of overload, calm, a kill for memory, calm."""
+    """Return a scene of calm, two minutes of overload, calm, an OOM kill, calm."""
     scene = Scene()
     scene.run(600)
     scene.run(120, cpu=1.0, rate=50, refused=20, took=6.0, queue=0.95, memory=400 * MIB)
@@ -130,13 +130,13 @@ def incident() -> Scene:
 
 
 def test_an_incident_is_seen(incident: Scene) -> None:
-    """Overload and kill are told apart, each with its time, its figures and its end."""
+    """Overload and kill are separate incidents, each with its time, figures and end."""
     found = incident.report()
     assert (found.verdict, found.now) == ("critical", "critical")
     overload, kill = found.episodes
     assert (overload.title, overload.verdict, overload.is_over) == ("overload", "critical", True)
     assert overload.since == BEGIN + 600
-    # Rates are over a minute, so it is over that much later.
+    # Rates cover a minute, so the incident ends that much later.
     assert overload.until == BEGIN + 600 + 120 + 60 - STEP
     assert overload.details == (
         "CPU up to 100 %",
@@ -158,7 +158,7 @@ def test_an_incident_is_seen(incident: Scene) -> None:
 
 
 def test_every_metric_is_held_against_its_bounds(incident: Scene) -> None:
-    """Each row is there at its worst, with its time and how long it was what."""
+    """Each row is shown at its worst, with that time and the duration of each verdict."""
     metrics = {metric.row.name: metric for metric in incident.report().metrics}
     assert list(metrics) == [
         "readiness", "memory", "cpu", "latency", "restarts", "oom_kills", "throttled", "queue",
@@ -184,7 +184,7 @@ def test_the_slowest_come_first(incident: Scene) -> None:
 
 
 def test_advice_names_the_numbers_of_the_worst_moment(incident: Scene) -> None:
-    """What to change is said once for each figure, the worst first."""
+    """Each figure has one line of advice, the worst first."""
     advice = incident.report().advice
     assert [sentence.partition(":")[0] for sentence in advice] == [
         "CPU", "Latency p95", "OOM kills", "Queue", "Rejected",
@@ -193,7 +193,7 @@ def test_advice_names_the_numbers_of_the_worst_moment(incident: Scene) -> None:
 
 
 def test_memory_and_its_kills_are_advised_once() -> None:
-    """A kill names no other limit than the use that led to it."""
+    """The advice after a kill names the same limit as the memory use that led to it."""
     scene = Scene()
     scene.run(60)
     scene.run(20, memory=1000 * MIB)
@@ -205,7 +205,7 @@ def test_memory_and_its_kills_are_advised_once() -> None:
 
 
 def test_a_calm_day_is_normal() -> None:
-    """Without trouble there is nothing to tell but what is too large."""
+    """Without trouble the report only names parts of the plan that are too large."""
     scene = Scene()
     scene.run(7200)
     found = scene.report()
@@ -220,7 +220,7 @@ def test_a_calm_day_is_normal() -> None:
 
 
 def test_a_short_time_proves_nothing_too_large() -> None:
-    """Ten quiet minutes are no reason to give anything back."""
+    """Ten quiet minutes do not prove a limit too large."""
     scene = Scene()
     scene.run(600)
     found = scene.report()
@@ -229,7 +229,7 @@ def test_a_short_time_proves_nothing_too_large() -> None:
 
 
 def test_what_is_too_small_is_said() -> None:
-    """A limit that is reached is too small, however short the time."""
+    """A limit that was reached is reported as too small, however short the time."""
     scene = Scene()
     scene.run(600, memory=900 * MIB, cpu=0.97)
     found = scene.report()
@@ -241,7 +241,7 @@ def test_what_is_too_small_is_said() -> None:
 
 
 def test_a_time_without_a_server() -> None:
-    """Between two lives the server was away: that is critical, a gap in the charts, and no load."""
+    """Between two lives the server is away: critical, a gap in the charts, and no load."""
     scene = Scene()
     scene.run(120)
     ended = scene.now
@@ -260,7 +260,7 @@ def test_a_time_without_a_server() -> None:
 
 
 def test_a_server_that_is_gone() -> None:
-    """When nothing was kept for long before the end, nobody is there."""
+    """A server without samples long before the end is reported as away."""
     scene = Scene()
     scene.run(120)
     found = report(scene.samples, scene.events, SERVER, BEGIN, scene.now + 500)
@@ -270,7 +270,7 @@ def test_a_server_that_is_gone() -> None:
 
 
 def test_planned_ends_are_no_incident() -> None:
-    """Twenty retirements are listed, and leave everything normal."""
+    """Twenty retirements are listed, and leave every row normal."""
     scene = Scene()
     for _ in range(20):
         scene.run(30)
@@ -280,7 +280,7 @@ def test_planned_ends_are_no_incident() -> None:
 
 
 def test_only_the_time_asked_for_counts(incident: Scene) -> None:
-    """What was before the time is left out, but for the hour that restarts are counted over."""
+    """Earlier samples are left out, except for the hour over which restarts are counted."""
     late = report(incident.samples, incident.events, SERVER, BEGIN + 1100, incident.now)
     assert late.episodes == []
     assert late.course.moments[0].time == BEGIN + 1100
@@ -288,7 +288,7 @@ def test_only_the_time_asked_for_counts(incident: Scene) -> None:
 
 
 def test_two_weeks_are_summed_up_quickly() -> None:
-    """Samples that are thinned out are no absence."""
+    """Thinned samples do not count as absence."""
     scene = Scene()
     scene.run(3600)
     thinned = [s for s in scene.samples if (s.time - BEGIN) % 300 == 0]
@@ -307,12 +307,12 @@ def test_quantiles_count_time(share: float, value: float) -> None:
     [("90s", 90), ("90", 90), ("90m", 5400), ("24h", 86400), (" 1.5 d", 129600)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    """Times are read as people write them."""
+    """Durations are parsed as people write them."""
     assert duration(text) == seconds
 
 
 class Page(HTMLParser):
-    """What a page is made of."""
+    """The parsed elements of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -321,7 +321,7 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag, and what it refers to."""
+        """Record a tag and its references."""
         self.tags.append(tag)
         self.links += [
             value or "" for name, value in attrs if name in {"src", "href", "xlink:href", "action"}
@@ -329,7 +329,7 @@ class Page(HTMLParser):
 
 
 def test_the_files(incident: Scene) -> None:
-    """The page stands alone, runs nothing and escapes what it shows; all three tell the same."""
+    """The page is self-contained, runs no script and escapes its text; all three files agree."""
     written = files(incident.report())
     assert list(written) == ["report.html", "report.md", "report.json"]
     page = Page(written["report.html"])
@@ -355,7 +355,7 @@ def test_the_files(incident: Scene) -> None:
 
 
 def test_charts_keep_peaks_and_bounds(incident: Scene) -> None:
-    """However many moments share a point, the highest is drawn; bounds far above are named."""
+    """A point shows the highest of its samples; thresholds far above are named."""
     found = incident.report()
     squeezed = charts.points(found.course, lambda figures: figures.p95_seconds, 1e6)
     assert max(value for _, value in squeezed if value is not None) == pytest.approx(9.75)
@@ -374,7 +374,7 @@ def test_charts_keep_peaks_and_bounds(incident: Scene) -> None:
 
 
 def test_an_empty_time_is_written_too() -> None:
-    """With events alone there is a page without charts."""
+    """Events without samples give a page without charts."""
     events = [Event(BEGIN + 1, "start", "starts")]
     written = files(report([], events, SERVER, BEGIN, BEGIN + 60))
     assert "<svg" not in written["report.html"]
@@ -393,7 +393,7 @@ def test_an_empty_time_is_written_too() -> None:
 def test_bad_arguments(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What makes no sense is refused with what would."""
+    """An invalid argument is refused with the valid values."""
     with pytest.raises(SystemExit) as ended:
         main(["report", *arguments])
     assert ended.value.code == 2
@@ -403,7 +403,7 @@ def test_bad_arguments(
 def test_no_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a history, or with an empty one, the next step is said and nothing is written."""
+    """Without a history, or with an empty history, only the next step is printed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SENTENCE_API_HISTORY", str(tmp_path / "kept"))
     monkeypatch.setattr("sentence_api.monitoring.offline._MEMORY_DISK", tmp_path)
@@ -434,7 +434,7 @@ def test_no_history(
 
 
 def test_a_real_server_with_a_crash(serve: Callable[..., Running], tmp_path: Path) -> None:
-    """A real server's history holds what a report needs, and the worker that was killed."""
+    """A real server's history is enough for a report that has the killed worker."""
     settings: dict[str, Any] = {
         "SENTENCE_API_CPUS": 2,
         "SENTENCE_API_MEMORY": "1G",

@@ -32,7 +32,7 @@ FOOTPRINTS = st.builds(
     worker_bytes=st.integers(MIB, 2 * GIB),
     token_bytes=st.integers(KIB, MIB),
 )
-# What small machines and small models are made of, where rounding and bounds meet.
+# Parts of small machines and small models, where rounding and bounds interact.
 SMALL_FOOTPRINTS = st.builds(
     Footprint,
     base_bytes=st.integers(10 * MIB, 400 * MIB),
@@ -59,7 +59,7 @@ OVERRIDES = st.builds(
     max_queue_tokens=st.none() | st.integers(16, 1_000_000),
     cache_mb=st.none() | st.integers(0, 512),
 )
-# Many a machine is too small for many a model; the clock is shared with other tests.
+# Many machines are too small for many models; the clock is shared with other tests.
 properties = settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
@@ -69,7 +69,7 @@ def plan_or_reject(
     max_tokens: int,
     overrides: Overrides | None = None,
 ) -> Plan:
-    """Return the plan; a machine that is too small is no example of anything."""
+    """Return the plan; skip an example whose machine is too small."""
     try:
         return make_plan(machine, footprint, max_tokens=max_tokens, overrides=overrides)
     except DoesNotFit:
@@ -78,7 +78,7 @@ def plan_or_reject(
 
 
 def full_load(plan: Plan, footprint: Footprint, max_tokens: int) -> int:
-    """Return what one worker needs at most, worked out from what `plan` allows it."""
+    """Return the peak of one worker, computed from the limits in its plan."""
     longest_pass = max(plan.max_batch_tokens, max_tokens)
     connections = plan.max_concurrent_requests * CONNECTION_BYTES
     held = connections + plan.request_bytes + plan.cache_bytes
@@ -95,7 +95,7 @@ def full_load(plan: Plan, footprint: Footprint, max_tokens: int) -> int:
     ],
 )
 def test_without_a_footprint(memory: str, cpus: float, expected: dict[str, object]) -> None:
-    """A machine keeps 2 GiB and half a CPU, and a worker of unknown size counts 1.5 GiB."""
+    """A whole machine reserves 2 GiB and half a CPU; an unmeasured worker counts 1.5 GiB."""
     plan = make_plan(Machine(cpus, parse_size(memory)))
     assert expected == {
         "workers": plan.workers,
@@ -106,7 +106,7 @@ def test_without_a_footprint(memory: str, cpus: float, expected: dict[str, objec
 
 
 def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
-    """A container's limit was set for this service alone: 3 GiB and 2 CPUs hold two workers."""
+    """A container reserves nothing: 3 GiB and 2 CPUs hold two workers."""
     plan = make_plan(Machine(2, 3 * GIB, contained=True))
     assert (plan.workers, plan.memory_limit_bytes, plan.cpu_limit) == (2, 3 * GIB, 2)
 
@@ -148,7 +148,7 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
                 memory_limit_bytes=6 * GIB,
                 cpu_limit=2.5,
                 recycle_watermark_bytes=int(6 * GIB * 0.92) // 3,
-                # Nothing is known but that it has to fit: each worker may have its part.
+                # The real size is unknown; each worker may use its share.
                 predicted_peak_bytes=6 * GIB,
                 bound_by="cpus",
             ),
@@ -178,12 +178,12 @@ def test_without_a_footprint_a_container_keeps_no_reserve() -> None:
     ids=["8G", "8G unmeasured", "512M"],
 )
 def test_whole_plans(machine: Machine, footprint: Footprint | None, expected: Plan) -> None:
-    """A worker's memory is the sum of its parts, and 512M with one CPU hold a small one."""
+    """A worker's memory is the sum of its parts, and 512M with one CPU hold a small worker."""
     assert make_plan(machine, footprint) == expected
 
 
 def test_an_exact_fit() -> None:
-    """What needs exactly the usable memory fits, and one byte more does not."""
+    """A need of exactly the usable memory fits, and one byte more does not."""
     machine = Machine(1, 1000 * MIB, contained=True)
     worker = 30 * MIB + 256 * 26 * KIB + MIN_CONNECTIONS * CONNECTION_BYTES + MIN_REQUEST_BYTES
     fitting = ROUND.model_copy(update={"base_bytes": 850 * MIB - worker})
@@ -194,7 +194,7 @@ def test_an_exact_fit() -> None:
 
 
 def test_the_reference_footprint_fits_the_smallest_machine() -> None:
-    """The footprint that stands for the bundled model leaves room in 512M with one CPU."""
+    """The reference footprint leaves room in 512M with one CPU."""
     plan = make_plan(Machine(1, 512 * MIB), REFERENCE)
     assert (plan.workers, plan.memory_limit_bytes) == (1, 384 * MIB)
 
@@ -249,7 +249,7 @@ def test_the_reference_footprint_fits_the_smallest_machine() -> None:
 def test_the_refusal(
     machine: Machine, footprint: Footprint | None, overrides: Overrides, message: str
 ) -> None:
-    """Where nothing fits, one line says what is needed, what is there and what is missing."""
+    """If nothing fits, one line gives the needed, the available and the missing memory."""
     with pytest.raises(DoesNotFit) as caught:
         make_plan(machine, footprint, overrides=overrides)
     assert str(caught.value) == message
@@ -261,7 +261,7 @@ def test_the_refusal(
 def test_adding_what_is_missing_is_enough(
     footprint: Footprint | None, contained: bool, workers: int | None
 ) -> None:
-    """A machine that gets the missing memory, give or take the message's rounding, is planned."""
+    """A machine with the missing memory added, up to the message's rounding, is planned."""
     machine = Machine(1, 200 * MIB, contained)
     overrides = Overrides(workers=workers)
     with pytest.raises(DoesNotFit) as caught:
@@ -332,7 +332,7 @@ def test_adding_what_is_missing_is_enough(
             Overrides(cache_mb=64),
             {
                 "cache_bytes": 64 * MIB,
-                # A multiple of what the load needs, and the cache in full.
+                # A multiple of the need under load, and the cache in full.
                 "recycle_watermark_bytes": (4 * 166 + 64) * MIB,
                 "predicted_peak_bytes": (250 + 4 * (166 + 64)) * MIB,
             },
@@ -342,7 +342,7 @@ def test_adding_what_is_missing_is_enough(
     ids=str,
 )
 def test_overrides(overrides: Overrides, changed: dict[str, object]) -> None:
-    """A number that is set replaces the formula's, and what depends on it follows; nothing else."""
+    """A set number replaces the formula's, and its dependents follow; nothing else changes."""
     machine = Machine(4, 8 * GIB, contained=True)
     plain = make_plan(machine, ROUND).as_dict()
     assert make_plan(machine, ROUND, overrides=overrides).as_dict() == {**plain, **changed}
@@ -353,13 +353,13 @@ def test_overrides(overrides: Overrides, changed: dict[str, object]) -> None:
     [(1, 4096, "cpus", 1), (8, 640, "memory", 5), (8, 4096, "cpus", 8)],
 )
 def test_what_bounds_the_workers(cpus: float, mib: int, bound_by: str, workers: int) -> None:
-    """The plan names the scarcer of CPUs and memory."""
+    """The plan names CPUs or memory as the limit, whichever is scarcer."""
     plan = make_plan(Machine(cpus, mib * MIB, contained=True), ROUND)
     assert (plan.bound_by, plan.workers) == (bound_by, workers)
 
 
 def test_a_cache_takes_the_place_of_workers() -> None:
-    """What is kept of texts counts for each worker, so that fewer fit."""
+    """The cache counts for each worker, so that fewer workers fit."""
     machine = Machine(8, 640 * MIB, contained=True)
     plans = [make_plan(machine, ROUND, overrides=Overrides(cache_mb=mb)) for mb in (0, 32, 128)]
     assert [plan.workers for plan in plans] == [5, 3, 1]
@@ -371,7 +371,7 @@ def test_a_cache_takes_the_place_of_workers() -> None:
 def test_a_larger_cache_never_gives_more_workers(
     machine: Machine, footprint: Footprint, max_tokens: int, cache_mb: int, more: int
 ) -> None:
-    """Nor does it ever lower what a worker may grow to over its full cache."""
+    """A larger cache adds no workers, and the watermark still covers a worker at full load."""
     large = plan_or_reject(machine, footprint, max_tokens, Overrides(cache_mb=cache_mb + more))
     chosen = Overrides(cache_mb=cache_mb)
     small = make_plan(machine, footprint, max_tokens=max_tokens, overrides=chosen)
@@ -384,7 +384,7 @@ def test_a_larger_cache_never_gives_more_workers(
     [(0.5, 1, 1), (4, 4, 1), (4, 3, 1), (4, 2, 2), (5, 2, 2), (4, 1, 4), (2.5, 1, 3), (2, 8, 1)],
 )
 def test_threads_share_the_cpus(cpus: float, workers: int, threads: int) -> None:
-    """Each worker has its whole part of the CPUs, and at least one thread."""
+    """Each worker has its whole share of the CPUs, and at least one thread."""
     machine = Machine(cpus, 64 * GIB, contained=True)
     assert make_plan(machine, ROUND, overrides=Overrides(workers=workers)).threads == threads
 
@@ -393,13 +393,13 @@ def test_threads_share_the_cpus(cpus: float, workers: int, threads: int) -> None
     ("cpus", "limit"), [(0.25, 0.25), (1, 1), (1.2, 1), (1.5, 1), (2, 1.5), (3, 2.5), (64, 63.5)]
 )
 def test_a_machine_keeps_half_a_cpu(cpus: float, limit: float) -> None:
-    """Above one CPU half of one is left to others; a container's quota is used in full."""
+    """A machine above one CPU reserves half a CPU; a container's quota is used in full."""
     assert make_plan(Machine(cpus, 64 * GIB), ROUND).cpu_limit == limit
     assert make_plan(Machine(cpus, 64 * GIB, contained=True), ROUND).cpu_limit == cpus
 
 
 def test_a_pass_shrinks_before_connections_do() -> None:
-    """With less memory passes shrink to one longest text, then connections, then all the rest."""
+    """With less memory passes shrink to one longest text, then connections, then the rest."""
     loads = []
     for mib in range(350, 530):
         try:
@@ -422,7 +422,7 @@ def test_a_pass_shrinks_before_connections_do() -> None:
 
 
 def test_the_figures_are_ready_for_json() -> None:
-    """Every figure of the contract is in the dictionary, and the steps are not."""
+    """Every figure of the API is in the dictionary, and the steps are not."""
     figures = make_plan(Machine(3, 8 * GIB)).as_dict()
     assert json.loads(json.dumps(figures)) == figures
     assert set(figures) == {
@@ -509,13 +509,13 @@ def test_the_figures_are_ready_for_json() -> None:
 def test_the_sum_is_explained(
     machine: Machine, footprint: Footprint | None, cache_mb: int | None, lines: list[str]
 ) -> None:
-    """Each line of the sum shows its inputs and its result."""
+    """Each step of the calculation shows its inputs and its result."""
     steps = make_plan(machine, footprint, overrides=Overrides(cache_mb=cache_mb)).steps
     assert [f"{step.name}: {step.reason} = {step.value}" for step in steps][: len(lines)] == lines
 
 
 def test_the_explanation_names_what_was_set() -> None:
-    """A number that a person set is not passed off as the result of a sum."""
+    """A number set by a user is not presented as a calculated result."""
     plan = make_plan(Machine(2, 8 * GIB), ROUND, overrides=Overrides(threads=7, workers=2))
     reasons = {step.name: step.reason for step in plan.steps}
     assert reasons["workers"] == "bound by setting"
@@ -534,7 +534,7 @@ def test_the_explanation_speaks_of_a_container_only_in_one() -> None:
 def test_the_worst_case_fits(
     machine: Machine, footprint: Footprint, max_tokens: int, overrides: Overrides
 ) -> None:
-    """Full load on every worker, a longest text included, stays within 85 % of the limit."""
+    """Full load on every worker, with a longest text, stays within 85 % of the limit."""
     plan = plan_or_reject(machine, footprint, max_tokens, overrides)
     load = plan.workers * full_load(plan, footprint, max_tokens)
     active = plan.predicted_peak_bytes - footprint.base_bytes - load
@@ -547,7 +547,7 @@ def test_the_worst_case_fits(
 def test_the_watermarks_fit_together(
     machine: Machine, footprint: Footprint | None, max_tokens: int, overrides: Overrides
 ) -> None:
-    """All workers at the watermark, over what they share, are still below the limit."""
+    """All workers at the watermark, plus their shared memory, stay below the limit."""
     plan = plan_or_reject(machine, footprint, max_tokens, overrides)
     shared = footprint.shared_bytes if footprint else 0
     assert shared + plan.workers * plan.recycle_watermark_bytes <= plan.memory_limit_bytes
@@ -558,7 +558,7 @@ def test_the_watermarks_fit_together(
 def test_full_load_does_not_retire_a_worker(
     machine: Machine, footprint: Footprint, max_tokens: int, overrides: Overrides
 ) -> None:
-    """The watermark leaves a worker at least what it needs at full load."""
+    """The watermark is at least the memory of a worker at full load."""
     plan = plan_or_reject(machine, footprint, max_tokens, overrides)
     assert plan.recycle_watermark_bytes >= full_load(plan, footprint, max_tokens)
 
@@ -568,7 +568,7 @@ def test_full_load_does_not_retire_a_worker(
 def test_workers_and_threads_fit_the_cpus(
     machine: Machine, footprint: Footprint | None, max_tokens: int, overrides: Overrides
 ) -> None:
-    """Unless they are set, there are no more workers, nor threads in all, than CPUs begun."""
+    """Unless set, neither workers nor all threads exceed the CPUs, rounded up."""
     plan = plan_or_reject(machine, footprint, max_tokens, overrides)
     cpus = math.ceil(plan.cpu_limit)
     assert plan.workers >= 1
@@ -584,7 +584,7 @@ def test_workers_and_threads_fit_the_cpus(
 def test_host_and_container_agree(
     machine: Machine, footprint: Footprint, max_tokens: int, overrides: Overrides
 ) -> None:
-    """The plan inside the container that a plan starts is that plan."""
+    """The container of a plan computes the same plan inside."""
     outside = plan_or_reject(machine, footprint, max_tokens, overrides)
     container = Machine(outside.cpu_limit, outside.memory_limit_bytes, contained=True)
     inside = make_plan(container, footprint, max_tokens=max_tokens, overrides=overrides)
@@ -596,14 +596,14 @@ def test_host_and_container_agree(
 @example(
     Machine(2, 370 * MIB, contained=True),
     14 * MIB,
-    # all-MiniLM-L6-v2 in float32, as one machine measured it
+    # all-MiniLM-L6-v2 in float32, as measured on one machine
     Footprint(base_bytes=260677632, worker_bytes=11870208, token_bytes=26236),
     256,
 )
 def test_more_memory_never_gives_fewer_workers(
     machine: Machine, more: int, footprint: Footprint, max_tokens: int
 ) -> None:
-    """A machine that gets more memory keeps at least the workers it had."""
+    """A machine with more memory has at least as many workers."""
     small = plan_or_reject(machine, footprint, max_tokens)
     larger = replace(machine, memory_bytes=machine.memory_bytes + more)
     assert make_plan(larger, footprint, max_tokens=max_tokens).workers >= small.workers
@@ -612,7 +612,7 @@ def test_more_memory_never_gives_fewer_workers(
 @properties
 @given(MACHINES, st.integers(1, 4 * GIB))
 def test_more_memory_never_gives_fewer_unmeasured_workers(machine: Machine, more: int) -> None:
-    """The same without a footprint."""
+    """Without a footprint too, more memory never gives fewer workers."""
     small = plan_or_reject(machine, None, 256)
     larger = replace(machine, memory_bytes=machine.memory_bytes + more)
     assert make_plan(larger).workers >= small.workers
@@ -623,5 +623,5 @@ def test_more_memory_never_gives_fewer_unmeasured_workers(machine: Machine, more
 def test_a_pass_holds_a_longest_text(
     machine: Machine, footprint: Footprint, max_tokens: int
 ) -> None:
-    """However small the machine, the longest text that the model reads fits one pass."""
+    """Even on the smallest machine, the longest text of the model fits one pass."""
     assert plan_or_reject(machine, footprint, max_tokens).max_batch_tokens >= max_tokens

@@ -27,7 +27,7 @@ V2_MOUNT = "30 22 0:27 {} {} rw,relatime shared:9 - cgroup2 cgroup2 rw"
 
 
 def altered(tmp_path: Path, tree: str, changes: Mapping[str, str | None]) -> Path:
-    """A copy of a recorded tree with some files written anew, or removed where None."""
+    """Return a copy of a recorded tree with some files rewritten, or removed if None."""
     root = tmp_path / tree
     shutil.copytree(RECORDED / tree, root)
     for name, text in changes.items():
@@ -51,7 +51,7 @@ def altered(tmp_path: Path, tree: str, changes: Mapping[str, str | None]) -> Pat
     ],
 )
 def test_host(tree: str, host: Host) -> None:
-    """The machine is the smaller of what it has and what its control groups allow."""
+    """The machine's size is the smaller of its hardware and its control groups' limits."""
     assert read_host(RECORDED / tree, affinity=4) == host
 
 
@@ -59,7 +59,7 @@ def test_host(tree: str, host: Host) -> None:
     ("tree", "memory"),
     [
         ("docker-v2", CgroupMemory(512 * MIB, 301989888 - 62914560, 1)),
-        # The slice's usage, because the slice's limit is what it can hit; the service's own kills.
+        # The slice's usage, because its limit is the effective limit; the service's own kills.
         ("slice-v2", CgroupMemory(2048 * MIB, 1610612736 - 419430400, 1)),
         ("docker-v1", CgroupMemory(1024 * MIB, 114925568 - 32366592, 1)),
         ("hybrid", CgroupMemory(None, 88088576 - 18878464, 0)),
@@ -67,7 +67,7 @@ def test_host(tree: str, host: Host) -> None:
     ],
 )
 def test_cgroup_memory(tree: str, memory: CgroupMemory | None) -> None:
-    """The working set leaves out inactive file cache and belongs to the group with the limit."""
+    """The working set excludes inactive file cache and belongs to the group with the limit."""
     assert read_cgroup_memory(RECORDED / tree) == memory
 
 
@@ -82,25 +82,25 @@ def test_cgroup_memory(tree: str, memory: CgroupMemory | None) -> None:
     ],
 )
 def test_cgroup_cpu(tree: str, cpu: CgroupCpu | None) -> None:
-    """The quota comes with the throttling of the group that sets it, in seconds."""
+    """The quota comes with the throttling of its group, in seconds."""
     assert read_cgroup_cpu(RECORDED / tree) == cpu
 
 
 def test_affinity_below_the_quota_wins() -> None:
-    """A process pinned to fewer CPUs than its quota has only those."""
+    """A process pinned to fewer CPUs than its quota has only those CPUs."""
     assert read_host(RECORDED / "docker-v1", affinity=2) == Host(
         2.0, 1024 * MIB, "affinity", "cgroup v1 limit", True
     )
 
 
 def test_affinity_is_asked_of_the_scheduler() -> None:
-    """Without an explicit affinity the scheduler's own answer counts."""
+    """Without an explicit affinity the scheduler's affinity counts."""
     assert read_host(RECORDED / "bare").cpus == len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize("tree", ["docker-v1", "docker-v2"])
 def test_limit_above_physical_memory(tree: str, tmp_path: Path) -> None:
-    """A limit above physical memory is reported but contains nothing."""
+    """A limit above physical memory is reported but does not apply."""
     limit = str(64 * 1024 * MIB)
     names = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
     changes = {name: limit for name in names if (RECORDED / tree / name).exists()}
@@ -115,7 +115,7 @@ def test_limit_above_physical_memory(tree: str, tmp_path: Path) -> None:
 
 
 def test_v1_mount_that_looks_like_the_top(tmp_path: Path) -> None:
-    """A container that sees its own v1 group as the mount's root finds its limits there."""
+    """A container whose v1 group is the mount's root finds its limits there."""
     mountinfo = (RECORDED / "docker-v1/proc/self/mountinfo").read_text()
     group = (RECORDED / "docker-v1/proc/self/cgroup").read_text().split(":")[-1].strip()
     root = altered(tmp_path, "docker-v1", {"proc/self/mountinfo": mountinfo.replace(group, "/")})
@@ -128,7 +128,7 @@ def test_v1_mount_that_looks_like_the_top(tmp_path: Path) -> None:
     [("/", "/.."), ("/../sibling", "/"), ("/a/b", "/elsewhere"), ("/gone (deleted)", "/")],
 )
 def test_v2_group_hidden_by_a_namespace(group: str, mount_root: str, tmp_path: Path) -> None:
-    """A group that the mount does not show is taken to be the mount point itself."""
+    """A group that the mount does not show is assumed to be the mount point."""
     mount = V2_MOUNT.format(mount_root, "/sys/fs/cgroup")
     changes = {"proc/self/cgroup": f"0::{group}", "proc/self/mountinfo": mount}
     root = altered(tmp_path, "docker-v2", changes)
@@ -138,7 +138,7 @@ def test_v2_group_hidden_by_a_namespace(group: str, mount_root: str, tmp_path: P
 
 
 def test_bind_mount_of_another_group(tmp_path: Path) -> None:
-    """A mount that shows the process's group is preferred to one that shows another's."""
+    """A mount with the process's group is preferred to a mount of another group."""
     mounts = [V2_MOUNT.format("/other", "/var/other"), V2_MOUNT.format("/", "/sys/fs/cgroup")]
     changes = {"proc/self/mountinfo": "\n".join(mounts), "var/other/memory.max": "4096"}
     root = altered(tmp_path, "docker-v2", changes)
@@ -146,7 +146,7 @@ def test_bind_mount_of_another_group(tmp_path: Path) -> None:
 
 
 def test_bind_mount_of_another_group_beside_the_unlimited_top(tmp_path: Path) -> None:
-    """A process in the v2 top group, which has no limit files, is not given another's limit."""
+    """A process in the v2 top group, which has no limit files, gets no other group's limit."""
     mounts = [V2_MOUNT.format("/other", "/var/other"), V2_MOUNT.format("/", "/sys/fs/cgroup")]
     changes = {
         "proc/self/cgroup": "0::/",
@@ -157,7 +157,7 @@ def test_bind_mount_of_another_group_beside_the_unlimited_top(tmp_path: Path) ->
 
 
 def test_later_mount_on_the_same_point(tmp_path: Path) -> None:
-    """Of two mounts on one point the later one is what the process sees."""
+    """Of two mounts on the same point the later mount counts."""
     mounts = [V2_MOUNT.format(top, "/sys/fs/cgroup") for top in ("/", "/embed.slice")]
     changes = {
         "proc/self/cgroup": "0::/embed.slice/embed-api.service",
@@ -169,7 +169,7 @@ def test_later_mount_on_the_same_point(tmp_path: Path) -> None:
 
 
 def test_odd_names(tmp_path: Path) -> None:
-    """Names with colons, spaces and line separators are read beside ones that cannot be."""
+    """Names with colons, spaces and line separators are read beside unreadable names."""
     mounts = [
         "29 22 0:26 / /mnt/caf\udce9 rw,relatime - ext4 /dev/vdb rw",
         V2_MOUNT.format("/", r"/no\000where"),
@@ -185,7 +185,7 @@ def test_odd_names(tmp_path: Path) -> None:
 
 
 def test_v1_limit_above_the_visible_groups(tmp_path: Path) -> None:
-    """A v1 container learns of its task's limit from hierarchical_memory_limit."""
+    """A v1 container reads its task's limit from hierarchical_memory_limit."""
     stat = f"hierarchical_memory_limit {300 * MIB}\ntotal_inactive_file {10 * MIB}"
     changes = {
         "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
@@ -208,7 +208,7 @@ def test_v1_limit_of_a_visible_parent(tmp_path: Path) -> None:
 
 
 def test_v2_group_without_the_memory_controller(tmp_path: Path) -> None:
-    """A group to which the memory controller is not delegated is accounted for by its parent."""
+    """A group without a delegated memory controller is accounted for by its parent."""
     service = "sys/fs/cgroup/embed.slice/embed-api.service/memory."
     changes = {service + name: None for name in ("max", "current", "stat", "events")}
     root = altered(tmp_path, "slice-v2", changes)
@@ -216,7 +216,7 @@ def test_v2_group_without_the_memory_controller(tmp_path: Path) -> None:
 
 
 def test_smaller_limit_of_the_own_group(tmp_path: Path) -> None:
-    """The own group's limit counts where it is the smaller one."""
+    """The own group's limit counts if it is smaller."""
     service = "sys/fs/cgroup/embed.slice/embed-api.service/"
     changes = {service + "memory.max": str(700 * MIB), service + "cpu.max": "50000 100000"}
     root = altered(tmp_path, "slice-v2", changes)
@@ -225,7 +225,7 @@ def test_smaller_limit_of_the_own_group(tmp_path: Path) -> None:
 
 
 def test_sandbox_without_statistics(tmp_path: Path) -> None:
-    """Limits alone suffice: what a sandbox does not count is zero."""
+    """Limits alone suffice: statistics that a sandbox omits are zero."""
     memory, cpu = "sys/fs/cgroup/memory/memory.", "sys/fs/cgroup/cpu,cpuacct/cpu."
     names = [memory + "stat", memory + "oom_control", cpu + "stat", cpu[:-1] + "acct.usage"]
     changes = dict.fromkeys(names)
@@ -235,21 +235,21 @@ def test_sandbox_without_statistics(tmp_path: Path) -> None:
 
 
 def test_old_kernel_without_oom_counter(tmp_path: Path) -> None:
-    """A v1 kernel that does not count OOM kills yet reports none."""
+    """A v1 kernel without an OOM counter reports no kills."""
     name = "sys/fs/cgroup/memory/memory.oom_control"
     root = altered(tmp_path, "docker-v1", {name: "oom_kill_disable 0\nunder_oom 0"})
     assert read_cgroup_memory(root) == CgroupMemory(1024 * MIB, 114925568 - 32366592, 0)
 
 
 def test_working_set_is_never_negative(tmp_path: Path) -> None:
-    """More inactive cache than usage, read a moment apart, is a working set of nothing."""
+    """More inactive cache than usage, from reads at different moments, is zero."""
     root = altered(tmp_path, "docker-v2", {"sys/fs/cgroup/memory.current": "4096"})
     assert read_cgroup_memory(root) == CgroupMemory(512 * MIB, 0, 1)
 
 
 @pytest.mark.parametrize("text", ["max", "", "0", "-1", str(2**60), str(2**70), "lots", "1 2"])
 def test_what_is_no_limit(text: str, tmp_path: Path) -> None:
-    """Anything but a plausible number of bytes limits nothing."""
+    """Only a plausible number of bytes is a memory limit."""
     root = altered(tmp_path, "docker-v2", {"sys/fs/cgroup/memory.max": text})
     assert read_cgroup_memory(root) == CgroupMemory(None, 301989888 - 62914560, 1)
     assert not read_host(root, affinity=1).contained
@@ -257,14 +257,14 @@ def test_what_is_no_limit(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", NO_QUOTA)
 def test_what_is_no_quota(text: str, tmp_path: Path) -> None:
-    """Anything but a quota and a period limits nothing."""
+    """Only a quota with a period is a CPU limit."""
     root = altered(tmp_path, "docker-v2", {"sys/fs/cgroup/cpu.max": text})
     assert read_cgroup_cpu(root) == CgroupCpu(None, 371, 24.853907, 2610, 184.502113)
 
 
 @pytest.mark.parametrize("text", [None, "", "MemTotal: 0 kB", "MemTotal: -1 kB", "MemFree: 1 kB"])
 def test_physical_memory_without_meminfo(text: str | None, tmp_path: Path) -> None:
-    """Without a usable meminfo the C library says how much memory there is."""
+    """Without a usable meminfo the C library gives the memory size."""
     root = altered(tmp_path, "bare", {"proc/meminfo": text})
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert read_host(root, affinity=1) == Host(1.0, physical, "affinity", "physical", False)
@@ -279,7 +279,7 @@ def test_physical_memory_without_meminfo(text: str | None, tmp_path: Path) -> No
     | st.text("0123456789-. :/\\,max\n", max_size=60).map(str.encode),
 )
 def test_junk_in_any_file(name: str, junk: bytes | None) -> None:
-    """Whatever one file holds, even if it is a folder, the answer is a positive amount."""
+    """With any content in any file, or a folder in its place, the result is a positive amount."""
     tree, _, path = name.partition("/")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / tree

@@ -10,13 +10,13 @@ from sentence_api.resources.process import process_memory
 from sentence_api.resources.sizes import MIB
 
 BLOCK = 64 * MIB
-# What the measurement itself and the interpreter's own bookkeeping may add.
+# Overhead of the measurement and of the interpreter's bookkeeping.
 NOISE = 4 * MIB
 
 
 @contextmanager
 def child(work: Callable[[], None]) -> Iterator[int]:
-    """Give the process id of a fork that has done `work` and stays meanwhile."""
+    """Yield the process id of a fork that has done `work` and stays alive meanwhile."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -43,7 +43,7 @@ def touch(block: mmap.mmap) -> None:
 
 
 def test_own_memory_is_private() -> None:
-    """What a process writes for itself counts in full in all three figures."""
+    """Memory that a process writes counts in full in all three figures."""
     before = process_memory()
     block = mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     touch(block)
@@ -54,26 +54,26 @@ def test_own_memory_is_private() -> None:
 
 
 def test_shared_memory_is_divided() -> None:
-    """Pages that a parent and a child share count in full, by half, and not at all."""
+    """Pages shared by a parent and a child count in full, by half, and not at all."""
     block = mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     touch(block)
     with child(lambda: None) as sharing, child(lambda: touch(block)) as copying:
         shared, copied = process_memory(sharing), process_memory(copying)
     block.close()
     assert copied.private - shared.private == pytest.approx(BLOCK, abs=NOISE)
-    # The block is the parent's and the first child's only, once the second has its own copy.
+    # After the second child has its own copy, only the parent and the first child share the block.
     assert copied.pss - shared.pss == pytest.approx(BLOCK / 2, abs=NOISE)
     assert copied.rss - shared.rss == pytest.approx(0, abs=NOISE)
 
 
 def test_the_figures_are_ordered() -> None:
-    """Private memory is part of the proportional size, and that of the resident size."""
+    """Private memory is at most proportional memory, which is at most resident memory."""
     memory = process_memory(os.getpid())
     assert 0 < memory.private <= memory.pss <= memory.rss
 
 
 def test_a_process_that_has_ended() -> None:
-    """Asking for a process that is no more raises `OSError`."""
+    """A process that has ended raises `OSError`."""
     with child(lambda: None) as pid:
         pass
     with pytest.raises(OSError, match=str(pid)):

@@ -51,7 +51,7 @@ def test_a_size_is_read(text: str, size: int) -> None:
     ],
 )
 def test_junk_is_refused_in_one_line(text: str) -> None:
-    """What is not a positive size gets one line that quotes it and shows how to write one."""
+    """Text that is not a positive size gets one line with the text and the valid form."""
     with pytest.raises(InvalidSize) as caught:
         parse_size(text)
     assert str(caught.value) == f"{text!r} is not a size; write for example 512M, 8G or 1.5G"
@@ -59,7 +59,7 @@ def test_junk_is_refused_in_one_line(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "T"], ids=["bytes", "with a unit"])
 def test_a_number_beyond_any_machine_is_refused(text: str) -> None:
-    """More digits than a float holds are refused like other junk, in one line."""
+    """More digits than a float holds are refused like other invalid text, in one line."""
     with pytest.raises(InvalidSize) as caught:
         parse_size(text)
     assert "\n" not in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_number_beyond_any_machine_is_refused(text: str) -> None:
     ],
 )
 def test_a_size_is_written(size: int, text: str) -> None:
-    """Sizes are written with at most one decimal, in GiB from one GiB up."""
+    """Sizes have at most one decimal, and are in GiB from 1 GiB up."""
     assert format_size(size) == text
 
 
@@ -91,21 +91,21 @@ def test_units_are_binary() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 4096 * KIB), st.sampled_from([("K", KIB), ("M", MIB), ("G", GIB)]))
 def test_whole_numbers_are_exact(count: int, unit: tuple[str, int]) -> None:
-    """A whole number of a unit is exactly so many bytes."""
+    """A whole number of a unit is exact in bytes."""
     assert parse_size(f"{count}{unit[0]}") == count * unit[1]
 
 
 @settings(deadline=None)
 @given(st.integers(1, 2**49))
 def test_bytes_are_exact(size: int) -> None:
-    """A number without a unit is that many bytes, to the last one."""
+    """A number without a unit is exactly that many bytes."""
     assert parse_size(str(size)) == size
 
 
 @settings(deadline=None)
 @given(st.integers(1, 4096 * GIB))
 def test_what_is_written_can_be_read(size: int) -> None:
-    """A formatted size reads back as that size, to within the rounding of its one decimal."""
+    """A formatted size parses to the same size, within the rounding of its decimal."""
     unit = GIB if size >= GIB else MIB
     text = format_size(size)
     assert text == "0 MiB" or abs(parse_size(text) - size) <= unit // 20 + 1

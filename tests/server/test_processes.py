@@ -29,7 +29,7 @@ PLAN = make_plan(Machine(1, 4 * GIB))
 
 @dataclass
 class Model:
-    """A model that notes in what state it is started, and fails if told to."""
+    """A model that records the state in which it is started, and fails on request."""
 
     lifecycle: Lifecycle
     waiting_tokens: int = 0
@@ -38,7 +38,7 @@ class Model:
     started: list[State] = field(default_factory=list)
 
     def start(self) -> None:
-        """Note the state of the process, which must not be healthy yet."""
+        """Record the state of the process, which must not be healthy yet."""
         self.started.append(self.lifecycle.state)
         if self.error is not None:
             raise self.error
@@ -46,7 +46,7 @@ class Model:
 
 @dataclass
 class Server:
-    """The processes of one server, and what they work with."""
+    """The processes of one server, and their parts."""
 
     processes: Processes
     model: Model
@@ -54,11 +54,11 @@ class Server:
     metrics: Metrics
 
     def start_worker(self, slot: int = 0, retire: Callable[[], None] = lambda: None) -> None:
-        """Start a worker that nobody has asked to stop."""
+        """Start a worker that was not asked to stop."""
         self.processes.start_worker(slot, lambda: False, retire)
 
     def counts(self) -> dict[str, float]:
-        """Return the ends of workers by cause, and what else was counted."""
+        """Return the exits of workers by cause, and the other counts."""
         return {
             "/".join([sample.name.removeprefix("sentence_api_"), *sample.labels.values()]): (
                 sample.value
@@ -71,14 +71,14 @@ class Server:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder that the processes share."""
+    """Return the shared folder of the processes."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
 def serve(directory: Path) -> Iterator[Callable[..., Server]]:
-    """Return a function that makes a server; what it freezes is undone."""
+    """Return a function that makes a server; frozen objects are unfrozen afterwards."""
     storage = values.ValueClass
 
     def serve(watermark: int = 1 << 60, *, shared: bool = True, **settings: object) -> Server:
@@ -123,17 +123,17 @@ def serve(directory: Path) -> Iterator[Callable[..., Server]]:
 def test_a_new_worker_gets_the_lowest_free_slot(
     taken: list[int], slot: int, serve: Callable[..., Server]
 ) -> None:
-    """A slot is shared by nobody who lives, and is used again once its worker has ended."""
+    """Living workers never share a slot, and a slot is reused once its worker has ended."""
     assert serve().processes.before_fork(taken) == slot
 
 
 def test_there_are_slots_for_all_workers(serve: Callable[..., Server]) -> None:
-    """As many workers as can be set, and as many again that still drain, have a slot each."""
+    """The maximum of workers, and as many that still drain, have a slot each."""
     assert serve().processes.before_fork(range(2 * 256 - 1)) == 511
 
 
 def test_the_master_freezes_before_the_first_fork_only(serve: Callable[..., Server]) -> None:
-    """What the master holds is frozen once; later forks add nothing that would never be freed."""
+    """The master's objects are frozen once; later forks freeze nothing more."""
     processes = serve().processes
     alive = [[each] for each in range(1000)]
     before = gc.get_freeze_count()
@@ -147,7 +147,7 @@ def test_the_master_freezes_before_the_first_fork_only(serve: Callable[..., Serv
 
 
 def test_a_worker_is_healthy_once_its_model_is_verified(serve: Callable[..., Server]) -> None:
-    """The process is starting while the model warms up, then healthy, and frozen again."""
+    """The process is starting during the warm-up, then healthy, and frozen again."""
     server = serve()
     frozen = gc.get_freeze_count()
     server.start_worker()
@@ -157,7 +157,7 @@ def test_a_worker_is_healthy_once_its_model_is_verified(serve: Callable[..., Ser
 
 
 def test_a_worker_counts_in_its_slot(serve: Callable[..., Server], directory: Path) -> None:
-    """From its start on a worker writes to the files of its slot, not to the master's."""
+    """From its start a worker writes to the files of its slot, not the master's."""
     server = serve()
     before = set(directory.iterdir())
     server.start_worker(5)
@@ -167,7 +167,7 @@ def test_a_worker_counts_in_its_slot(serve: Callable[..., Server], directory: Pa
 
 
 def test_a_worker_whose_model_is_wrong_is_never_healthy(serve: Callable[..., Server]) -> None:
-    """A failed canary ends the start, and the process never says that it is ready."""
+    """A failed canary ends the start, and the process never reports ready."""
     server = serve()
     server.model.error = CanaryFailed("wrong vector")
     with pytest.raises(CanaryFailed, match="wrong vector"):
@@ -176,7 +176,7 @@ def test_a_worker_whose_model_is_wrong_is_never_healthy(serve: Callable[..., Ser
 
 
 def test_a_worker_that_is_asked_to_stop_is_draining(serve: Callable[..., Server]) -> None:
-    """The process knows at once when it has been asked to stop."""
+    """A process is draining as soon as it is asked to stop."""
     server = serve()
     asked: list[bool] = []
     server.processes.start_worker(0, lambda: bool(asked), lambda: None)
@@ -186,7 +186,7 @@ def test_a_worker_that_is_asked_to_stop_is_draining(serve: Callable[..., Server]
 
 
 def test_each_request_is_followed_by_a_collection(serve: Callable[..., Server]) -> None:
-    """After the response the garbage of the request is collected, and the queue is told."""
+    """After the response garbage is collected, and the queue metric is updated."""
     server = serve()
     server.start_worker()
     server.model.waiting_tokens = 77
@@ -197,7 +197,7 @@ def test_each_request_is_followed_by_a_collection(serve: Callable[..., Server]) 
 
 
 def test_what_was_looked_for_is_counted_after_the_response(serve: Callable[..., Server]) -> None:
-    """A worker that keeps recent texts counts what it did not find among them."""
+    """A worker with a cache counts its misses after the response."""
     server = serve()
     server.start_worker()
     server.model.recent = EmbeddingCache(1_000_000)
@@ -208,7 +208,7 @@ def test_what_was_looked_for_is_counted_after_the_response(serve: Callable[..., 
 
 
 def test_requests_that_end_together_share_a_collection(serve: Callable[..., Server]) -> None:
-    """Those that one forward pass has answered are ready to run at once; one serves them all."""
+    """Requests of the same forward pass end together; one collection serves them all."""
     server = serve()
     server.start_worker()
     for together in (5, 1, 3):
@@ -220,7 +220,7 @@ def test_requests_that_end_together_share_a_collection(serve: Callable[..., Serv
 def test_the_setting_says_how_often(
     every: int, collections: int, serve: Callable[..., Server]
 ) -> None:
-    """Collections are forced after every so many requests, or never."""
+    """Collections are forced after the set number of requests, or never."""
     server = serve(collect_every=every)
     server.start_worker()
     for _ in range(5):
@@ -230,7 +230,7 @@ def test_the_setting_says_how_often(
 
 
 def test_other_greenlets_run_after_a_request(serve: Callable[..., Server]) -> None:
-    """A connection whose next request is there already lets the others in between."""
+    """A connection whose next request has arrived lets other connections run first."""
     server = serve()
     server.start_worker()
     turns: list[str] = []
@@ -241,7 +241,7 @@ def test_other_greenlets_run_after_a_request(serve: Callable[..., Server]) -> No
 
 
 def test_a_worker_above_its_watermark_retires(serve: Callable[..., Server]) -> None:
-    """Too much private memory ends a worker by its own wish, which is counted as that."""
+    """Too much private memory retires a worker, which is counted as retirement."""
     calls: list[None] = []
     server = serve(watermark=1, recycle_min_age=0)
     server.start_worker(3, lambda: calls.append(None))
@@ -261,7 +261,7 @@ def test_a_worker_above_its_watermark_retires(serve: Callable[..., Server]) -> N
 def test_a_worker_stays(
     watermark: int, options: dict[str, int], serve: Callable[..., Server]
 ) -> None:
-    """Below the watermark, switched off, alone or just started, no worker retires."""
+    """A worker stays if below the watermark, alone, just started, or with recycling off."""
     calls: list[None] = []
     server = serve(watermark, **options)
     server.start_worker(0, lambda: calls.append(None))
@@ -285,7 +285,7 @@ def test_how_a_worker_ended(
     serve: Callable[..., Server],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A worker says in a fork how it ends; one that says nothing has crashed. The master counts."""
+    """A worker announces its exit across the fork; without an announcement it crashed."""
     server = serve()
     server.processes.before_fork([])
     pid = os.fork()
@@ -312,7 +312,7 @@ def test_a_slot_forgets_its_last_worker(serve: Callable[..., Server]) -> None:
 
 
 def test_slots_are_apart(serve: Callable[..., Server]) -> None:
-    """What one worker says does not touch another."""
+    """An announcement in one slot does not touch another slot."""
     server = serve()
     server.processes.worker_stops(0, asked=True)
     server.processes.worker_ended(1)
@@ -320,7 +320,7 @@ def test_slots_are_apart(serve: Callable[..., Server]) -> None:
 
 
 def test_a_new_worker_has_an_empty_queue(serve: Callable[..., Server]) -> None:
-    """What waited in a worker that crashed is gone with it, also in the metrics."""
+    """The queue of a crashed worker is gone with it, also in the metrics."""
     server = serve()
     server.start_worker(0)
     server.model.waiting_tokens = 5000

@@ -1,4 +1,4 @@
-"""The folder that the processes of one server share."""
+"""The shared folder of a server's processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from sentence_api.server.shared import shared_folder
 from tests.conftest import ROOT
 
-# A master that forks two workers: one ends at once, the other when its input does.
+# A master that forks two workers: the first ends at once, the second when its input does.
 SERVER = """
 import os, sys
 from sentence_api.server.shared import shared_folder
@@ -32,7 +32,7 @@ if second:
 
 
 class Server:
-    """A process that holds a folder below `parent`, and a worker that it has forked."""
+    """A process that holds a folder below `parent`, and its forked worker."""
 
     def __init__(self, parent: Path) -> None:
         self.process = subprocess.Popen(
@@ -46,12 +46,12 @@ class Server:
         self.folder = Path(self.process.stdout.readline().strip())
 
     def kill_master(self) -> None:
-        """End the master without a chance to tidy up."""
+        """Kill the master, so that it cannot clean up."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
-        """End what still lives, and wait until nobody has the output open any more."""
+        """End the living processes, and wait until none has the output open."""
         if self.process.stdin is not None and not self.process.stdin.closed:
             self.process.communicate()
 
@@ -71,7 +71,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Server]]:
 
 
 def test_a_master_removes_its_folder(start: Callable[[], Server]) -> None:
-    """A server that ends leaves nothing; a worker that ends before it removes nothing."""
+    """A server that ends leaves no folder; a worker that ends earlier removes nothing."""
     server = start()
     assert server.folder.is_dir()
     server.stop()
@@ -79,7 +79,7 @@ def test_a_master_removes_its_folder(start: Callable[[], Server]) -> None:
 
 
 def test_folders_of_killed_servers_are_removed(start: Callable[[], Server], tmp_path: Path) -> None:
-    """The next server removes a folder once no process of its server lives, and no other one."""
+    """The next server removes exactly the folders without a living process."""
     other, killed = start(), start()
     foreign = tmp_path / "sentence-api-of-a-version-without-locks"
     foreign.mkdir()
@@ -96,7 +96,7 @@ def test_folders_of_killed_servers_are_removed(start: Callable[[], Server], tmp_
 
 
 def test_a_reload_keeps_the_folder(tmp_path: Path) -> None:
-    """One process has one folder, however often gunicorn reads its settings."""
+    """A process has one folder, however often gunicorn reads its settings."""
     first = shared_folder(str(tmp_path))
     assert shared_folder(str(tmp_path)) == first
     assert os.listdir(tmp_path) == [first.name]

@@ -7,7 +7,7 @@ from sentence_api.serving.backoff import LONGEST_SECONDS, Backoff
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 
 def line(clock: Clock, queue_tokens: float = 100_000, chance: float = 0.0) -> Backoff:
-    """Return an empty line whose jitter is always the same share of the most."""
+    """Return an empty backoff whose jitter is always the same share of the maximum."""
     return Backoff(queue_tokens, clock, lambda: chance)
 
 
@@ -41,7 +41,7 @@ def line(clock: Clock, queue_tokens: float = 100_000, chance: float = 0.0) -> Ba
         # No request has more tokens than a third of the queue.
         (100_000, 0, 10_000, 4),
         (20_000, 100_000, 1000, LONGEST_SECONDS),
-        # Before the rate is known.
+        # Before the rate is measured.
         (8000, 0, None, 2),
         (8000, 40_000, None, 7),
     ],
@@ -49,26 +49,26 @@ def line(clock: Clock, queue_tokens: float = 100_000, chance: float = 0.0) -> Ba
 def test_the_first_turn(
     tokens: int, waiting: int, rate: float | None, seconds: int, clock: Clock
 ) -> None:
-    """The first comes when half of the queue is computed and its own work would be too."""
+    """The first turn comes when half of the queue and the request itself could be computed."""
     assert line(clock).retry_after(tokens, waiting, rate) == seconds
 
 
 def test_turns_follow_each_other(clock: Clock) -> None:
-    """Each further request is told a later turn, at the measured rate and up to the longest."""
+    """Each further request gets a later turn, at the measured rate and up to the maximum."""
     backoff = line(clock)
     told = [backoff.retry_after(8000, 4000, 2000) for _ in range(9)]
     assert told == [5, 9, 13, 17, 21, 25, 29, 30, 30]
 
 
 def test_a_second_holds_no_more_than_the_queue(clock: Clock) -> None:
-    """However fast the server is, no more are asked to come at once than the queue takes."""
+    """On a fast server too, no more requests get the same second than the queue holds."""
     backoff = line(clock, queue_tokens=1000)
     told = [backoff.retry_after(250, 1000, 1_000_000) for _ in range(9)]
     assert told == [1, 1, 1, 2, 2, 2, 2, 3, 3]
 
 
 def test_the_line_moves_with_time(clock: Clock) -> None:
-    """What was promised counts until its turn has passed, and no longer."""
+    """A promised turn counts until it has passed, and no longer."""
     backoff = line(clock)
     assert backoff.retry_after(10_000, 0, 1000) == 10
     clock.now += 4
@@ -78,7 +78,7 @@ def test_the_line_moves_with_time(clock: Clock) -> None:
 
 
 def test_jitter_only_adds(clock: Clock) -> None:
-    """Chance moves a turn back by up to a tenth, and no turn behind it."""
+    """Jitter delays a turn by up to a tenth, and does not delay later turns."""
     assert line(clock, chance=1.0).retry_after(20_000, 0, 1000) == 22
     assert line(clock, chance=0.3).retry_after(20_000, 0, 1000) == 21
     backoff = line(clock, chance=1.0)
@@ -86,13 +86,13 @@ def test_jitter_only_adds(clock: Clock) -> None:
 
 
 class Server:
-    """A simulated server that computes at a steady rate what its queue holds.
+    """A simulated server that computes its queue at a steady rate.
 
     Args:
-        queue_tokens: What the queue holds, as the batcher bounds it: anything when nothing waits,
-            and of requests that need more than a pass up to three quarters.
-        rate: Tokens it computes in a second.
-        seed: Of the moments at which clients come, and of the jitter.
+        queue_tokens: Capacity of the queue, with the batcher's bounds: an empty queue takes any
+            request, and requests larger than a pass fill at most three quarters.
+        rate: Tokens computed per second.
+        seed: Seed of the arrival times and of the jitter.
     """
 
     def __init__(self, queue_tokens: int, rate: int, seed: int) -> None:
@@ -104,7 +104,7 @@ class Server:
         self._idle_from = self.clock.now
 
     def ask(self, tokens: int) -> int | None:
-        """Take a request, or return after how many seconds it should come again."""
+        """Accept a request, or return the seconds after which it should come again."""
         waiting = max(0.0, self._idle_from - self.clock.now) * self._rate
         bound = self._queue_tokens * (0.75 if tokens > 1024 else 1)
         if waiting and waiting + tokens > bound:
@@ -113,10 +113,10 @@ class Server:
         return None
 
     def serve(self, sizes: list[int]) -> tuple[int, float]:
-        """Serve clients that come together and obey, one request of each size.
+        """Serve simultaneous clients that obey `Retry-After`, one request of each size.
 
         Returns:
-            The most tries that one of them needed, and the share of the time that was idle.
+            The most tries of any client, and the idle share of the time.
         """
         start = self.clock.now
         tries = [0] * len(sizes)
@@ -137,18 +137,18 @@ class Server:
     [
         (20_000, 10_000, [2000] * 60, 0.2),
         (20_000, 10_000, [50] * 20 + [500] * 20 + [4000] * 20, 0.2),
-        # The queue of a plan, on a slow core and on a fast one.
+        # The queue of a plan, on a slow and on a fast core.
         (196_608, 10_000, [10_240] * 60, 0.1),
         (196_608, 30_000, [10_240] * 60, 0.2),
         (5000, 1000, [200] * 60, 0.2),
-        # So small a queue is empty a tenth of a second after each second of the line.
+        # Such a small queue is empty a tenth of a second after each second of the backoff.
         (1000, 10_000, [160] * 60, 0.95),
     ],
 )
 def test_clients_that_obey_need_few_tries(
     queue_tokens: int, rate: int, sizes: list[int], idle_share: float
 ) -> None:
-    """Of 60 clients that come together none needs more than 4 tries, and the server has work."""
+    """Of 60 simultaneous clients none needs more than 4 tries, and the server stays busy."""
     for seed in range(20):
         tries, idle = Server(queue_tokens, rate, seed).serve(sizes)
         assert tries <= 4

@@ -35,10 +35,10 @@ WIDE = Caps(items=64, tokens=1024, queue_tokens=1_000_000)
 
 
 class Engine:
-    """Computes for each text its number and its length, and records what it was given.
+    """An engine whose vectors are number and length of each text, and that records its passes.
 
     A text is a row of its own number, from 100 up. `before` runs at the start of each pass, with
-    the number of passes before it; it may hold the pass up or raise.
+    the number of earlier passes; it may delay the pass or raise.
     """
 
     def __init__(self, before: Callable[[int], None] = lambda _: None) -> None:
@@ -60,7 +60,7 @@ class Engine:
 
 
 class PackedEngine(Engine):
-    """The same for texts that share rows; `passes` holds those of all rows."""
+    """The same engine for texts that share rows; `passes` has the texts of all rows."""
 
     def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
         """Return (number, length) per text."""
@@ -79,7 +79,7 @@ class PackedEngine(Engine):
 
 
 class Texts:
-    """Makes texts with numbers of their own."""
+    """A maker of texts with unique numbers."""
 
     def __init__(self) -> None:
         self._next = 100
@@ -91,20 +91,20 @@ class Texts:
 
 
 class Holding:
-    """Holds up the first pass until `release`, so that what comes meanwhile waits."""
+    """A hook that holds the first pass until `release`, so that later requests wait."""
 
     def __init__(self) -> None:
         self.held = Event()
         self._go = Event()
 
     def __call__(self, number: int) -> None:
-        """Hold if this is the first pass."""
+        """Hold the first pass."""
         if number == 0:
             self.held.set()
             assert self._go.wait(SECONDS)
 
     def release(self) -> None:
-        """Let the first pass go on."""
+        """Let the first pass continue."""
         self._go.set()
 
 
@@ -116,7 +116,7 @@ def texts() -> Texts:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Batcher]]:
-    """Return a function that makes a batcher, which is closed in the end."""
+    """Return a function that makes a batcher, which is closed after the test."""
     # The loop's clock stands still between its turns: after slow tests a wait would end at once.
     gevent.get_hub().loop.update_now()
     made: list[Batcher] = []
@@ -153,7 +153,7 @@ def spawn(
     deadline: float | None = None,
     is_gone: Callable[[], bool] | None = None,
 ) -> gevent.Greenlet:
-    """Submit in a greenlet of its own; its value is the outcome."""
+    """Submit in a new greenlet; its value is the outcome."""
     return gevent.spawn(outcome, lambda: batcher.submit(tokens, deadline, is_gone))
 
 
@@ -165,7 +165,7 @@ def outcomes(*greenlets: gevent.Greenlet) -> list[list[list[float]] | type[Servi
 
 
 def pass_of(engine: Engine, tokens: Sequence[TokenIds]) -> list[int]:
-    """Return the number of the pass that each text was in."""
+    """Return the pass number of each text."""
     where = {text: number for number, batch in enumerate(engine.passes) for text in batch}
     return [where[int(ids[0])] for ids in tokens]
 
@@ -173,7 +173,7 @@ def pass_of(engine: Engine, tokens: Sequence[TokenIds]) -> list[int]:
 def test_vectors_come_in_the_order_of_the_texts(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """Texts are computed by length, but each vector is at its text's place."""
+    """Texts are computed by length, but each vector is at its text's position."""
     engine = Engine()
     tokens = texts(3, 200, 1, 50, 200, 7, 3, 120)
     assert outcomes(spawn(start(engine), tokens)) == [expected(tokens)]
@@ -181,7 +181,7 @@ def test_vectors_come_in_the_order_of_the_texts(
 
 
 def test_waiting_requests_share_a_pass(start: Callable[..., Batcher], texts: Texts) -> None:
-    """What waits is computed together, across requests, and each gets its own vectors."""
+    """Waiting texts of all requests are computed together; each request gets its own vectors."""
     engine = Engine()
     batcher = start(engine)
     jobs = [texts(8), texts(8, 7), texts(6)]
@@ -200,7 +200,7 @@ ANY_MIX = given(
 def all_computed(
     engine: Engine, caps: Caps, jobs: list[list[int]], on_pass: Callable[[Pass], None]
 ) -> dict[int, int]:
-    """Check that each text is computed once and each request completes; return tokens by number."""
+    """Check that every text is computed once and every request ends; return tokens by number."""
     texts = Texts()
     packs = isinstance(engine, PackedEngine)
     batcher = Batcher(engine.forward, caps, PAD, on_pass, dimensions=2, packs=packs)
@@ -228,7 +228,7 @@ def test_both_caps_hold_on_any_mix(jobs: list[list[int]], items: int, cap: int) 
 @settings(deadline=None)
 @ANY_MIX
 def test_both_caps_hold_where_texts_share_rows(jobs: list[list[int]], items: int, cap: int) -> None:
-    """The same, and what a pass says of itself is what was computed."""
+    """Both caps also hold in shared rows, and the pass report matches the computed texts."""
     engine, passes = PackedEngine(), list[Pass]()
     lengths = all_computed(engine, Caps(items, cap, 10**9), jobs, passes.append)
     for (rows, width), batch, done in zip(engine.shapes, engine.passes, passes, strict=True):
@@ -240,7 +240,7 @@ def test_both_caps_hold_where_texts_share_rows(jobs: list[list[int]], items: int
 
 
 def test_short_texts_share_a_row(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Texts of any length come along, and a pass is as small as they allow."""
+    """Texts of any length join a pass, and a pass is as small as they allow."""
     engine = PackedEngine()
     batcher = start(engine)
     jobs = [texts(8), texts(30, 5), texts(12)]
@@ -249,7 +249,7 @@ def test_short_texts_share_a_row(start: Callable[..., Batcher], texts: Texts) ->
 
 
 def test_equal_texts_that_share_rows(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Of equal texts one is computed, and all get its vector, whatever lies around them."""
+    """A duplicate text is computed once, and every copy gets its vector."""
     engine = PackedEngine()
     batcher = start(engine)
     (same,) = texts(20)
@@ -261,7 +261,7 @@ def test_equal_texts_that_share_rows(start: Callable[..., Batcher], texts: Texts
 def test_a_short_text_comes_along_with_long_ones(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """What the long ones leave of their rows is not wasted."""
+    """Short texts fill the room that long texts leave in their rows."""
     engine = PackedEngine()
     jobs = [texts(230, 230, 230, 230, 230), texts(10), texts(20)]
     batcher = start(engine)
@@ -271,7 +271,7 @@ def test_a_short_text_comes_along_with_long_ones(
 
 
 def test_a_text_longer_than_the_cap_goes_alone(start: Callable[..., Batcher], texts: Texts) -> None:
-    """A text of more tokens than a pass may hold is computed all the same, in its own pass."""
+    """A text of more tokens than the cap is still computed, in its own pass."""
     engine = Engine()
     batcher = start(engine, Caps(items=8, tokens=64, queue_tokens=10_000))
     tokens = texts(200, 200, 8, 8)
@@ -280,7 +280,7 @@ def test_a_text_longer_than_the_cap_goes_alone(start: Callable[..., Batcher], te
 
 
 def test_full_passes_are_full(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Where enough waits a pass is filled up to the cap that binds first."""
+    """With enough waiting texts a pass is filled up to the first cap that it reaches."""
     few_items, few_tokens = Engine(), Engine()
     outcomes(
         spawn(start(few_items, Caps(items=8, tokens=1024, queue_tokens=10**6)), texts(*[8] * 20)),
@@ -294,7 +294,7 @@ def test_full_passes_are_full(start: Callable[..., Batcher], texts: Texts) -> No
     ("large", "small", "passes"),
     [
         pytest.param(8, 8, 1, id="same length"),
-        # The lengths do not go together: one pass belongs to the batch, the other to the question.
+        # The lengths do not fit together: a pass belongs to the batch, the next to the question.
         pytest.param(120, 8, 2, id="shorter"),
         pytest.param(8, 120, 2, id="longer"),
     ],
@@ -302,7 +302,7 @@ def test_full_passes_are_full(start: Callable[..., Batcher], texts: Texts) -> No
 def test_a_question_is_not_stuck_behind_a_batch(
     large: int, small: int, passes: int, start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """A question that comes during a pass of 300 texts is in the next pass, or the one after it."""
+    """A question that arrives during a pass of 300 texts is in one of the next two passes."""
     holding = Holding()
     engine = Engine(holding)
     batcher = start(engine)
@@ -321,7 +321,7 @@ def test_a_question_is_not_stuck_behind_a_batch(
 def test_a_question_waits_for_two_passes_at_most(
     batches: int, start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """However many large requests of whatever lengths are there, a question is soon served."""
+    """A question waits for at most two passes, however many large requests wait."""
     holding = Holding()
     engine = Engine(holding)
     batcher = start(engine)
@@ -337,7 +337,7 @@ def test_a_question_waits_for_two_passes_at_most(
 
 
 def test_batches_share_the_passes(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Two equal requests progress side by side: neither ends before the other is nearly done."""
+    """Two equal requests progress side by side: neither ends long before the other."""
     engine = Engine()
     batcher = start(engine, Caps(items=10, tokens=1024, queue_tokens=10**6))
     jobs = [texts(*[8] * 50), texts(*[8] * 50)]
@@ -348,7 +348,7 @@ def test_batches_share_the_passes(start: Callable[..., Batcher], texts: Texts) -
 
 
 def test_each_request_decides_in_turn(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Of large requests whose lengths do not go together each gets on, whatever its size."""
+    """Large requests with incompatible lengths all progress, whatever their size."""
     engine = Engine()
     batcher = start(engine, Caps(items=2, tokens=1024, queue_tokens=10**6))
     jobs = [texts(*[length] * count) for length, count in ((120, 20), (40, 30), (8, 10))]
@@ -379,7 +379,7 @@ def test_a_stream_of_questions_does_not_starve_a_batch(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_little_padding(seed: int, start: Callable[..., Batcher], texts: Texts) -> None:
-    """On lengths as texts have them less than 30 % of what is computed is padding."""
+    """With realistic lengths, padding is less than 30 % of the computed tokens."""
     choose = random.Random(seed)
     lengths = [min(256, max(3, round(choose.lognormvariate(3.2, 0.8)))) for _ in range(600)]
     passes: list[Pass] = []
@@ -389,12 +389,12 @@ def test_little_padding(seed: int, start: Callable[..., Batcher], texts: Texts) 
     tokens, padded = sum(p.tokens for p in passes), sum(p.padded_tokens for p in passes)
     assert tokens == sum(lengths)
     assert 1 - tokens / padded < 0.3
-    # Nor are the passes cut small for it.
+    # Nor are the passes smaller for it.
     assert len(passes) < 2 * sum(lengths) / WIDE.tokens + 20
 
 
 def test_each_pass_is_reported(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Texts, tokens, padded tokens and seconds of each pass are told."""
+    """Each pass is reported with texts, tokens, padded tokens and seconds."""
     passes: list[Pass] = []
     engine = Engine(lambda _: time.sleep(0.01))
     outcomes(spawn(start(engine, on_pass=passes.append), texts(7, 8, 100)))
@@ -406,7 +406,7 @@ def test_each_pass_is_reported(start: Callable[..., Batcher], texts: Texts) -> N
 def test_equal_texts_of_a_pass_are_computed_once(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """Within a request and across requests; each gets its own vector, and all are counted."""
+    """Duplicates within and across requests are computed once; all of them are counted."""
     passes: list[Pass] = []
     holding = Holding()
     engine = Engine(holding)
@@ -425,7 +425,7 @@ def test_equal_texts_of_a_pass_are_computed_once(
 
 
 def test_a_job_tells_its_times(start: Callable[..., Batcher], texts: Texts) -> None:
-    """A request learns how long it waited for its first pass, and how long its passes took."""
+    """A job has the time until its first pass, and the time of its passes."""
     holding = Holding()
 
     def before(number: int) -> None:
@@ -459,7 +459,7 @@ def test_a_lone_request_is_not_delayed(start: Callable[..., Batcher], texts: Tex
 
 
 def test_no_time_is_spent_waiting_for_company(start: Callable[..., Batcher], texts: Texts) -> None:
-    """A lone request costs no more than a few turns of an idle event loop do."""
+    """A lone request costs no more than a few turns of an idle event loop."""
     batcher = start(Engine())
     seconds = []
     for _ in range(20):
@@ -470,7 +470,7 @@ def test_no_time_is_spent_waiting_for_company(start: Callable[..., Batcher], tex
 
 
 def test_an_idle_batcher_sleeps(start: Callable[..., Batcher], texts: Texts) -> None:
-    """With nothing to do the event loop is left alone, before the first request and after it."""
+    """Without work the batcher leaves the event loop alone, before and after the first request."""
     loop = gevent.get_hub().loop
     batcher = start(Engine())
     turns = []
@@ -484,7 +484,7 @@ def test_an_idle_batcher_sleeps(start: Callable[..., Batcher], texts: Texts) -> 
 
 
 def test_other_greenlets_run_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
-    """A health check does not wait for a whole batch, only for one pass of it."""
+    """A health check waits for a single pass of a batch, not for the whole batch."""
     engine = Engine()
     seen: list[int] = []
 
@@ -501,7 +501,7 @@ def test_other_greenlets_run_between_passes(start: Callable[..., Batcher], texts
 def held(
     start: Callable[..., Batcher], texts: Texts, caps: Caps
 ) -> tuple[Batcher, Holding, Engine, gevent.Greenlet]:
-    """Return a batcher whose first pass, of one text, is held up; nothing else waits."""
+    """Return a batcher whose first pass, of one text, is held; nothing else waits."""
     holding = Holding()
     engine = Engine(holding)
     batcher = start(engine, caps)
@@ -512,7 +512,7 @@ def held(
 
 
 def test_the_queue_is_bounded_in_tokens(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Up to the bound requests wait; the next is refused at once, and the others are served."""
+    """Requests wait up to the bound; the next is refused at once, and the others are served."""
     caps = Caps(items=8, tokens=64, queue_tokens=100)
     batcher, holding, _, first = held(start, texts, caps)
     waiting = [spawn(batcher, texts(50)), spawn(batcher, texts(40))]
@@ -533,7 +533,7 @@ def test_the_queue_is_bounded_in_tokens(start: Callable[..., Batcher], texts: Te
 def test_the_last_quarter_is_for_small_requests(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """A request of more than one pass may fill three quarters of the queue only."""
+    """A request larger than a pass may fill only three quarters of the queue."""
     caps = Caps(items=8, tokens=64, queue_tokens=400)
     batcher, holding, _, first = held(start, texts, caps)
     large = spawn(batcher, texts(*[50] * 4))
@@ -554,7 +554,7 @@ def test_the_last_quarter_is_for_small_requests(
 
 
 def test_two_of_the_largest_requests_may_wait(start: Callable[..., Batcher], texts: Texts) -> None:
-    """The queue of a plan has room for two requests of the most and longest texts."""
+    """The queue of a plan has room for two of the largest requests."""
     plan = make_plan(Machine(1, 4 * GIB), REFERENCE, max_tokens=64)
     caps = Caps(plan.max_batch_items, plan.max_batch_tokens, plan.max_queue_tokens)
     batcher, holding, _, first = held(start, texts, caps)
@@ -567,7 +567,7 @@ def test_two_of_the_largest_requests_may_wait(start: Callable[..., Batcher], tex
 
 
 def test_an_empty_queue_takes_anything(start: Callable[..., Batcher], texts: Texts) -> None:
-    """A request larger than the whole queue is never locked out: it passes when nothing waits."""
+    """A request larger than the whole queue passes when nothing waits."""
     batcher, holding, _, first = held(start, texts, Caps(items=8, tokens=64, queue_tokens=16))
     tokens = texts(*[50] * 10)
     waiting = spawn(batcher, tokens)
@@ -579,12 +579,12 @@ def test_an_empty_queue_takes_anything(start: Callable[..., Batcher], texts: Tex
 def test_what_cannot_be_done_in_time_is_refused(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """Once the speed is known, a request that would miss its deadline is not begun."""
+    """Once the speed is known, a request that would miss its deadline is refused."""
     second_pass, go = Event(), Event()
 
     def before(number: int) -> None:
         if number == 0:
-            time.sleep(0.05)  # 64 tokens in 50 ms: 1,280 a second at the very most
+            time.sleep(0.05)  # 64 tokens in 50 ms: at most 1,280 per second
         elif number == 1:
             second_pass.set()
             assert go.wait(SECONDS)
@@ -606,8 +606,8 @@ def test_what_cannot_be_done_in_time_is_refused(
 def test_a_batch_that_takes_long_refuses_no_question(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """A small request is let in and answered in time beside work that ends after its deadline."""
-    engine = Engine(lambda _: time.sleep(0.05))  # 64 tokens in 50 ms: 1,280 a second
+    """A small request is accepted and answered in time beside work that ends after its deadline."""
+    engine = Engine(lambda _: time.sleep(0.05))  # 64 tokens in 50 ms: 1,280 per second
     batcher = start(engine, Caps(items=8, tokens=64, queue_tokens=100_000))
     outcomes(spawn(batcher, texts(64)))
     batch = spawn(batcher, texts(*[64] * 40))
@@ -618,7 +618,7 @@ def test_a_batch_that_takes_long_refuses_no_question(
     found = outcomes(*questions)
     assert [len(each) for each in found] == [1, 1, 1, 1]
     assert time.monotonic() < soon
-    # Another batch would be too late, and so would be more questions than fit every second pass.
+    # A second batch would be too late, and so would more questions than fit every second pass.
     with pytest.raises(QueueFull):
         batcher.require_room(65, time.monotonic() + 0.6)
     with pytest.raises(QueueFull):
@@ -627,7 +627,7 @@ def test_a_batch_that_takes_long_refuses_no_question(
 
 
 def test_the_speed_is_followed(start: Callable[..., Batcher], texts: Texts) -> None:
-    """One slow pass does not make the batcher refuse for ever: later ones correct its picture."""
+    """After a slow pass, later passes correct the measured speed."""
     holding = Holding()
 
     def before(number: int) -> None:
@@ -646,7 +646,7 @@ def test_the_speed_is_followed(start: Callable[..., Batcher], texts: Texts) -> N
 
 
 def test_a_deadline_that_has_passed(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Work whose deadline passed while it waited is dropped before any pass of it."""
+    """Work whose deadline passed in the queue is dropped before its first pass."""
     batcher, holding, engine, first = held(start, texts, WIDE)
     late, intime_texts = texts(8), texts(8)
     waiting = spawn(batcher, late, deadline=time.monotonic())
@@ -659,9 +659,9 @@ def test_a_deadline_that_has_passed(start: Callable[..., Batcher], texts: Texts)
 
 
 def test_refusals_tell_when_to_come_again(start: Callable[..., Batcher], texts: Texts) -> None:
-    """The fuller the queue and the more were refused before, the later a client is asked to come.
+    """`Retry-After` grows with the queue and with the number of earlier refusals.
 
-    4,000 tokens a second are assumed, since no full pass was seen; jitter adds up to a tenth.
+    The assumed rate is 4,000 tokens/s, since no full pass was seen; jitter adds up to a tenth.
     """
     batcher, holding, _, first = held(start, texts, Caps(items=8, tokens=512, queue_tokens=30_000))
     late = gevent.spawn(batcher.submit, texts(*[256] * 24), deadline=time.monotonic())
@@ -672,7 +672,7 @@ def test_refusals_tell_when_to_come_again(start: Callable[..., Batcher], texts: 
         with pytest.raises(QueueFull) as caught:
             batcher.require_room(size)
         told.append(caught.value.retry_after_seconds)
-    # 19,968 / 2 wait; what is known before tokenizing counts twice, up to a third of the queue.
+    # 19,968 / 2 wait; the estimate before tokenizing counts twice, up to a third of the queue.
     assert told[0] in {5, 6}
     assert told[1] in {7, 8}
     with pytest.raises(QueueFull) as caught:
@@ -686,7 +686,7 @@ def test_refusals_tell_when_to_come_again(start: Callable[..., Batcher], texts: 
 
 
 def test_a_refusal_follows_the_measured_rate(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Once full passes have been seen, the time to come again is that of this machine."""
+    """After full passes, `Retry-After` follows the rate of this machine."""
     go = Event()
 
     def before(number: int) -> None:
@@ -695,19 +695,19 @@ def test_a_refusal_follows_the_measured_rate(start: Callable[..., Batcher], text
         time.sleep(0.05)
 
     batcher = start(Engine(before), Caps(items=8, tokens=64, queue_tokens=6399))
-    outcomes(spawn(batcher, texts(64)))  # 64 tokens in 50 ms: 1,280 a second
+    outcomes(spawn(batcher, texts(64)))  # 64 tokens in 50 ms: 1,280 per second
     waiting = spawn(batcher, texts(*[64] * 100))
     gevent.sleep(0.01)
     with pytest.raises(QueueFull) as caught:
         batcher.submit(texts(64))
-    # Half of 6,336 tokens; the first pass was a little slower than it slept.
+    # Half of 6,336 tokens; the first pass took a little longer than it slept.
     assert caught.value.retry_after_seconds in {3, 4}
     waiting.kill()
     go.set()
 
 
 def test_a_deadline_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
-    """What is left of a request whose deadline passes between two passes is not computed."""
+    """If the deadline passes between two passes, the rest of the request is not computed."""
     tokens = texts(*[8] * 8)
     deadline = time.monotonic() + 0.5
 
@@ -727,7 +727,7 @@ def test_a_deadline_between_passes(start: Callable[..., Batcher], texts: Texts) 
 
 
 def test_a_client_that_left_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
-    """When its client has left, the rest of a request is not computed; others go on."""
+    """If the client has left, the rest of its request is not computed; others continue."""
     holding = Holding()
     engine = Engine(holding)
     batcher = start(engine, Caps(items=1, tokens=16, queue_tokens=1000))
@@ -747,7 +747,7 @@ def test_a_client_that_left_between_passes(start: Callable[..., Batcher], texts:
 def test_a_client_is_not_looked_at_before_its_first_pass(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """A request that is served at once costs no look at its socket."""
+    """A request that is served at once needs no check of its socket."""
     looks: list[None] = []
 
     def is_gone() -> bool:
@@ -762,7 +762,7 @@ def test_a_client_is_not_looked_at_before_its_first_pass(
 def test_a_failed_pass_fails_its_requests_only(
     start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The requests of a pass that raises fail, with the rest of their texts; nobody else does."""
+    """A pass that raises fails its own requests, with their other texts, and no others."""
 
     def before(number: int) -> None:
         if number == 0:
@@ -784,7 +784,7 @@ def test_a_failed_pass_fails_its_requests_only(
 
 
 class Faulty(Engine):
-    """An engine that gives some texts a wrong vector; `canary` tells whether it has recovered."""
+    """An engine with a wrong vector for some texts; `canary` says whether it has recovered."""
 
     def __init__(self, wrong: dict[int, tuple[float, float]], *, canary: bool = True) -> None:
         super().__init__()
@@ -793,14 +793,14 @@ class Faulty(Engine):
         self.proofs = 0
 
     def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
-        """Return (number, length) per row, or what is wrong."""
+        """Return (number, length) per row, or the wrong vector."""
         vectors = super().forward(input_ids, attention_mask)
         for row, number in enumerate(input_ids[:, 0].tolist()):
             vectors[row] = self.wrong.get(number, vectors[row])
         return vectors
 
     def proves(self) -> bool:
-        """Tell whether the canary holds."""
+        """Tell whether the canary passes."""
         self.proofs += 1
         return self.canary
 
@@ -813,7 +813,7 @@ WRONG = [(NAN, 1.0), (1.0, INF), (-INF, 1.0), (0.0, 0.0), (3e38, 3e38), (1e-30, 
 def test_a_wrong_vector_fails_its_own_request(
     wrong: tuple[float, float], start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """The others of its pass are answered, for the canary still holds, but nobody keeps them."""
+    """A wrong vector fails its request only, if the canary passes; the pass is not cached."""
     victim, other, later = texts(8, 8), texts(8), texts(8)
     engine = Faulty({int(victim[1][0]): wrong})
     batcher = start(engine, proves=engine.proves)
@@ -828,7 +828,7 @@ def test_a_wrong_vector_fails_its_own_request(
 
 
 def test_equal_texts_share_a_wrong_vector(start: Callable[..., Batcher], texts: Texts) -> None:
-    """Whoever asked the text that came out wrong gets an error, however many they are."""
+    """Every request with the text of a wrong vector fails."""
     (text,), other = texts(8), texts(8)
     engine = Faulty({int(text[0]): (NAN, NAN)})
     batcher = start(engine, proves=engine.proves)
@@ -839,7 +839,7 @@ def test_equal_texts_share_a_wrong_vector(start: Callable[..., Batcher], texts: 
 def test_without_the_canary_a_wrong_vector_fails_the_whole_pass(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """An engine that lost its reference vector answers nobody; what waits may try elsewhere."""
+    """If the canary fails too, the whole pass fails, and waiting requests may go elsewhere."""
     victim, other, waits = texts(8), texts(8), texts(200, 200, 200, 200, 200, 200, 200)
     engine = Faulty({int(victim[0][0]): (NAN, 1.0)}, canary=False)
     batcher = start(engine, Caps(items=64, tokens=256, queue_tokens=10_000), proves=engine.proves)
@@ -852,7 +852,7 @@ def test_without_the_canary_a_wrong_vector_fails_the_whole_pass(
 def test_a_pass_that_raises_asks_for_the_canary(
     start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """Where it does not come out either, no more work is taken."""
+    """If a pass raises and the canary fails, no more work is accepted."""
 
     def before(_: int) -> None:
         raise RuntimeError("the engine is broken")
@@ -869,7 +869,7 @@ def test_a_pass_that_raises_asks_for_the_canary(
 def test_an_engine_that_returns_another_width(
     width: int, start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """A vector with too few or too many numbers is wrong, whatever they are."""
+    """A vector with the wrong number of dimensions is wrong, whatever its numbers."""
     engine = Engine()
     batcher = start(engine)
     forward = engine.forward
@@ -881,7 +881,7 @@ def test_an_engine_that_returns_another_width(
 def test_an_engine_that_returns_the_wrong_number_of_rows(
     rows: int, start: Callable[..., Batcher], texts: Texts
 ) -> None:
-    """Its requests fail like those of a pass that raised, and the batcher lives on."""
+    """A wrong number of rows fails the pass like an exception, and the batcher continues."""
     engine = Engine()
 
     class Broken(Engine):
@@ -896,7 +896,7 @@ def test_an_engine_that_returns_the_wrong_number_of_rows(
 
 
 def test_an_engine_whose_vectors_change_width(start: Callable[..., Batcher], texts: Texts) -> None:
-    """A request whose vectors do not fit together ends with an error instead of never."""
+    """A request whose vectors differ in width ends with an error instead of hanging."""
     engine = Engine()
 
     class Widening(Engine):
@@ -912,7 +912,7 @@ def test_an_engine_whose_vectors_change_width(start: Callable[..., Batcher], tex
 def test_a_report_that_fails_stops_nothing(
     start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Metrics that cannot be written cost no request its answer."""
+    """A metrics error costs no request its response."""
 
     def report(_: Pass) -> None:
         raise OSError("no space left on device")
@@ -929,7 +929,7 @@ def test_a_report_that_fails_stops_nothing(
 def test_a_watch_that_fails_stops_nothing(
     start: Callable[..., Batcher], texts: Texts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A connection that cannot be looked at costs nobody else an answer."""
+    """A connection that cannot be checked affects no other request."""
 
     def is_gone() -> bool:
         raise ValueError("bad descriptor")
@@ -950,7 +950,7 @@ def test_a_watch_that_fails_stops_nothing(
 
 
 def test_a_request_without_texts(start: Callable[..., Batcher], texts: Texts) -> None:
-    """No texts have no vectors; in no case do they stop the batcher."""
+    """A request without texts ends at once, and the batcher continues."""
     batcher = start(Engine())
     empty = gevent.spawn(batcher.submit, [])
     empty.join(SECONDS)
@@ -960,7 +960,7 @@ def test_a_request_without_texts(start: Callable[..., Batcher], texts: Texts) ->
 
 
 def test_closing_fails_what_waits(start: Callable[..., Batcher], texts: Texts) -> None:
-    """What waits when the batcher is closed fails, begun or not, and nothing is accepted after."""
+    """Closing fails all waiting work, begun or not, and refuses later work."""
     holding = Holding()
     engine = Engine(holding)
     batcher = start(engine, Caps(items=1, tokens=16, queue_tokens=1000))

@@ -12,32 +12,32 @@ from sentence_api.resources.sizes import KIB, MIB
 from sentence_api.serving.cache import ENTRY_BYTES, EmbeddingCache, Entry
 
 DIMENSIONS = 8
-# Of all lengths, some not ASCII, some too long for the smaller caches; more than fit any.
+# All lengths, some not ASCII, some too long for the smaller caches; more than any cache holds.
 TEXTS = ["", *(f"{i}" + "é機x"[i % 3] * (i % 11) * (i % 13) for i in range(250)), "x" * 1500]
 
 
 def kept(seed: int = 0) -> Entry:
-    """Return what is known of some text."""
+    """Return an entry."""
     vector = np.arange(seed, seed + DIMENSIONS, dtype=np.float32)
     return Entry(vector, 3 + seed, 5 + seed, is_exact=seed % 2 == 0)
 
 
 def cost(text: str) -> int:
-    """Return what an entry counts."""
+    """Return the counted size of an entry."""
     return sys.getsizeof(text) + DIMENSIONS * 4 + ENTRY_BYTES
 
 
 def same(first: Entry, second: Entry) -> bool:
-    """Tell whether two entries say the same."""
+    """Tell whether two entries are equal."""
     return first[1:] == second[1:] and bool((first.vector == second.vector).all())
 
 
 @settings(deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 128 * KIB))
 def test_a_bounded_list_of_the_latest(seed: int, limit: int) -> None:
-    """It holds what a plain list of the latest would, never more bytes, and tells them apart."""
+    """The cache equals a bounded list of the latest entries and never exceeds its bytes."""
     random = Random(seed)
-    # Some texts are asked for more than others.
+    # Some texts are requested more often than others.
     steps = [(random.random() < 0.3, TEXTS[int(252 * random.random() ** 2)]) for _ in range(400)]
     recent = EmbeddingCache(limit)
     model: OrderedDict[str, Entry] = OrderedDict()
@@ -67,7 +67,7 @@ def test_a_bounded_list_of_the_latest(seed: int, limit: int) -> None:
 
 
 def test_found_by_prompt_and_place() -> None:
-    """A text is known behind the prompt that it was read with, and by its place in a request."""
+    """A text is found under the prompt it was read with, at its position in a request."""
     recent = EmbeddingCache(MIB)
     recent.keep("find: fox", kept(1))
     recent.keep("dog", kept(2))
@@ -79,7 +79,7 @@ def test_found_by_prompt_and_place() -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    """A text that was asked for again stays; one that came before it and was not is dropped."""
+    """Eviction removes the least recently used text first."""
     recent = EmbeddingCache(64 * cost("00"))
     names = [f"{number:02}" for number in range(65)]
     for name in names[:64]:
@@ -90,7 +90,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_a_long_text_is_not_kept() -> None:
-    """One text takes a 64th of the room at most, and pushes nothing out when it is larger."""
+    """An entry larger than a 64th of the cache is not kept and evicts nothing."""
     recent = EmbeddingCache(64 * cost("x" * 1000))
     recent.keep("x" * 1001, kept())
     assert len(recent) == 0
@@ -99,7 +99,7 @@ def test_a_long_text_is_not_kept() -> None:
 
 
 def test_vectors_are_copies() -> None:
-    """Neither who gave a vector nor who got it can change what is kept."""
+    """Neither the giver nor the receiver of a vector can change the cached vector."""
     recent = EmbeddingCache(MIB)
     given_vector = np.ones((4, DIMENSIONS), dtype=np.float32)
     recent.keep("fox", Entry(given_vector[1], 3, 3, is_exact=True))
@@ -111,7 +111,7 @@ def test_vectors_are_copies() -> None:
 
 
 def test_the_collector_follows_no_entry() -> None:
-    """However much is kept, a collection has no more to walk over."""
+    """Cached entries add no objects for the garbage collector."""
     recent = EmbeddingCache(16 * MIB)
     recent.find("", ["before"])
     gc.collect()
@@ -123,7 +123,7 @@ def test_the_collector_follows_no_entry() -> None:
 
 
 def test_cleared() -> None:
-    """What is dropped is found no more and counts no more."""
+    """A cleared cache finds nothing and has size 0."""
     recent = EmbeddingCache(MIB)
     recent.keep("fox", kept())
     recent.clear()

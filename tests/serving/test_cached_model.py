@@ -1,4 +1,4 @@
-"""The real model with room for recent texts gives what it gives without."""
+"""The real model with a cache gives the same results as without."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 class Pair:
-    """Two models with prompts of their own, of which one keeps recent texts."""
+    """Two models with prompts, of which one has a cache."""
 
     def __init__(self, artifact: Path, limit: int = 16 * MIB, caps: Caps = CAPS) -> None:
         self.items: list[int] = []
@@ -48,12 +48,12 @@ class Pair:
         self.items.append(done.items)
 
     def computed(self) -> int:
-        """Return the texts computed since the last call."""
+        """Return the number of texts computed since the last call."""
         items, self.items = self.items, []
         return sum(items)
 
     def encode(self, texts: list[str], **options: Any) -> Embeddings:
-        """Encode with what is kept, and hold that against encoding without."""
+        """Encode with the cache, and compare with encoding without."""
         expected = self.plain.encode(texts, **options)
         encoded = self.keeping.encode(texts, **options)
         np.testing.assert_allclose(encoded.vectors, expected.vectors, atol=1e-5)
@@ -75,7 +75,7 @@ def prompted(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(prompted: Path) -> Iterator[Pair]:
-    """Return two models, of which one keeps recent texts; loading takes a second."""
+    """Return two models, one of them with a cache; loading takes a second."""
     pair = Pair(prompted)
     yield pair
     pair.plain.unload()
@@ -85,7 +85,7 @@ def loaded(prompted: Path) -> Iterator[Pair]:
 
 @pytest.fixture
 def pair(loaded: Pair) -> Pair:
-    """Return the two models, with nothing kept or counted yet."""
+    """Return the two models, with an empty cache and no counts."""
     loaded.recent.clear()
     loaded.recent.take_counts()
     loaded.computed()
@@ -95,7 +95,7 @@ def pair(loaded: Pair) -> Pair:
 @pytest.mark.parametrize("again", OPTIONS, ids=str)
 @pytest.mark.parametrize("first", [{}, {"dimensions": 3, "input_type": "query"}], ids=str)
 def test_the_same_answer_again(first: dict[str, Any], again: dict[str, Any], pair: Pair) -> None:
-    """Texts that come again are computed again only behind another prompt; options still hold."""
+    """Repeated texts are recomputed only for another prompt; other options still apply."""
     pair.encode(TEXTS, **first)
     assert pair.computed() == len(TEXTS)
     pair.encode(TEXTS, **again)
@@ -107,7 +107,7 @@ def test_the_same_answer_again(first: dict[str, Any], again: dict[str, Any], pai
 
 
 def test_only_what_is_missing_is_computed(pair: Pair) -> None:
-    """Known and new texts in one request come back at their places, duplicates included."""
+    """Cached and new texts of a request get their positions, duplicates included."""
     pair.encode([TEXTS[1], LONG_TEXT])
     pair.computed()
     pair.encode(["new", TEXTS[1], "other", LONG_TEXT, LONG_TEXT + "new", "fox", "new"])
@@ -121,7 +121,7 @@ def test_only_what_is_missing_is_computed(pair: Pair) -> None:
     "known", [[], [LONG_TEXT], [LONG_TEXT + "b"], [LONG_TEXT, LONG_TEXT + "b"], ["fox", LONG_TEXT]]
 )
 def test_long_texts_are_refused_as_without(known: list[str], pair: Pair) -> None:
-    """The first text that is too long is named, with its length, whether it is known or not."""
+    """The first text that is too long is named with its length, cached or not."""
     if known:
         pair.encode(known)
     texts = ["fox", LONG_TEXT, LONG_TEXT + "b"]
@@ -135,7 +135,7 @@ def test_long_texts_are_refused_as_without(known: list[str], pair: Pair) -> None
 
 
 def test_a_length_that_was_not_counted_to_its_end(pair: Pair) -> None:
-    """A very long text that is known is refused with the words for one that is not."""
+    """A very long cached text is refused with the same message as an uncached text."""
     book = LONG_TEXT * 200
     pair.encode([book])
     with pytest.raises(TextTooLong, match="text 0 has at least "):
@@ -145,14 +145,14 @@ def test_a_length_that_was_not_counted_to_its_end(pair: Pair) -> None:
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_nobody_changes_what_is_kept(normalize: bool, pair: Pair) -> None:
-    """A vector that was handed out may be written to, at the first time and later."""
+    """A returned vector may be modified without changing the cache, the first time and later."""
     for _ in range(3):
         encoded = pair.encode(TEXTS, normalize=normalize)
         encoded.vectors[:] = 7
 
 
 def test_more_texts_than_there_is_room_for(prompted: Path) -> None:
-    """The oldest are computed again; the bound holds."""
+    """The oldest texts are recomputed; the cache keeps its bound."""
     pair = Pair(prompted, limit=200_000)
     texts = [f"text {number}" for number in range(200)]
     pair.encode(texts)
@@ -166,7 +166,7 @@ def test_more_texts_than_there_is_room_for(prompted: Path) -> None:
 
 
 def test_known_texts_pass_a_full_queue(artifact: Path) -> None:
-    """What needs no pass waits for none and is not refused for those that do."""
+    """Cached texts need no pass, so a full queue neither delays nor refuses them."""
     pair = Pair(artifact, caps=Caps(items=1, tokens=256, queue_tokens=300))
     pair.encode(["fox"])
     pair.computed()
@@ -180,7 +180,7 @@ def test_known_texts_pass_a_full_queue(artifact: Path) -> None:
 
 
 def test_a_server_that_keeps_recent_texts(serve: Callable[..., Server]) -> None:
-    """A question asked again has the same answer, no pass, and is counted as found."""
+    """A repeated question gets the same answer without a pass, and counts as a hit."""
     server = serve(SENTENCE_API_CACHE_MB=16, WEB_CONCURRENCY=1)
     with httpx2.Client(base_url=server.url) as client:
         answers = [client.post("/query", json={"question": "fox"}).content for _ in range(3)]
@@ -197,7 +197,7 @@ def test_a_server_that_keeps_recent_texts(serve: Callable[..., Server]) -> None:
 
 
 def test_counts(pair: Pair) -> None:
-    """Texts are counted as found or not, each one of a request."""
+    """Each text of a request counts as a hit or a miss."""
     pair.encode(["fox", "dog"])
     pair.encode(["fox", "dog", "cat"])
     assert pair.recent.take_counts() == (2, 3)

@@ -11,7 +11,7 @@ STOPPING = "this worker is finishing its last requests"
 
 
 def answer(lifecycle: Lifecycle, question: str) -> tuple[type[ServiceError], str] | None:
-    """Return the class and the message of the refusal, or None where there is none."""
+    """Return the class and the message of the refusal, or None."""
     try:
         getattr(lifecycle, question)()
     except ServiceError as exc:
@@ -26,7 +26,7 @@ def answer(lifecycle: Lifecycle, question: str) -> tuple[type[ServiceError], str
         (True, None, False, State.HEALTHY, None, None),
         (False, "broken", False, State.UNHEALTHY, (NotReady, FAILED), (NotReady, FAILED)),
         (True, "broken", False, State.UNHEALTHY, (NotReady, FAILED), (NotReady, FAILED)),
-        # A draining process still answers what reaches it, but asks for nothing new.
+        # A draining process still answers arriving requests, but wants no new clients.
         (True, None, True, State.DRAINING, None, (Draining, STOPPING)),
         (False, None, True, State.DRAINING, (NotReady, LOADING), (Draining, STOPPING)),
         (False, "broken", True, State.DRAINING, (NotReady, FAILED), (Draining, STOPPING)),
@@ -40,7 +40,7 @@ def test_states(  # noqa: PLR0917 - a table's columns
     ready: tuple[type[ServiceError], str] | None,
     accepting: tuple[type[ServiceError], str] | None,
 ) -> None:
-    """Draining comes before a failure, a failure before everything else, then the canary."""
+    """Draining precedes failure, failure precedes the other states, then the canary."""
     lifecycle = Lifecycle()
     lifecycle.serving(lambda: draining, lambda: None)
     lifecycle.loaded()
@@ -57,7 +57,7 @@ def test_states(  # noqa: PLR0917 - a table's columns
 
 
 def test_a_new_process_is_starting() -> None:
-    """Loaded weights alone make nothing healthy: the canary has to come out in this process."""
+    """Loaded weights are not enough for healthy: the canary has to pass in this process."""
     lifecycle = Lifecycle()
     assert (lifecycle.is_loaded, lifecycle.is_verified, lifecycle.error) == (False, False, None)
     lifecycle.loaded()
@@ -84,7 +84,7 @@ def test_a_model_may_come_back() -> None:
 
 
 def test_draining_is_asked_each_time() -> None:
-    """The process may be asked to stop at any moment, so the answer is never kept."""
+    """The process may be asked to stop at any moment, so the state is never cached."""
     asked = [False, True]
     lifecycle = Lifecycle()
     lifecycle.serving(lambda: asked.pop(0), lambda: None)
@@ -93,12 +93,12 @@ def test_draining_is_asked_each_time() -> None:
 
 
 def test_states_are_named_as_health_names_them() -> None:
-    """The states are the words of the HTTP contract."""
+    """The states are the words of the HTTP API."""
     assert [str(state) for state in State] == ["starting", "healthy", "unhealthy", "draining"]
 
 
 def test_repeated_faults_are_reported_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three failed passes within a minute are unhealthy; work is accepted all the while."""
+    """Three failed passes within a minute are unhealthy; work is still accepted."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     lifecycle = Lifecycle()
@@ -114,7 +114,7 @@ def test_repeated_faults_are_reported_for_a_while(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_process_without_its_canary_gives_up() -> None:
-    """It answers nothing more, says why, and ends itself."""
+    """A process whose canary fails refuses requests, gives the reason, and ends itself."""
     ended: list[None] = []
     lifecycle = Lifecycle()
     lifecycle.serving(lambda: False, lambda: ended.append(None))

@@ -24,7 +24,7 @@ NO_LIMIT = 1 << 60
 
 
 class Node:
-    """Something that can refer to itself and be watched."""
+    """An object that can refer to itself and be watched."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -32,9 +32,9 @@ class Node:
 
 @pytest.fixture
 def full_collections() -> Iterator[list[None]]:
-    """Give a list that grows with each full collection; none happens by itself.
+    """Yield a list that grows with each full collection; automatic collection is off.
 
-    What is frozen meanwhile is thawed.
+    Objects frozen meanwhile are unfrozen.
     """
     seen: list[None] = []
 
@@ -52,14 +52,14 @@ def full_collections() -> Iterator[list[None]]:
 
 @pytest.fixture
 def unfreeze() -> Iterator[None]:
-    """Undo what a test has frozen."""
+    """Unfreeze the objects of a test."""
     yield
     gc.unfreeze()
 
 
 @pytest.mark.usefixtures("unfreeze")
 def test_freeze_leaves_nothing_to_walk() -> None:
-    """What lives at the freeze is out of every later collection; what comes after is in it."""
+    """Objects alive at the freeze are excluded from later collections; newer objects are not."""
     alive = [Node() for _ in range(1000)]
     frozen = gc.get_freeze_count()
     freeze()
@@ -72,7 +72,7 @@ def test_freeze_leaves_nothing_to_walk() -> None:
 
 @pytest.mark.usefixtures("unfreeze", "full_collections")
 def test_freeze_collects_first() -> None:
-    """Garbage is freed before the freeze: afterwards nothing would ever find it."""
+    """Garbage is freed before the freeze: afterwards no collection would find it."""
     garbage = weakref.ref(Node())
     assert garbage() is not None
     freeze()
@@ -86,11 +86,11 @@ can_trim = pytest.mark.skipif(
 
 @pytest.fixture
 def free_heap() -> Iterator[None]:
-    """Leave nearly 100 MB of heap pages that are free but held by the C library."""
+    """Leave nearly 100 MB of free heap pages in the C library."""
     library = ctypes.CDLL(None)
     library.malloc.restype = ctypes.c_void_p
     library.free.argtypes = [ctypes.c_void_p]
-    # Small enough to come from the heap; the last one keeps the heap from shrinking by itself.
+    # Small enough for the heap; the last block keeps the heap from shrinking automatically.
     blocks = [library.malloc(100_000) for _ in range(1000)]
     last = library.malloc(100_000)
     for block in blocks:
@@ -103,7 +103,7 @@ def free_heap() -> Iterator[None]:
 @can_trim
 @pytest.mark.usefixtures("free_heap")
 def test_trim_gives_free_pages_back() -> None:
-    """Heap pages that are free but held by the C library go back to the system."""
+    """Free heap pages of the C library are returned to the system."""
     before = process_memory().private
     trim()
     assert before - process_memory().private > 50 * MIB
@@ -116,7 +116,7 @@ def test_trim_gives_free_pages_back() -> None:
 def test_a_collection_every_so_many_requests(
     every: int, collected: list[int], full_collections: list[None]
 ) -> None:
-    """Each so-manieth request is followed by one full collection, which is reported."""
+    """Every n-th request is followed by one full collection, which is reported."""
     reported: list[float] = []
     collector = Collector(every, reported.append)
     counts = []
@@ -128,7 +128,7 @@ def test_a_collection_every_so_many_requests(
 
 
 def test_requests_that_end_together_share_a_collection(full_collections: list[None]) -> None:
-    """However many they are, one is enough; counting begins again with it."""
+    """One collection serves any number of requests; counting restarts with it."""
     collector = Collector(2)
     collections = []
     for ended in (1, 64, 1, 1):
@@ -138,7 +138,7 @@ def test_requests_that_end_together_share_a_collection(full_collections: list[No
 
 
 def test_the_first_collection_freezes_what_stays(full_collections: list[None]) -> None:
-    """What the first requests made once for all is not walked after every later one."""
+    """Objects that the first requests created permanently are frozen at the first collection."""
     collector = Collector(1)
     made_once = Node()
     frozen = gc.get_freeze_count()
@@ -160,7 +160,7 @@ def test_no_collection_is_forced(full_collections: list[None]) -> None:
 
 
 def test_a_collection_frees_cycles(full_collections: list[None]) -> None:
-    """What a request left behind in a reference cycle is gone after its collection."""
+    """Reference cycles of a request are freed by its collection."""
     garbage = weakref.ref(Node())
     assert garbage() is not None
     Collector(1).after_requests(1)
@@ -175,7 +175,7 @@ def lock(tmp_path: Path) -> Path:
 
 
 def is_free(lock: Path) -> bool:
-    """Tell whether nobody holds `lock`."""
+    """Tell whether `lock` is free."""
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -185,7 +185,7 @@ def is_free(lock: Path) -> bool:
 
 
 def in_a_fork(work: Callable[[], bool]) -> tuple[bool, Callable[[], None]]:
-    """Run `work` in a fork that then stays; return its result and what kills the fork."""
+    """Run `work` in a fork that stays; return its result and a function that kills the fork."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -215,7 +215,7 @@ def test_a_worker_below_its_share_stays(lock: Path) -> None:
 def test_a_worker_above_its_share_retires_once(
     lock: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Above the watermark the retirement begins, once, with one line that says why."""
+    """A worker above the watermark retires once, with one log line that gives the reason."""
     calls: list[None] = []
     watermark = Watermark(MIB, lock, lambda: calls.append(None))
     with caplog.at_level(logging.INFO):
@@ -236,7 +236,7 @@ def test_a_worker_above_its_share_retires_once(
 @can_trim
 @pytest.mark.usefixtures("free_heap")
 def test_trimming_comes_before_retiring(lock: Path) -> None:
-    """A worker that is above its share only for free pages gives them back and stays."""
+    """A worker above its share only because of free pages returns them and stays."""
     calls: list[None] = []
     limit = process_memory().private - 40 * MIB
     Watermark(limit, lock, lambda: calls.append(None)).after_requests()
@@ -245,9 +245,9 @@ def test_trimming_comes_before_retiring(lock: Path) -> None:
 
 
 def test_the_limit_is_private_memory(lock: Path) -> None:
-    """A limit just above what the process holds privately keeps it, one just below does not."""
+    """A limit just above the private memory keeps the worker, a limit just below does not."""
     calls: list[str] = []
-    # Private memory is a few MiB off from one moment to the next, resident memory is far more.
+    # Private memory varies by a few MiB from moment to moment, resident memory by far more.
     private = process_memory().private
     Watermark(private + 16 * MIB, lock, lambda: calls.append("above")).after_requests()
     Watermark(private - 48 * MIB, lock, lambda: calls.append("below")).after_requests()
@@ -255,7 +255,7 @@ def test_the_limit_is_private_memory(lock: Path) -> None:
 
 
 def test_one_worker_retires_at_a_time(lock: Path) -> None:
-    """While one retires the others stay; its end, however it comes, lets the next one go."""
+    """During a retirement the other workers stay; its end, of any kind, frees the lock."""
 
     def retires() -> bool:
         calls: list[None] = []
@@ -282,7 +282,7 @@ def test_a_young_worker_stays(lock: Path) -> None:
 
 
 def test_memory_is_checked_now_and_then(lock: Path) -> None:
-    """A worker that could not retire does not ask again at once: a check costs a millisecond."""
+    """A refused retirement is not retried at once: a check costs a millisecond."""
     calls: list[None] = []
     watermark = Watermark(0, lock, lambda: calls.append(None))
     with lock.open("w") as other:
@@ -296,7 +296,7 @@ def test_memory_is_checked_now_and_then(lock: Path) -> None:
 
 
 def test_a_budget_holds_and_releases() -> None:
-    """What requests hold adds up and is free again when they end, however they end."""
+    """Reservations of requests add up and are released when they end, in any way."""
     budget = RequestBudget(100)
     with budget.open() as first:
         first.grow(40)
@@ -314,7 +314,7 @@ def test_a_budget_holds_and_releases() -> None:
 
 
 def test_a_budget_refuses_what_does_not_fit() -> None:
-    """Beside others a request must fit in what is left; what is refused is not held."""
+    """A request must fit beside the others; a refused request holds nothing."""
     budget = RequestBudget(100)
     with budget.open() as first, budget.open() as second:
         first.grow(60)
@@ -328,7 +328,7 @@ def test_a_budget_refuses_what_does_not_fit() -> None:
 
 
 def test_a_refusal_tells_when_to_come_again() -> None:
-    """What does not fit is told its turn in the line of those that wait for the model."""
+    """A refused request gets its turn from the same backoff as the model's queue."""
     asked: list[float] = []
 
     def retry_after(tokens: float) -> int:
@@ -340,12 +340,12 @@ def test_a_refusal_tells_when_to_come_again() -> None:
         first.grow(60_000)
         with pytest.raises(QueueFull) as caught:
             second.grow(48_000)
-    # A body is held six times, and four bytes of it make a token.
+    # A body is held six times, and four bytes of it make one token.
     assert (caught.value.retry_after_seconds, asked) == (7, [2000])
 
 
 def test_the_last_quarter_of_a_budget_is_for_small_requests() -> None:
-    """What grows by more than 256 KiB at once may fill three quarters beside others."""
+    """Growth of more than 256 KiB at once may fill only three quarters beside others."""
     budget = RequestBudget(4 * MIB)
     with budget.open() as first, budget.open() as second:
         first.grow(2 * MIB)
@@ -360,7 +360,7 @@ def test_the_last_quarter_of_a_budget_is_for_small_requests() -> None:
 
 
 def test_a_response_outlives_its_request() -> None:
-    """What a request keeps is held beyond its end until it is given back, and that only once."""
+    """Kept memory is held beyond the end of the request until its release, which counts once."""
     budget = RequestBudget(100)
     with budget.open() as first:
         first.grow(60)
@@ -374,7 +374,7 @@ def test_a_response_outlives_its_request() -> None:
 
 
 def test_a_request_keeps_no_more_than_it_held() -> None:
-    """An answer larger than foreseen does not take from the budget what was never reserved."""
+    """A response larger than foreseen keeps no more than the request had reserved."""
     budget = RequestBudget(100)
     with budget.open() as held:
         held.grow(10)
@@ -385,7 +385,7 @@ def test_a_request_keeps_no_more_than_it_held() -> None:
 
 
 def test_a_request_above_the_budget_passes_alone() -> None:
-    """The largest request is never locked out: alone it passes, and then it stays alone."""
+    """The largest request passes alone, and then no other request is admitted beside it."""
     budget = RequestBudget(100)
     with budget.open() as small:
         small.grow(1)
@@ -404,7 +404,7 @@ def test_a_request_above_the_budget_passes_alone() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 100), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), max_size=40))
 def test_a_budget_is_never_exceeded(total: int, steps: list[tuple[int, int]]) -> None:
-    """Whatever comes and goes, several requests together never hold more than the budget."""
+    """Several requests together never hold more than the budget."""
     budget = RequestBudget(total)
     held: dict[int, int] = {}
     with ExitStack() as stack:

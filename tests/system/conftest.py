@@ -1,4 +1,4 @@
-"""Servers that several system tests share; nothing here imports the service."""
+"""Servers that several system tests share; this file imports nothing of the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.system.wire import TIMEOUT_SECONDS
 
 @pytest.fixture(scope="session")
 def url(request: pytest.FixtureRequest) -> str:
-    """Return the address of a server with default settings: `BASE_URL`, or one of our own."""
+    """Return the address in `BASE_URL`, or of a server of ours with default settings."""
     given = os.environ.get("BASE_URL")
     return given.rstrip("/") if given else request.getfixturevalue("default_server").url
 
@@ -37,7 +37,7 @@ def client(url: str) -> Iterator[httpx2.Client]:
 
 @pytest.fixture(scope="session")
 def tight(serve: Callable[..., Any]) -> Any:
-    """Return a server of one worker whose every bound is small."""
+    """Return a server of one worker with a small value for every limit."""
     return serve(
         WEB_CONCURRENCY=1,
         MAX_BATCH_ITEMS=4,
@@ -50,7 +50,7 @@ def tight(serve: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def start(serve: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """Return a function that starts a server which is stopped when the test ends."""
+    """Return a function that starts a server, which is stopped when the test ends."""
     servers = []
 
     def begin(**settings: Any) -> Any:
@@ -65,7 +65,7 @@ def start(serve: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def greedy(artifact: Path, tmp_path: Path) -> Path:
-    """Return an artifact whose manifest claims far less memory than its workers will take."""
+    """Return an artifact whose manifest claims far less memory than its workers need."""
     folder = tmp_path / "greedy"
     shutil.copytree(artifact, folder)
     manifest = json.loads((folder / "manifest.json").read_text())

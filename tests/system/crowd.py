@@ -1,4 +1,4 @@
-"""Many clients at once."""
+"""Many simultaneous clients."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ QUERY = b'{"question": "fox", "dimensions": 2}'
 
 
 class Clients:
-    """Clients that ask without a break until nobody listens any more, or until they are told to.
+    """Clients that send requests without a break until no server listens or `enough` is set.
 
     Attributes:
-        seen: Statuses of the answers, and `lost` for each request on a connection that had been
-            made and was not answered.
-        enough: Set to end them.
+        seen: Statuses of the responses, and `lost` for each unanswered request on an established
+            connection.
+        enough: Event that ends the clients.
     """
 
     def __init__(self, url: str) -> None:
@@ -34,7 +34,7 @@ class Clients:
         assert eventually(lambda: self.seen[200] >= before + answers, 60), self.seen
 
     def run(self, connection_header: str) -> None:
-        """Connect and ask, again and again."""
+        """Connect and send requests in a loop."""
         sent = message("/query", QUERY, Connection=connection_header)
         while not self.enough.is_set():
             try:
@@ -45,7 +45,7 @@ class Clients:
                 self._ask(connection, sent)
 
     def _ask(self, connection: Connection, sent: bytes) -> None:
-        """Ask over one connection until the server says that it ends."""
+        """Send requests over one connection until the server announces its end."""
         while not self.enough.is_set():
             try:
                 connection.send(sent)
@@ -58,14 +58,14 @@ class Clients:
                 return
 
     def _count(self, what: int | str) -> None:
-        """Count an answer or a loss."""
+        """Count a response or a loss."""
         with self._lock:
             self.seen[what] += 1
 
 
 @contextmanager
 def asking(url: str, *, short: int = 0, kept: int = 0) -> Iterator[Clients]:
-    """Run clients that connect for each request, and clients that keep their connection."""
+    """Run clients with a new connection per request, and clients with kept connections."""
     clients = Clients(url)
     with ThreadPoolExecutor(short + kept) as pool:
         for header in ["close"] * short + ["keep-alive"] * kept:

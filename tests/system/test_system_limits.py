@@ -22,19 +22,19 @@ pytestmark = pytest.mark.system
 
 LARGEST_BODY = 2 * 1024 * 1024
 
-# More tokens than the tight server's queue holds, and than it can compute before its deadline.
+# More tokens than the tight server's queue holds or than it can compute by its deadline.
 HUGE = [f"{n} " + "one two three four five six seven eight nine ten " * 40 for n in range(256)]
 
 QUERY = b'{"question": "fox"}'
 
 
 def post(url: str, path: str, body: dict[str, Any]) -> httpx2.Response:
-    """Send one request on a connection of its own."""
+    """Send one request on a new connection."""
     return httpx2.post(f"{url}{path}", json=body, timeout=TIMEOUT_SECONDS, trust_env=False)
 
 
 def test_batch_above_the_pass_cap(tight: Any, url: str) -> None:
-    """A server whose passes hold 4 texts answers 64, in order, with the same vectors."""
+    """A server with passes of 4 texts answers 64 in order, with the same vectors."""
     body = {"questions": [f"{'so ' * (i % 11)}question {i}" for i in range(64)]}
     small, default = (
         post(at, "/query/batch", body).json()["embeddings"] for at in (tight.url, url)
@@ -47,10 +47,10 @@ def test_batch_above_the_pass_cap(tight: Any, url: str) -> None:
 
 
 def test_full_queue_then_room_again(tight: Any) -> None:
-    """While too many tokens wait, others are asked to come back; afterwards they are served."""
+    """While the queue is full, requests are refused; afterwards they are served."""
     refused = None
     while refused is None:
-        # A batch larger than the queue gets in only when nothing at all waits.
+        # A batch larger than the queue is accepted only when the queue is empty.
         with ThreadPoolExecutor(1) as pool:
             huge = pool.submit(post, tight.url, "/query/batch", {"questions": HUGE})
             while refused is None and not huge.done():
@@ -65,20 +65,20 @@ def test_full_queue_then_room_again(tight: Any) -> None:
 
 
 def test_deadline(tight: Any) -> None:
-    """Work that cannot be done in time is given up at its deadline, and the server goes on."""
+    """Work that cannot finish in time is dropped at its deadline, and the server continues."""
     started = time.monotonic()
     late = post(tight.url, "/query/batch", {"questions": HUGE})
     took = time.monotonic() - started
     assert (late.status_code, late.json()["error"]["code"]) == (503, "deadline_exceeded")
     assert late.json()["error"]["type"] == "server_error"
     assert int(late.headers["Retry-After"]) >= 1
-    # The deadline is looked at between passes, which take a moment.
+    # The deadline is checked between passes, which take a moment.
     assert 2 <= took < 10
     assert post(tight.url, "/query", {"question": "fox"}).status_code == 200
 
 
 def test_clients_that_obey_are_served(tight: Any) -> None:
-    """Of 60 clients that come at once and obey `Retry-After`, each is served after a few tries."""
+    """Of 60 simultaneous clients that obey `Retry-After`, each is served after a few tries."""
     body = {"questions": [f"{n} " + "one two three four five six " * 10 for n in range(4)]}
     together = Barrier(60, timeout=TIMEOUT_SECONDS)
 
@@ -101,7 +101,7 @@ def test_clients_that_obey_are_served(tight: Any) -> None:
 
 
 def test_health_answers_under_load(tight: Any) -> None:
-    """A server that is busy to its deadline is alive, ready, and says so quickly."""
+    """A server under load until its deadline answers live and ready quickly."""
     times = []
     with ThreadPoolExecutor(1) as pool:
         huge = pool.submit(post, tight.url, "/query/batch", {"questions": HUGE})
@@ -116,7 +116,7 @@ def test_health_answers_under_load(tight: Any) -> None:
 
 
 def test_new_connections_during_a_large_batch(start: Callable[..., Any]) -> None:
-    """A new connection waits for the pass that runs, and its question for one more or so."""
+    """A new connection waits for the running pass, and its question for about one more."""
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1)
     asked = [b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n", message("/query", QUERY)]
     waits: list[list[float]] = [[], []]
@@ -125,7 +125,7 @@ def test_new_connections_during_a_large_batch(start: Callable[..., Any]) -> None
         large = pool.submit(post, server.url, "/query/batch", {"questions": HUGE[:48]})
         while not large.done():
             for request, times in zip(asked, waits, strict=True):
-                # At any moment of a pass, not just behind the answer before.
+                # At any moment of a pass, not only after the previous response.
                 time.sleep(choose.random() / 4)
                 started = time.monotonic()
                 with Connection(server.url) as connection:
@@ -140,7 +140,7 @@ def test_new_connections_during_a_large_batch(start: Callable[..., Any]) -> None
 
 
 def test_client_that_leaves_frees_the_server(tight: Any) -> None:
-    """Work whose client has gone is dropped, so that the next request need not wait for it."""
+    """Work of a disconnected client is dropped, so that the next request need not wait."""
     before = metrics(tight.url)
     with pytest.raises(httpx2.ReadTimeout):
         httpx2.post(
@@ -149,17 +149,17 @@ def test_client_that_leaves_frees_the_server(tight: Any) -> None:
     started = time.monotonic()
     while post(tight.url, "/query", {"question": "fox"}).status_code != 200:
         time.sleep(0.02)
-    # Earlier than the deadline of the dropped batch.
+    # Before the deadline of the dropped batch.
     assert time.monotonic() - started < 1.4
     gone = 'sentence_api_errors_total{code="client_gone"}'
     assert metrics(tight.url)[gone] == before.get(gone, 0) + 1
 
 
 def test_refused_bodies_do_not_hold_up_others(tight: Any) -> None:
-    """Bodies that are refused unread are taken off their connections without stopping the rest."""
+    """Refused bodies are drained from their connections without delaying other requests."""
     body = message("/query", b" " * LARGEST_BODY)
     waiting = Connection(tight.url)
-    # It is given most of what there is for large bodies, so that the next ones are refused.
+    # It takes most of the budget for large bodies, so that the next bodies are refused.
     waiting.send(head("/query", Content_Length=str(LARGEST_BODY)))
     refused = [Connection(tight.url) for _ in range(8)]
     try:
@@ -179,13 +179,13 @@ def test_refused_bodies_do_not_hold_up_others(tight: Any) -> None:
 
 
 def test_unread_answers_are_given_up(start: Callable[..., Any]) -> None:
-    """A client that does not take its answer holds the memory for its time and no longer."""
+    """A client that does not read its response holds memory for its time and no longer."""
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, SENTENCE_API_BODY_TIMEOUT=5)
     asked = {"questions": ["fox"] * 256}
     connections = []
     try:
         statuses = []
-        # Until so many unread answers are held that there is no room for one more.
+        # Until the unread responses leave no room for another.
         while 429 not in statuses and len(statuses) < 40:
             connections.append(Connection(server.url, receive_bytes=4096))
             connections[-1].send(message("/query/batch", json.dumps(asked).encode()))
@@ -199,7 +199,7 @@ def test_unread_answers_are_given_up(start: Callable[..., Any]) -> None:
 
 
 def test_long_heads_are_refused(tight: Any) -> None:
-    """A head is bounded, so that hundreds that never end do not fill the memory."""
+    """The size of a head is limited, so that hundreds of endless heads do not fill the memory."""
     fields = {f"X-{number}": "x" * 1900 for number in range(25)}
     with Connection(tight.url) as connection:
         connection.send(message("/query", QUERY, **fields))
@@ -221,7 +221,7 @@ def test_long_heads_are_refused(tight: Any) -> None:
     ],
 )
 def test_what_is_no_request(sent: bytes, status: int, code: str, tight: Any) -> None:
-    """What the HTTP layer cannot read is refused in the form of every other error."""
+    """Input that the HTTP layer cannot parse is refused in the common error form."""
     counted = f'sentence_api_errors_total{{code="{code}"}}'
     before = metrics(tight.url).get(counted, 0)
     with Connection(tight.url) as connection:

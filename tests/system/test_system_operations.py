@@ -1,4 +1,4 @@
-"""Metrics, status and check of real servers, with each kind of trouble really caused."""
+"""Metrics, status and check of real servers, with each kind of trouble caused for real."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ QUERY = {"question": "What is machine learning?"}
 LONG = "one two three four five six seven eight nine ten " * 8
 BATCH = {"questions": [f"{n} {LONG}" for n in range(64)]}
 OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
-# Rates are over the last seconds here, so that a test need not last a minute.
+# Rates cover the last seconds here, so that a test need not last a minute.
 QUICK = {"SENTENCE_API_HISTORY_SECONDS": 0.5, "SENTENCE_API_STATUS_WINDOW": 3}
 
 
 def check(server: Any, *arguments: str) -> tuple[int, str]:
-    """Run the check from outside and return its exit status and what it printed."""
+    """Run the check from outside and return its exit status and its output."""
     done = subprocess.run(
         [sys.executable, "-m", "sentence_api", "check", "--url", server.url, *arguments],
         cwd=ROOT,
@@ -50,7 +50,7 @@ def check(server: Any, *arguments: str) -> tuple[int, str]:
 
 
 def status(server: Any) -> dict[str, Any]:
-    """Return what `GET /status` says; it may be a second old."""
+    """Return the response of `GET /status`; it may be a second old."""
     answer = httpx2.get(f"{server.url}/status", **OPTIONS)
     found: dict[str, Any] = answer.raise_for_status().json()
     return found
@@ -62,13 +62,13 @@ def rows(server: Any) -> dict[str, dict[str, Any]]:
 
 
 def query(server: Any) -> int:
-    """Ask one question and return the status of the answer."""
+    """Send one question and return the status of the response."""
     return httpx2.post(f"{server.url}/query", json=QUERY, **OPTIONS).status_code
 
 
 @contextmanager
 def busy(server: Any, clients: int = 4) -> Iterator[None]:
-    """Keep a server computing; what becomes of the requests does not matter."""
+    """Keep a server computing; the results of the requests do not matter."""
     stop = threading.Event()
 
     def ask() -> None:
@@ -88,7 +88,7 @@ def busy(server: Any, clients: int = 4) -> Iterator[None]:
 
 
 def test_status_of_a_calm_server(start: Callable[..., Any]) -> None:
-    """A server that has answered a few requests is normal in every row, and check says so."""
+    """A server with a few answered requests is normal in every row, and check agrees."""
     server = start(WEB_CONCURRENCY=2, **QUICK)
     assert eventually(lambda: server.log.read_text().count("worker ready") == 2)
     assert [query(server) for _ in range(20)] == [200] * 20
@@ -107,7 +107,7 @@ def test_status_of_a_calm_server(start: Callable[..., Any]) -> None:
 
 
 def test_every_worker_gives_the_same_status(start: Callable[..., Any]) -> None:
-    """Whichever worker is asked knows the requests of all."""
+    """Every worker reports the requests of all workers."""
     server = start(WEB_CONCURRENCY=2, SENTENCE_API_STATUS_WINDOW=60)
     for _ in range(30):
         query(server)
@@ -117,7 +117,7 @@ def test_every_worker_gives_the_same_status(start: Callable[..., Any]) -> None:
 
 
 def test_six_crashes_are_a_warning(start: Callable[..., Any]) -> None:
-    """Six workers killed in a row turn restarts to warning, with their cause; four do not."""
+    """Six killed workers turn restarts to warning, with their cause; four do not."""
     server = start(WEB_CONCURRENCY=2, **QUICK)
     crashed = 'sentence_api_worker_exits_total{cause="crash"}'
     codes = {}
@@ -163,7 +163,7 @@ def test_crashes_are_remembered_after_a_restart(start: Callable[..., Any], tmp_p
 
 
 def test_twenty_retirements_are_no_restarts(start: Callable[..., Any], greedy: Path) -> None:
-    """Workers that retire above their watermark are counted apart and are nobody's trouble."""
+    """Retirements above the watermark are counted separately and affect no verdict."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="34M",
@@ -188,17 +188,17 @@ def test_twenty_retirements_are_no_restarts(start: Callable[..., Any], greedy: P
 
 
 def shared_folders(server: Any) -> set[Path]:
-    """Return the folders in memory that the master has files of mapped."""
+    """Return the in-memory folders of the files that the master has mapped."""
     maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8")
     paths = (Path(line.split()[-1]) for line in maps.splitlines() if "/sentence-api-" in line)
     return {path.parent for path in paths}
 
 
 def test_a_saturated_cpu_is_critical(start: Callable[..., Any]) -> None:
-    """A server that computes all the time on the one CPU it has is critical, with advice.
+    """A server that saturates its only CPU is critical, with advice.
 
-    Whatever else runs on that CPU takes its part, so the bounds are low; the test in a container
-    has a quota to itself and keeps the real ones.
+    Other programs use that CPU too, so the thresholds are low; the test in a container has its own
+    quota and keeps the real thresholds.
     """
     low = {"SENTENCE_API_CPU_WARNING": 20, "SENTENCE_API_CPU_CRITICAL": 30}
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **QUICK, **low)
@@ -224,14 +224,14 @@ def test_a_saturated_cpu_is_critical(start: Callable[..., Any]) -> None:
 
 
 def cpu_ticks(pid: int) -> int:
-    """Return the CPU time of a process in ticks of the clock."""
+    """Return the CPU time of a process in clock ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(2.2, "warning"), (5.2, "critical")])
 def test_a_slow_engine(seconds: float, verdict: str, start: Callable[..., Any]) -> None:
-    """Forward passes that do not get on are seen in the 95th percentile."""
+    """Slow forward passes raise the 95th percentile."""
     server = start(
         WEB_CONCURRENCY=1, SENTENCE_API_HISTORY_SECONDS=0.5, SENTENCE_API_STATUS_WINDOW=60
     )
@@ -251,7 +251,7 @@ def test_a_slow_engine(seconds: float, verdict: str, start: Callable[..., Any]) 
 
 
 def test_overload_is_seen_as_rejections(start: Callable[..., Any]) -> None:
-    """Requests that are refused for load make their row critical, and are counted by reason."""
+    """Requests refused for load make their row critical, and are counted by reason."""
     server = start(
         WEB_CONCURRENCY=1, SENTENCE_API_MAX_QUEUE_TOKENS=2000, MAX_BATCH_ITEMS=4, **QUICK
     )
@@ -264,7 +264,7 @@ def test_overload_is_seen_as_rejections(start: Callable[..., Any]) -> None:
 
 
 def test_no_history_is_kept_where_it_is_off(start: Callable[..., Any], tmp_path: Path) -> None:
-    """With the interval at zero nothing is written, and the status still tells what it can."""
+    """With an interval of zero nothing is written, and the status still has the rest."""
     server = start(
         WEB_CONCURRENCY=1, SENTENCE_API_HISTORY_SECONDS=0, SENTENCE_API_HISTORY=tmp_path / "none"
     )
@@ -276,7 +276,7 @@ def test_no_history_is_kept_where_it_is_off(start: Callable[..., Any], tmp_path:
 
 
 def test_the_recorder_is_replaced(start: Callable[..., Any]) -> None:
-    """When the worker that keeps the samples dies, another one goes on."""
+    """When the recording worker dies, another worker continues the history."""
     server = start(WEB_CONCURRENCY=2, **QUICK)
     for _ in range(2):
         before = status(server)["recent"]["times"]
@@ -290,7 +290,7 @@ def test_the_recorder_is_replaced(start: Callable[..., Any]) -> None:
 
 
 def test_the_access_log_holds_no_control_characters(start: Callable[..., Any]) -> None:
-    """A client can neither begin a line of the log nor reach the terminal that shows it."""
+    """A client can neither start a log line nor send control characters to a terminal."""
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_ACCESS_LOG="true")
     user = base64.b64encode(b'me\n\x1b[2J\x7f"').decode("ascii")
     head = f"GET /health HTTP/1.1\r\nHost: a\r\nAuthorization: Basic {user}\r\n"
@@ -306,7 +306,7 @@ def test_the_access_log_holds_no_control_characters(start: Callable[..., Any]) -
 
 
 def test_metrics_follow_the_conventions(start: Callable[..., Any]) -> None:
-    """Prometheus' own linter finds nothing, also once every kind of metric has been counted."""
+    """Prometheus' linter finds no fault, also once every kind of metric has been counted."""
     server = start(WEB_CONCURRENCY=2, SENTENCE_API_MAX_QUEUE_TOKENS=2000, **QUICK)
     query(server)
     with busy(server, clients=8):

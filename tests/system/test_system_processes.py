@@ -36,40 +36,40 @@ HUGE = {
         f"{n} " + "one two three four five six seven eight nine ten " * 40 for n in range(24)
     ]
 }
-SHARED = Path("/dev/shm")  # noqa: S108 - where the servers under test keep what they share
+SHARED = Path("/dev/shm")  # noqa: S108 - the shared folder of the servers under test
 
 
 def get(url: str, path: str) -> httpx2.Response:
-    """Send one GET on a connection of its own."""
+    """Send one GET on a new connection."""
     return httpx2.get(url + path, timeout=TIMEOUT_SECONDS, trust_env=False)
 
 
 def query(url: str) -> list[float]:
-    """Ask one question on a connection of its own."""
+    """Send one question on a new connection."""
     answer = httpx2.post(f"{url}/query", json=QUERY, timeout=TIMEOUT_SECONDS, trust_env=False)
     return answer.raise_for_status().json()["embedding"]
 
 
 def shared_folders(pid: int) -> set[Path]:
-    """Return the folders in memory that a process has files of open or mapped."""
+    """Return the in-memory folders of the files that a process has open or mapped."""
     maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     return {Path(found) for found in re.findall(rf"{SHARED}/sentence-api-[^/\s]+", maps)}
 
 
 @dataclass
 class Load:
-    """Clients that ask without a break, and what became of their requests.
+    """Clients that send requests without a break, and the outcomes.
 
     Attributes:
         answered: When each request was answered.
-        failed: When each request failed, with the client it failed for and why.
+        failed: When each request failed, with its client and the reason.
     """
 
     answered: list[float] = field(default_factory=list)
     failed: list[tuple[float, int, str]] = field(default_factory=list)
 
     def run(self, client: int, url: str, stop: threading.Event, *, keep: bool) -> None:
-        """Ask until told to stop, on one connection or on a new one each time."""
+        """Send requests until told to stop, over one connection or a new connection each time."""
         options: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
         with httpx2.Client(**options) as kept:
             while not stop.is_set():
@@ -102,7 +102,7 @@ def load(url: str, clients: int = 8) -> Iterator[Load]:
 
 
 def has_ended(pid: int) -> bool:
-    """Tell whether a process has ended, also where nobody has collected it."""
+    """Tell whether a process has ended, even if it is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def has_ended(pid: int) -> bool:
 
 
 def statuses(server: Any, key: str | None) -> list[int]:
-    """Return what each worker answers to a question with that key, the others held meanwhile."""
+    """Return each worker's response to a question with this key, with the other workers stopped."""
     workers = server.workers()
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     answers = []
@@ -136,14 +136,14 @@ def statuses(server: Any, key: str | None) -> list[int]:
 
 
 def reload(server: Any) -> None:
-    """Send SIGHUP, and wait until new workers have taken the place of the old ones."""
+    """Send SIGHUP, and wait until new workers have replaced the old workers."""
     before = set(server.workers())
     server.process.send_signal(signal.SIGHUP)
     assert eventually(lambda: len(new := server.workers()) == 2 and not before & set(new))
 
 
 def test_killed_master(start: Callable[..., Any]) -> None:
-    """The next server removes what a killed one shared, and leaves the folders of those beside."""
+    """The next server removes a killed server's folder, and keeps those of living servers."""
     beside, killed = start(WEB_CONCURRENCY=1), start(WEB_CONCURRENCY=1)
     (kept,), (left,) = (shared_folders(server.process.pid) for server in (beside, killed))
     workers = killed.workers()
@@ -159,7 +159,7 @@ def test_killed_master(start: Callable[..., Any]) -> None:
 
 
 def test_counts_outlive_a_reload(start: Callable[..., Any]) -> None:
-    """The workers after SIGHUP count on in the folder of those before, and it is the only one."""
+    """The workers after SIGHUP continue the counts in the same, only folder."""
     server = start(WEB_CONCURRENCY=2)
     folders = shared_folders(server.process.pid)
     query(server.url)
@@ -172,9 +172,9 @@ def test_counts_outlive_a_reload(start: Callable[..., Any]) -> None:
 
 
 def test_keys_are_read_again_on_sighup(start: Callable[..., Any], tmp_path: Path) -> None:
-    """A key that was removed from the file opens no worker after SIGHUP; the others still do.
+    """A key removed from the file is refused after SIGHUP; the other keys still work.
 
-    A file that cannot be used then leaves the keys as they were, and is named once in the log.
+    An invalid file then leaves the keys unchanged, and is named once in the log.
     """
     keys = tmp_path / "keys"
     keys.write_text("kept\nremoved\n")
@@ -213,7 +213,7 @@ def test_killed_worker(start: Callable[..., Any]) -> None:
     assert len(server.workers()) == 2
     assert victim not in server.workers()
     assert back <= 2
-    # A client has one request in flight at a time, and one that failed at once was in flight.
+    # A client has one request in flight at a time; a request that failed at once was in flight.
     failed_clients = [client for _, client, _ in running.failed]
     assert len(failed_clients) == len(set(failed_clients))
     assert all(when - killed < 1 for when, _, _ in running.failed), running.failed
@@ -221,12 +221,12 @@ def test_killed_worker(start: Callable[..., Any]) -> None:
     assert [name for name in counters if after[name] < before[name]] == []
     assert after['sentence_api_worker_exits_total{cause="crash"}'] == 1
     assert 'sentence_api_worker_exits_total{cause="retirement"}' not in after
-    # Slots, not process ids: a file for every worker that ever lived would pile up.
+    # Slots, not process ids: otherwise files of ended workers would pile up.
     assert counter_files(server) == {"counter_0.db", "counter_1.db", "counter_master.db"}
 
 
 def test_a_worker_is_killed_for_memory_before_the_master(start: Callable[..., Any]) -> None:
-    """The kernel prefers a worker, which is replaced, to the master, whose end ends all."""
+    """The kernel kills a worker, which is replaced, before the master, whose end ends all."""
     server = start(WEB_CONCURRENCY=1)
     score = "/proc/{}/oom_score_adj"
     master = int(Path(score.format(server.process.pid)).read_text())
@@ -235,7 +235,7 @@ def test_a_worker_is_killed_for_memory_before_the_master(start: Callable[..., An
 
 
 def test_hung_worker_counts_as_crashed(start: Callable[..., Any]) -> None:
-    """A worker that gunicorn aborts because its heartbeat stopped did not stop as asked."""
+    """A worker that gunicorn aborts for a missing heartbeat counts as crashed."""
     server = start(WEB_CONCURRENCY=1)
     os.kill(server.workers()[0], signal.SIGABRT)
     assert eventually(lambda: server.log.read_text().count("worker ready") == 2, 10)
@@ -244,7 +244,7 @@ def test_hung_worker_counts_as_crashed(start: Callable[..., Any]) -> None:
 
 
 def test_metrics_are_summed_over_workers(start: Callable[..., Any]) -> None:
-    """Every worker reports the same sums, to which each has contributed."""
+    """Every worker reports the same sums, with contributions of each worker."""
     server = start(WEB_CONCURRENCY=2)
     for _ in range(40):
         query(server.url)
@@ -259,7 +259,7 @@ def test_metrics_are_summed_over_workers(start: Callable[..., Any]) -> None:
 
 
 def counter_files(server: Any) -> set[str]:
-    """Return the names of the files in which the workers of a server keep their counters."""
+    """Return the names of the counter files of a server's workers."""
     (folder,) = set.union(*(shared_folders(pid) for pid in server.workers()))
     return {path.name for path in folder.glob("counter_*.db")}
 
@@ -272,7 +272,7 @@ def copied(artifact: Path, folder: Path, manifest: dict[str, Any]) -> Path:
 
 
 def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> None:
-    """Workers above the watermark are replaced one after the other without a failed request."""
+    """Workers above the watermark are replaced one by one without a failed request."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="34M",
@@ -296,7 +296,7 @@ def test_retirement_by_watermark(start: Callable[..., Any], greedy: Path) -> Non
 
 
 def test_recycling_can_be_switched_off(start: Callable[..., Any], greedy: Path) -> None:
-    """A worker above the watermark stays where recycling is off."""
+    """A worker above the watermark stays if recycling is off."""
     server = start(
         SENTENCE_API_ARTIFACT=greedy,
         SENTENCE_API_MEMORY="30M",
@@ -315,13 +315,13 @@ def test_recycling_can_be_switched_off(start: Callable[..., Any], greedy: Path) 
 
 
 def test_stop_drains(start: Callable[..., Any]) -> None:
-    """A server that is told to stop answers what it has begun, then is gone without a trace."""
+    """A stopping server answers accepted requests, then leaves no process or folder."""
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_KEEPALIVE=30)
     query(server.url)
     folders = shared_folders(server.workers()[0])
     assert len(folders) == 1
     with Connection(server.url) as batch, Connection(server.url) as single:
-        # A connection each: a stopping worker ends a connection with the response.
+        # One connection each: a stopping worker closes a connection with the response.
         waiting = [Connection(server.url) for _ in range(200)]
         batch.send(message("/query/batch", json.dumps(HUGE).encode()))
         server.process.terminate()
@@ -348,13 +348,13 @@ def test_stop_drains(start: Callable[..., Any]) -> None:
 
 
 def ask_health(connection: Connection, path: str) -> Any:
-    """Ask over a connection that is open already."""
+    """Send a health check over an open connection."""
     connection.send(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
     return connection.read()
 
 
 def start_and_fail(artifact: Path, **settings: str) -> str:
-    """Start a server that cannot serve, and return what it printed to stderr."""
+    """Start a server that cannot serve, and return its stderr."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -387,7 +387,7 @@ def start_and_fail(artifact: Path, **settings: str) -> str:
 
 
 def in_use(folder: Path) -> bool:
-    """Return whether a living server works with a shared folder: another test's, that is."""
+    """Tell whether a living server, of another test, uses a shared folder."""
     needle = str(folder)
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
@@ -399,12 +399,12 @@ def in_use(folder: Path) -> bool:
 
 
 def assert_one_line(errors: str, pattern: str) -> None:
-    """Check that a start failed with one line and nothing else."""
+    """Check that a start failed with exactly one line."""
     assert re.fullmatch(rf"sentence-api: [^\n]*{pattern}[^\n]*\n", errors), errors
 
 
 def test_damaged_artifact_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
-    """One altered byte in a copy of the artifact stops the start with one line that names it."""
+    """An altered byte in the artifact stops the start with one line that names the file."""
     damaged = tmp_path / "damaged"
     shutil.copytree(artifact, damaged)
     content = bytearray((damaged / "model.bin").read_bytes())
@@ -429,12 +429,12 @@ def test_pickle_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
 
 
 def test_absent_artifact_refuses_the_start(tmp_path: Path) -> None:
-    """Where nothing was exported, the line names the command that exports."""
+    """If nothing was exported, the line names the export command."""
     assert_one_line(start_and_fail(tmp_path / "gone"), "python -m sentence_api export")
 
 
 def test_wrong_reference_vector_refuses_the_start(artifact: Path, tmp_path: Path) -> None:
-    """A model that gives other vectors than its source did never serves, and says so once."""
+    """A model with vectors other than its source's never serves, and says so once."""
     manifest = json.loads((artifact / "manifest.json").read_text())
     vector = manifest["canary"]["vector"]
     manifest["canary"]["vector"] = [*vector[1:], vector[0]]
@@ -459,18 +459,18 @@ def test_wrong_reference_vector_refuses_the_start(artifact: Path, tmp_path: Path
 def test_bad_setting_refuses_the_start(
     settings: dict[str, str], pattern: str, artifact: Path
 ) -> None:
-    """A setting that cannot be followed stops the start with one line that names it."""
+    """An invalid setting stops the start with one line that names it."""
     assert_one_line(start_and_fail(artifact, **settings), pattern)
 
 
 def pss_mib(pids: list[int]) -> float:
-    """Return the memory of some processes, what they share counted once."""
+    """Return the memory of some processes, with shared pages counted once."""
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii") for pid in pids]
     return sum(int(re.search(r"^Pss: +(\d+) kB", text, re.MULTILINE)[1]) for text in texts) / MIB
 
 
 def test_memory_of_two_workers_and_a_third(start: Callable[..., Any]) -> None:
-    """Master and two workers take at most 300 MB together, and a third adds at most 60 MB."""
+    """Master and two workers take at most 300 MB, and a third adds at most 60 MB."""
     server = start(WEB_CONCURRENCY=2)
     assert eventually(lambda: server.log.read_text().count("worker ready") == 2)
     two = pss_mib([server.process.pid, *server.workers()])
@@ -483,7 +483,7 @@ def test_memory_of_two_workers_and_a_third(start: Callable[..., Any]) -> None:
 
 
 def test_memory_status_is_the_process(start: Callable[..., Any]) -> None:
-    """The memory that a worker reports is what the kernel says of it."""
+    """The memory that a worker reports equals the kernel's figures."""
     server = start(WEB_CONCURRENCY=1)
     query(server.url)
     process = get(server.url, "/memory-status").json()["process_memory"]

@@ -19,7 +19,7 @@ HALF_OPEN = 3000
 
 @pytest.fixture(autouse=True)
 def _many_files() -> Iterator[None]:
-    """Let this process have as many connections open as the tests need."""
+    """Raise this process's limit of open files for the tests' connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, HALF_OPEN + 1024), hard))
     yield
@@ -28,7 +28,7 @@ def _many_files() -> Iterator[None]:
 
 @pytest.mark.parametrize("settings", [{}, {"SENTENCE_API_MAX_CONCURRENT_REQUESTS": 64}])
 def test_half_open_connections(settings: dict[str, int], start: Callable[..., Any]) -> None:
-    """Behind 3,000 connections that never send a whole head, others are answered in a second."""
+    """Beside 3,000 half-open connections, other clients are answered in a second."""
     server = start(WEB_CONCURRENCY=2, **settings)
     with half_open(server.url, HALF_OPEN):
         started = time.monotonic()
@@ -43,7 +43,7 @@ def test_half_open_connections(settings: dict[str, int], start: Callable[..., An
 
 
 def test_idle_connections_make_room(start: Callable[..., Any]) -> None:
-    """Clients that keep their connection and ask nothing give way, the longest idle first."""
+    """Idle kept connections make room for waiting clients, the longest idle first."""
     server = start(
         WEB_CONCURRENCY=1, SENTENCE_API_MAX_CONCURRENT_REQUESTS=4, SENTENCE_API_KEEPALIVE=300
     )
@@ -63,7 +63,7 @@ def test_idle_connections_make_room(start: Callable[..., Any]) -> None:
 
 
 def test_requests_keep_their_slots(start: Callable[..., Any]) -> None:
-    """However many wait, no connection is closed whose head has arrived."""
+    """A connection whose head has arrived is never closed, however many clients wait."""
     server = start(
         WEB_CONCURRENCY=1, SENTENCE_API_MAX_CONCURRENT_REQUESTS=4, SENTENCE_API_BODY_TIMEOUT=60
     )
@@ -84,7 +84,7 @@ def test_requests_keep_their_slots(start: Callable[..., Any]) -> None:
 
 
 def test_more_clients_than_slots(start: Callable[..., Any]) -> None:
-    """Where clients are only many, and do nothing wrong, they wait for their turn."""
+    """Well-behaved clients beyond the slots wait for their turn."""
     server = start(WEB_CONCURRENCY=1, SENTENCE_API_MAX_CONCURRENT_REQUESTS=8)
     with asking(server.url, short=64) as clients:
         clients.wait_for(1000)

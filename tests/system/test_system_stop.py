@@ -1,4 +1,4 @@
-"""Servers that stop under load: every client that was connected gets its answer."""
+"""Servers that stop under load: every connected client gets its response."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.system
 
 
 def test_stop_under_load(start: Callable[..., Any]) -> None:
-    """Of 64 clients that ask without a break none loses a connection to a server that stops."""
+    """None of 64 busy clients loses a connection to a stopping server."""
     server = start(WEB_CONCURRENCY=2)
     with asking(server.url, short=48, kept=16) as clients:
         clients.wait_for(500)
@@ -27,9 +27,9 @@ def test_stop_under_load(start: Callable[..., Any]) -> None:
 
 
 def test_stop_answers_the_backlog(start: Callable[..., Any]) -> None:
-    """Clients that no worker had accepted yet when the server was told to stop are served.
+    """Clients in the backlog when the server is told to stop are served.
 
-    The worker is halted, so that all of them are connected by the kernel alone.
+    The worker is stopped by a signal, so that only the kernel has accepted the clients.
     """
     server = start(WEB_CONCURRENCY=1)
     (worker,) = server.workers()
@@ -45,8 +45,8 @@ def test_stop_answers_the_backlog(start: Callable[..., Any]) -> None:
 
 
 def ignores_clients(url: str) -> bool:
-    """Return whether a new client is kept waiting for its handshake."""
-    # Less than the second after which the kernel tries again.
+    """Tell whether a new client's handshake is kept waiting."""
+    # Less than the second after which the kernel retries.
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.socket() as client:
         client.settimeout(0.9)
@@ -58,7 +58,7 @@ def ignores_clients(url: str) -> bool:
 
 
 def test_a_reload_turns_nobody_away(start: Callable[..., Any]) -> None:
-    """A worker that ends alone leaves its clients to others: connecting never takes a retry."""
+    """A worker that ends alone leaves its clients to other workers: connecting needs no retry."""
     server = start(WEB_CONCURRENCY=1)
     (before,) = server.workers()
     with asking(server.url, short=6, kept=2) as clients:

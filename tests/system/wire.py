@@ -1,4 +1,4 @@
-"""HTTP as bytes on a socket, for what a well-behaved client never sends."""
+"""HTTP as bytes on a socket, for requests that a well-behaved client never sends."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """One response as it came over the wire."""
+    """One response as received over the wire."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def error(self) -> dict[str, Any]:
-        """Return the error that the body holds."""
+        """Return the error in the body."""
         return json.loads(self.body)["error"]
 
 
 class Connection:
-    """A connection that sends bytes as they are and reads one response at a time."""
+    """A connection that sends raw bytes and reads one response at a time."""
 
     def __init__(self, url: str, receive_bytes: int | None = None) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._socket = socket.socket()
         if receive_bytes:
-            # Before it connects: afterwards more has been offered already.
+            # Before connecting: afterwards a larger window has been offered.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self._socket.settimeout(TIMEOUT_SECONDS)
         self._socket.connect((parts.hostname, parts.port or 80))
@@ -57,11 +57,11 @@ class Connection:
         self._socket.sendall(data)
 
     def end_sending(self) -> None:
-        """Say that nothing more will come; what the server answers can still be read."""
+        """Shut down the sending half; the server's response can still be read."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection."""
         self._reader.close()
         self._socket.close()
 
@@ -77,7 +77,7 @@ class Connection:
         return Answer(status, headers, self._reader.read(int(headers.get("content-length", 0))))
 
     def status(self) -> int:
-        """Return the status of a response and leave the rest of it unread."""
+        """Return the status of a response without reading the rest."""
         return int(self._socket.recv(32).split()[1])
 
     def rest(self) -> bytes:
@@ -89,7 +89,7 @@ class Connection:
 
 
 def message(path: str, body: bytes, **headers: str) -> bytes:
-    """Return a POST request with its length declared."""
+    """Return a POST request with a declared length."""
     return head(path, **{"Content-Length": str(len(body)), **headers}) + body
 
 
@@ -101,12 +101,12 @@ def head(path: str, **headers: str) -> bytes:
 
 
 def chunks(*pieces: bytes) -> bytes:
-    """Return a chunked body that ends as it should."""
+    """Return a complete chunked body."""
     return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> bool:
-    """Return whether a condition comes true in time."""
+    """Return whether a condition becomes true in time."""
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:

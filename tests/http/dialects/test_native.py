@@ -27,7 +27,7 @@ def encoded(body: dict[str, Any]) -> bytes:
 
 
 def refusal(body: bytes, max_items: int | None = None) -> tuple[type, str, str | None]:
-    """Return class, message and field of the error for a body; a batch if `max_items` is given."""
+    """Return class, message and field of the error for a body; `max_items` selects a batch."""
     with pytest.raises(ServiceError) as caught:
         if max_items is None:
             parse_query(body)
@@ -37,12 +37,12 @@ def refusal(body: bytes, max_items: int | None = None) -> tuple[type, str, str |
 
 
 def test_a_query_with_defaults() -> None:
-    """A question alone is enough."""
+    """A query needs only a question."""
     assert asdict(parse_query(b'{"question":"Why?"}')) == {"question": "Why?", **OPTIONS}
 
 
 def test_a_batch_with_defaults() -> None:
-    """Questions alone are enough, and stay in order, repeated or not."""
+    """A batch needs only questions, which stay in order, duplicates included."""
     body = b'{"questions":["b","a","b"]}'
     assert asdict(parse_batch(body, 3)) == {"questions": ["b", "a", "b"], **OPTIONS}
 
@@ -85,7 +85,7 @@ def test_texts_are_taken_as_they_are(text: str) -> None:
     ],
 )
 def test_malformed_json(body: bytes) -> None:
-    """JSON that is malformed or not UTF-8 is no invalid value, for both calls."""
+    """Malformed JSON or invalid UTF-8 is not reported as an invalid value, for both calls."""
     batch = body.replace(b'"question":"', b'"questions":["')
     if batch != body:
         batch = b'"]'.join(batch.rsplit(b'"', 1))
@@ -135,7 +135,7 @@ def test_malformed_json(body: bytes) -> None:
     ],
 )
 def test_an_invalid_query(body: dict[str, Any], message: str, param: str) -> None:
-    """The first field at fault is named, with what it must be; nothing is converted or ignored."""
+    """The first invalid field is named with its valid form; nothing is converted or ignored."""
     assert refusal(encoded(body)) == (InvalidValue, message, param)
 
 
@@ -154,7 +154,7 @@ def test_an_invalid_query(body: dict[str, Any], message: str, param: str) -> Non
     ],
 )
 def test_an_invalid_batch(body: dict[str, Any], message: str, param: str) -> None:
-    """The index of the first text at fault is named."""
+    """The index of the first invalid text is named."""
     assert refusal(encoded(body), 10) == (InvalidValue, message, param)
 
 
@@ -162,12 +162,12 @@ REPEATED = [b"1", b'""', b"null", b"[]", b"{}", b'"a"', b'{"":1}', b"[" * 99 + b
 
 
 def many(start: bytes, item: bytes, end: bytes) -> bytes:
-    """Return a body of 2 MB in which one item repeats."""
+    """Return a body of 2 MB with one repeated item."""
     return start + b",".join([item] * (2_000_000 // (len(item) + 1))) + end
 
 
 def peak_growth(body: str) -> tuple[int, float]:
-    """Return the bytes and seconds that parsing takes in a process of its own.
+    """Return the bytes and seconds of parsing in a separate process.
 
     Args:
         body: A Python expression over `many`.
@@ -208,7 +208,7 @@ print((kib("VmHWM") - before) * 1024, time.perf_counter() - started)
     ],
 )
 def test_an_invalid_body_of_two_megabytes_is_refused_cheaply(body: str) -> None:
-    """The first fault ends the parsing: no memory beyond a few times the body, no long wait."""
+    """The first fault ends the parsing, with memory of a few times the body and little time."""
     size, seconds = peak_growth(body)
     assert size < 12 << 20
     assert seconds < 0.25
@@ -223,7 +223,7 @@ def test_an_invalid_body_of_two_megabytes_is_refused_cheaply(body: str) -> None:
     ],
 )
 def test_a_field_that_stands_twice(body: bytes) -> None:
-    """A proxy may read the first and we the last, so neither is taken."""
+    """A duplicate field is refused: a proxy may read the first value and this server the last."""
     expected = (MalformedJson, "the body names a field twice", None)
     assert refusal(body.replace(b"%s", b"question")) == expected
     batch = body.replace(b"%s", b"questions").replace(b"0071uestion", b"0071uestions")
@@ -243,13 +243,13 @@ def test_quotes_and_colons_within_texts(text: str) -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b'"question"', b"1", b"null", b"true"])
 def test_a_body_that_is_no_object(body: bytes) -> None:
-    """JSON of another kind is an invalid value without a field."""
+    """JSON other than an object is an invalid value without a field."""
     for max_items in (None, 10):
         assert refusal(body, max_items) == (InvalidValue, "the body must be an object", None)
 
 
 def test_too_many_texts() -> None:
-    """A request may hold as many texts as the plan says and not one more."""
+    """A request may have as many texts as the plan says and no more."""
     body = encoded({"questions": ["a"] * 4})
     assert len(parse_batch(body, 4).questions) == 4
     message = "4 texts in one request, at most 3 are accepted; send several requests"
@@ -278,13 +278,13 @@ def test_far_too_many_texts() -> None:
     ],
 )
 def test_the_input_is_never_echoed(body: bytes) -> None:
-    """No error repeats what the user wrote."""
+    """No error repeats the user's input."""
     for max_items in (None, 10):
         _, message, param = refusal(body % WORDS.encode(), max_items)
         assert WORDS not in f"{message} {param}"
 
 
 def test_an_unknown_field_is_named_briefly() -> None:
-    """The name of an unknown field may be repeated, but not a body's worth of it."""
+    """The name of an unknown field is repeated, but shortened."""
     _, message, param = refusal(encoded({"question": "a", "x" * 100_000: 1}))
     assert len(f"{message} {param}") < 1000
