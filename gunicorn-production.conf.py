@@ -16,7 +16,6 @@ from gunicorn.arbiter import Arbiter
 
 from sentence_api.errors import one_line_exit
 from sentence_api.http.body import BODY_READ
-from sentence_api.http.draining import refuse_before_stop
 from sentence_api.planning import plan_for
 from sentence_api.resources.formula import (
     HEADER_FIELD_BYTES,
@@ -24,6 +23,7 @@ from sentence_api.resources.formula import (
     SEND_BUFFER_BYTES,
 )
 from sentence_api.resources.process import offer_to_oom_killer
+from sentence_api.server.draining import refuse_before_stop
 from sentence_api.server.logs import log_to_stderr
 from sentence_api.server.shared import shared_folder
 from sentence_api.server.worker import discard_body

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sentence_api.capacity.sounding import requests_per_second
+from sentence_api.capacity.load import requests_per_second
 from sentence_api.deploy import image as images
 from sentence_api.deploy.address import before_port
 from sentence_api.deploy.docker import Docker

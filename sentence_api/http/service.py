@@ -1,4 +1,4 @@
-"""What the routes work with: passed in by the composition root, never looked up."""
+"""Parts that the routes work with: passed in by the composition root, never looked up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROUTES = ("/query", "/query/batch")
 
 
 class Encoded(Protocol):
-    """What an encoder returns; see `Embeddings` in `sentence_model_optimized.py`."""
+    """Result of an encoder; see `Embeddings` in `serving/model.py`."""
 
     @property
     def vectors(self) -> NDArray[np.float32]: ...  # noqa: D102
@@ -38,7 +38,7 @@ class Encoded(Protocol):
 
 
 class Encoder(Protocol):
-    """What the routes need of a model; see `SentenceModel`."""
+    """Model as the routes need it; see `SentenceModel`."""
 
     precision: str
     load_seconds: float

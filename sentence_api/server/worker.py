@@ -17,13 +17,12 @@ from gunicorn.http.wsgi import SERVER
 from gunicorn.workers.ggevent import GeventWorker
 
 from sentence_api.http.body import ARRIVED
-from sentence_api.http.draining import ignores_new_clients
 from sentence_api.http.exchange import Environ, Exchange
-from sentence_api.http.heads import check_head
 from sentence_api.http.response import Response
-from sentence_api.http.slots import Slots, count_queued, is_readable
 from sentence_api.resources.formula import SEND_BUFFER_BYTES
-from sentence_api.server.heads import HEAD_END, HEADERS, KnownRequest
+from sentence_api.server.draining import ignores_new_clients
+from sentence_api.server.heads import HEAD_END, HEADERS, KnownRequest, check_head
+from sentence_api.server.slots import Slots, count_queued, is_readable
 
 # Interval at which a worker checks whether it must end, and may. gunicorn's is a second.
 _TICK_SECONDS = 0.1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.container import Container, Gone, Monitoring, Tier
+from benchmarks.container import Container, Gone, MemorySampler, Tier
 from benchmarks.flood import Report
 from benchmarks.memory import Result, broken, table
 from benchmarks.readme import section
@@ -115,6 +115,6 @@ def test_a_group_that_has_gone(tmp_path: Path) -> None:
     container = Container("id", "http://localhost", tmp_path / "gone", 1.0)
     with pytest.raises(Gone):
         container.working_set()
-    with Monitoring(container) as watch:
+    with MemorySampler(container) as watch:
         pass
     assert (watch.peak_bytes, watch.samples) == (0, 0)

@@ -124,8 +124,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
     """Serve as the published port of a container would."""
-    sounding = partial(container.requests_per_second, seconds=0.1)
-    monkeypatch.setattr(container, "requests_per_second", sounding)
+    short = partial(container.requests_per_second, seconds=0.1)
+    monkeypatch.setattr(container, "requests_per_second", short)
 
     class Own(Handler):
         pass

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sentence_api.http.draining import (
+from sentence_api.server.draining import (
     ignore_new_clients,
     ignores_new_clients,
     refuse_before_stop,

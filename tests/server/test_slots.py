@@ -6,7 +6,7 @@ import pytest
 from gevent import socket
 from gevent.event import Event
 
-from sentence_api.http.slots import Slots, count_queued, is_readable
+from sentence_api.server.slots import Slots, count_queued, is_readable
 
 SIZE = 4
 SECONDS = 10

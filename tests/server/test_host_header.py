@@ -1,7 +1,7 @@
 import pytest
 from gunicorn.http.errors import InvalidHeader
 
-from sentence_api.http.heads import check_head
+from sentence_api.server.heads import check_head
 
 
 @pytest.mark.parametrize(
