@@ -43,7 +43,7 @@ def test_the_smallest_container_keeps_the_contract(image: str) -> None:
     outcomes = result.load.outcomes
     assert {"batch", "bound_body", "invalid_body", "half_head", "small"} <= set(outcomes)
     assert outcomes["batch"].get("429", 0) > 0
-    # On a busy machine the budget is held by the others in these seconds: no body gets through then.
+    # On a busy machine the others hold the whole budget in these seconds.
     assert set(outcomes["invalid_body"]) <= {"422", "429"}
 
 

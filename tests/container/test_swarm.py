@@ -101,13 +101,13 @@ def test_a_version_that_fails_in_its_place_is_taken_back(project: Project) -> No
     before = docker("service", "ps", "--quiet", "sentence-api_api")
     project.edit(
         "api.py",
-        "def app_or_exit() -> Flask:",
-        "def app_or_exit() -> Flask:\n"
+        "def app_or_exit() -> Application:",
+        "def app_or_exit() -> Application:\n"
         "    import socket\n"
         "    if len(socket.if_nameindex()) > 1:\n"
         "        raise SystemExit('the disk is on fire')\n"
         "    return app_or_exit_()\n\n\n"
-        "def app_or_exit_() -> Flask:",
+        "def app_or_exit_() -> Application:",
     )
     broken = project.up("--swarm")
     assert broken.returncode == 1, broken.stdout
