@@ -176,13 +176,13 @@ def test_a_failure_after_the_switch_rolls_back(project: Project) -> None:
     # The model is damaged only with a network: the candidate, which has none, passes.
     project.edit(
         "api.py",
-        "def app_or_exit() -> Flask:",
-        "def app_or_exit() -> Flask:\n"
+        "def app_or_exit() -> Application:",
+        "def app_or_exit() -> Application:\n"
         "    import socket\n"
         "    if len(socket.if_nameindex()) > 1:\n"
         "        os.environ['SENTENCE_API_ARTIFACT'] = '/opt/damaged'\n"
         "    return app_or_exit_()\n\n\n"
-        "def app_or_exit_() -> Flask:",
+        "def app_or_exit_() -> Application:",
     )
     with Clients("127.0.0.1", project.port) as clients:
         broken = project.up()
