@@ -179,6 +179,8 @@ def test_keys_are_read_again_on_sighup(start: Callable[..., Any], tmp_path: Path
     keys = tmp_path / "keys"
     keys.write_text("kept\nremoved\n")
     server = start(WEB_CONCURRENCY=2, SENTENCE_API_KEYS_FILE=keys)
+    # The first worker answers before the second is forked.
+    assert eventually(lambda: len(server.workers()) == 2)
     assert [statuses(server, key) for key in ("kept", "removed", None)] == [
         [200, 200],
         [200, 200],
