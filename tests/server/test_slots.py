@@ -139,6 +139,21 @@ def test_requests_are_never_closed(slots: Slots, pairs: list[Pair], waiting: lis
     assert [pair.is_open for pair in pairs] == [False, True, True, True]
 
 
+def test_taken_slots_alone_close_nothing(
+    slots: Slots, pairs: list[Pair], waiting: list[int]
+) -> None:
+    """While no client waits, a full worker keeps every connection; the first client gets a slot."""
+    waiting[0] = 0
+    for pair in pairs:
+        slots.begin(pair.ours)
+    assert slots.full()
+    gevent.sleep(0.5)
+    assert all(pair.is_open for pair in pairs)
+    waiting[0] = 1
+    pairs[0].wait_until_closed()
+    assert [pair.is_open for pair in pairs] == [False, True, True, True]
+
+
 def test_nobody_is_closed_for_nobody(pairs: list[Pair]) -> None:
     """While a slot is free every connection stays."""
     slots = Slots(SIZE, lambda: 1)
