@@ -203,8 +203,13 @@ def test_monitor_resources_finds_the_deployment(project: Project) -> None:
     assert check()[0] == 3
     up = project.up()
     assert up.returncode == 0, up.stdout + up.stderr
-    assert eventually(lambda: check()[0] == 0)
-    assert json.loads(check("--json")[1])["verdict"] == "normal"
+    shown = [""]
+
+    def normal() -> bool:
+        code, shown[0] = check("--json")
+        return (code, json.loads(shown[0])["verdict"]) == (0, "normal")
+
+    assert eventually(normal), shown[0]
     docker("stop", project.container())
     code, shown = check()
     assert code == 2
