@@ -46,7 +46,7 @@ EDGES = {
     "http": {PACKAGE, "errors", "settings", "keys", "resources", "engine", "serving"},
     "monitoring": {
         *(PACKAGE, "errors", "settings", "resources"),
-        *("engine", "planning", "serving", "http"),
+        *("engine", "planning", "serving"),
     },
     "reports": {"resources", "monitoring"},
     "deploy": {
@@ -60,7 +60,7 @@ EDGES = {
     },
     "commands": {
         *(PACKAGE, "errors", "settings", "resources", "engine", "capacity"),
-        *("export", "planning", "monitoring", "deploy", "cli"),
+        *("export", "planning", "http", "monitoring", "deploy", "cli"),
     },
     "__main__": {"healthcheck", "cli", "commands"},
 }
