@@ -23,7 +23,7 @@ from sentence_api.resources.formula import (
     SEND_BUFFER_BYTES,
 )
 from sentence_api.resources.process import offer_to_oom_killer
-from sentence_api.server.draining import refuse_before_stop
+from sentence_api.server.draining import exit_as_stopped, refuse_before_stop
 from sentence_api.server.logs import log_to_stderr
 from sentence_api.server.shared import shared_folder
 from sentence_api.server.worker import discard_body
@@ -78,6 +78,7 @@ def when_ready(server: Any) -> None:
         listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
     refuse_before_stop(server)
+    exit_as_stopped(server)
     _processes(server.app).server_starts()
 
 

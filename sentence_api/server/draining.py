@@ -1,4 +1,4 @@
-"""How a server stops without resetting a connection.
+"""How a server stops: without resetting a connection, and with the status of a signal.
 
 A client is connected once the kernel has shaken hands with it, accepted or not. When the last
 process closes a listening socket, the kernel resets what it still holds in the queue. So the master
@@ -9,6 +9,7 @@ first makes the kernel ignore new clients, and each worker accepts what is left 
 from __future__ import annotations
 
 import ctypes
+import signal
 import socket
 import struct
 from contextlib import suppress
@@ -29,6 +30,23 @@ _DROP_PURE_SYN = (
     (0x06, 0, 0, 0),  # keep nothing of the packet
     (0x06, 0, 0, 0xFFFFFFFF),  # keep all of it
 )
+
+# As a shell reports a program that SIGTERM ended. A container that ended with 0 is not started again
+# with its engine under the restart policy `on-failure`.
+STOPPED = 128 + signal.SIGTERM
+
+
+def exit_as_stopped(master: Any) -> None:
+    """Make gunicorn's master exit with `STOPPED` instead of 0 after a signal to stop."""
+    halt = master.halt
+
+    def halt_as_stopped(reason: str | None = None, exit_status: int = 0) -> None:
+        try:
+            halt(reason, exit_status)
+        except SystemExit as exc:
+            raise SystemExit(exc.code or STOPPED) from None
+
+    master.halt = halt_as_stopped
 
 
 def refuse_before_stop(master: Any) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,38 @@ def engine() -> None:
     if not docker("image", "ls", "--quiet", BASE_IMAGE):
         pytest.skip(f"there is no image {BASE_IMAGE}; tests/container/engine.sh makes it")
     assert leftovers() == [], "a deployment runs here: ./deploy-production.sh down"
+
+
+class Engine:
+    """The engine of this machine, where `engine.sh` has started it."""
+
+    PID = Path("/run/sentence-api-engine.pid")
+
+    def __init__(self) -> None:
+        self._pid = int(self.PID.read_text("ascii")) if self.PID.exists() else None
+        if self._pid is None or not Path("/proc", str(self._pid)).exists():
+            pytest.skip("this engine was not started by tests/container/engine.sh")
+
+    def stop(self) -> None:
+        """Stop it as a shutdown does, and wait for its end."""
+        os.kill(self._pid or 0, signal.SIGTERM)
+        until = time.monotonic() + 60
+        while Path("/proc", str(self._pid)).exists():
+            assert time.monotonic() < until, "the engine does not end"
+            time.sleep(0.1)
+
+    def start(self) -> None:
+        """Start it again, and wait until it answers."""
+        subprocess.run(["bash", str(HERE / "engine.sh")], check=True, capture_output=True)
+
+
+@pytest.fixture
+def stoppable(engine: None) -> Iterator[Engine]:
+    """Return the engine, which a test may stop; it runs again afterwards."""
+    del engine
+    found = Engine()
+    yield found
+    found.start()
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ readonly RELEASE=bookworm
 readonly PLUGIN_RELEASE=trixie
 readonly PLUGINS=/usr/local/lib/docker/cli-plugins
 readonly ENGINE_LOG=/var/log/dockerd.log
+# Names the engine that this script started, which tests may stop and start again.
+readonly ENGINE_PID=/run/sentence-api-engine.pid
 readonly START_SECONDS=60
 readonly KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
@@ -90,6 +92,7 @@ start_engine() {
   # In a new session, so that it outlives its caller.
   setsid dockerd --mtu "${width}" >"${ENGINE_LOG}" 2>&1 </dev/null &
   pid=$!
+  printf '%s\n' "${pid}" >"${ENGINE_PID}"
   until engine_answers; do
     if ((SECONDS >= deadline)) || ! kill -0 "${pid}" 2>/dev/null; then
       tail -n 8 "${ENGINE_LOG}" >&2

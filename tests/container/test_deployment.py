@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from sentence_api.server.draining import STOPPED
 from tests.container.clients import Clients
 from tests.container.conftest import Project, docker, leftovers
 
@@ -145,7 +146,7 @@ def test_stop_drains(project: Project) -> None:
     assert time.monotonic() - started < 35
     assert answers[0].status_code == 200
     assert answers[0].json()["count"] == 64
-    assert state_of(container)["State"]["ExitCode"] == 0
+    assert state_of(container)["State"]["ExitCode"] == STOPPED
 
 
 def test_a_damaged_model_never_reaches_what_runs(project: Project) -> None:

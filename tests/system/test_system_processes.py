@@ -24,6 +24,7 @@ import httpx2
 import numpy as np
 import pytest
 
+from sentence_api.server.draining import STOPPED
 from tests.system.wire import TIMEOUT_SECONDS, Connection, eventually, message, metrics
 
 pytestmark = pytest.mark.system
@@ -342,7 +343,7 @@ def test_stop_drains(start: Callable[..., Any]) -> None:
         assert (answer.status, json.loads(answer.body)["count"]) == (200, 24)
         for connection in waiting:
             connection.close()
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=10) == STOPPED
     assert not any(folder.exists() for folder in folders)
     assert "Traceback" not in server.log.read_text()
     with pytest.raises(httpx2.ConnectError):

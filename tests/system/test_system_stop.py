@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sentence_api.server.draining import STOPPED
 from tests.system.crowd import QUERY, asking
 from tests.system.wire import Connection, eventually, message
 
@@ -22,7 +23,7 @@ def test_stop_under_load(start: Callable[..., Any]) -> None:
     with asking(server.url, short=48, kept=16) as clients:
         clients.wait_for(500)
         server.process.terminate()
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=30) == STOPPED
     assert set(clients.seen) == {200}, clients.seen
 
 
@@ -41,7 +42,7 @@ def test_stop_answers_the_backlog(start: Callable[..., Any]) -> None:
     assert eventually(lambda: ignores_clients(server.url))
     os.kill(worker, signal.SIGCONT)
     assert [connection.read().status for connection in connections] == [200] * 200
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=10) == STOPPED
 
 
 def ignores_clients(url: str) -> bool:
