@@ -31,8 +31,8 @@ _DROP_PURE_SYN = (
     (0x06, 0, 0, 0xFFFFFFFF),  # keep all of it
 )
 
-# As a shell reports a program that SIGTERM ended. Under the restart policy `on-failure`, a container
-# that ended with 0 is not started again with its engine.
+# As a shell reports a program that SIGTERM ended. Under the restart policy `on-failure`, the engine
+# starts no container again that ended with 0.
 STOPPED = 128 + signal.SIGTERM
 
 
