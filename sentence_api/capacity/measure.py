@@ -204,8 +204,7 @@ def _counted(
 
 def counts_us() -> bool:
     """Return whether the server's figures are of a control group that includes this process."""
-    host = read_host()
-    return host.contained or host.cpu_source != "affinity"
+    return read_host().is_limited
 
 
 def _cost(answers: LoadResult, before: Counters, after: Counters) -> Cost:
