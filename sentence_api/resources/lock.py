@@ -34,12 +34,7 @@ class FileLock:
         Raises:
             OSError: The file cannot be opened or locked.
         """
-        if self._descriptor is None:
-            try:
-                self._descriptor = self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
+        return self.is_held or self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def share(self) -> bool:
         """Hold the lock together with others; return whether nobody else held it before.
@@ -48,10 +43,7 @@ class FileLock:
             OSError: The file cannot be opened or locked.
         """
         alone = self.take()
-        if self._descriptor is None:
-            self._descriptor = self._locked(fcntl.LOCK_SH)
-        else:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self._lock(fcntl.LOCK_SH)
         return alone
 
     def release(self) -> None:
@@ -72,11 +64,14 @@ class FileLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _locked(self, operation: int) -> int:
-        descriptor = os.open(self._path, self._flags, 0o600)
+    def _lock(self, operation: int) -> bool:
+        """Lock the file by an operation of `flock`; return False if another process holds it."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, self._flags, 0o600)
         try:
-            fcntl.flock(descriptor, operation)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
+            fcntl.flock(self._descriptor, operation)
+        except OSError as exc:
+            self.release()
+            if not isinstance(exc, BlockingIOError):
+                raise
+        return self.is_held
