@@ -60,11 +60,10 @@ class Sampler:
             requests=_by_label(every, "sentence_api_requests_total", "status"),
             seconds=_durations(every),
             rejected=_by_label(every, "sentence_api_rejected_requests_total", "reason"),
-            tokens=_sum(every, "sentence_api_tokens_total"),
-            padded_tokens=_sum(every, "sentence_api_padded_tokens_total"),
-            padding_tokens=_sum(every, "sentence_api_padding_tokens_total"),
             exits=_by_label(every, "sentence_api_worker_exits_total", "cause"),
-            queue_share=max(_sum([figures], "sentence_api_queue_tokens") for figures in every)
+            queue_share=max(
+                figures.get(("sentence_api_queue_tokens", frozenset()), 0) for figures in every
+            )
             / self._plan.max_queue_tokens,
             planned=self._plan.workers,
             workers=tuple(_worker(worker, usage, slots) for worker in living),
@@ -104,11 +103,6 @@ def _worker(worker: WorkerInfo, usage: Usage, slots: Mapping[str, Figures]) -> W
         requests=sum(_by_label(own, "sentence_api_requests_total", "status").values()),
         seconds=_durations(own),
     )
-
-
-def _sum(every: Sequence[Figures], name: str) -> int:
-    """Return the sum of a figure without labels."""
-    return sum(int(figures.get((name, frozenset()), 0)) for figures in every)
 
 
 def _by_label(every: Sequence[Figures], name: str, label: str) -> dict[str, int]:
