@@ -8,7 +8,15 @@ from typing import Any
 
 from sentence_api.errors import StartupError
 from sentence_api.http.service import ROUTES
-from sentence_api.monitoring.metrics import Key, Metrics
+from sentence_api.monitoring.metrics import (
+    EXITS,
+    QUEUE_TOKENS,
+    REJECTED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    Key,
+    Metrics,
+)
 from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 from sentence_api.planning import plan_for
 from sentence_api.resources.plan import Plan
@@ -57,13 +65,11 @@ class Sampler:
                 for name in Usage.__dataclass_fields__
                 if name != "private_bytes"
             },
-            requests=_by_label(every, "sentence_api_requests_total", "status"),
+            requests=_by_label(every, f"{REQUESTS}_total", "status"),
             seconds=_durations(every),
-            rejected=_by_label(every, "sentence_api_rejected_requests_total", "reason"),
-            exits=_by_label(every, "sentence_api_worker_exits_total", "cause"),
-            queue_share=max(
-                figures.get(("sentence_api_queue_tokens", frozenset()), 0) for figures in every
-            )
+            rejected=_by_label(every, f"{REJECTED}_total", "reason"),
+            exits=_by_label(every, f"{EXITS}_total", "cause"),
+            queue_share=max(figures.get((QUEUE_TOKENS, frozenset()), 0) for figures in every)
             / self._plan.max_queue_tokens,
             planned=self._plan.workers,
             workers=tuple(_worker(worker, usage, slots) for worker in living),
@@ -100,7 +106,7 @@ def _worker(worker: WorkerInfo, usage: Usage, slots: Mapping[str, Figures]) -> W
         ready=worker.ready,
         private_bytes=usage.private_bytes.get(worker.pid),
         restarts=worker.restarts,
-        requests=sum(_by_label(own, "sentence_api_requests_total", "status").values()),
+        requests=sum(_by_label(own, f"{REQUESTS}_total", "status").values()),
         seconds=_durations(own),
     )
 
@@ -122,7 +128,7 @@ def _durations(every: Sequence[Figures]) -> tuple[int, ...]:
     found = dict.fromkeys(_BUCKETS, 0)
     for figures in every:
         for (figure, labels), value in figures.items():
-            if figure == "sentence_api_request_seconds_bucket":
+            if figure == f"{REQUEST_SECONDS}_bucket":
                 by: dict[str, Any] = dict(labels)
                 if by["route"] in ROUTES:
                     found[float(by["le"])] += int(value)
