@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 # Below the timeout of HEALTHCHECK, so that the reason is seen.
 TIMEOUT_SECONDS = 4.0
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-_MAX_STATUS_LINE = 1024
 
 
 def reached_by(host: str) -> str:
@@ -37,19 +37,36 @@ def address(environ: Mapping[str, str]) -> tuple[str, int]:
     return reached_by(host), int(port)
 
 
-def check(host: str, port: int, timeout: float) -> str | None:
-    """Return None when the server is ready, else the reason; `timeout` is in seconds per step.
+def get(host: str, port: int, path: str, timeout: float) -> bytes:
+    """Return the whole response to a GET request, within `timeout` seconds.
 
     Raises:
-        OSError: The server does not answer.
+        OSError: The server does not respond in time.
     """
-    request = f"GET /health/ready HTTP/1.0\r\nHost: {host}\r\n\r\n"
+    until = time.monotonic() + timeout
+    request = f"GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n"
+    received = b""
     # A str would be encoded as a host name, whose tables take 4 of 29 ms to import.
     place = host.encode("ascii"), port
     with socket.create_connection(place, timeout) as connection:  # type: ignore[arg-type]
         connection.sendall(request.encode("ascii"))
-        with connection.makefile("rb") as answer:
-            status = answer.readline(_MAX_STATUS_LINE).decode("ascii", "replace").strip()
+        while piece := connection.recv(65536):
+            received += piece
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            connection.settimeout(left)
+    return received
+
+
+def check(host: str, port: int, timeout: float) -> str | None:
+    """Return None when the server is ready, else the reason.
+
+    Raises:
+        OSError: The server does not respond in `timeout` seconds.
+    """
+    head = get(host, port, "/health/ready", timeout).partition(b"\n")[0]
+    status = head.decode("ascii", "replace").strip()
     return None if status.split(" ")[1:2] == ["200"] else f"not ready: {status or 'no answer'}"
 
 

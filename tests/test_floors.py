@@ -18,6 +18,7 @@ FLOORS = {
     "settings": 0,
     "healthcheck": 0,  # imports no other module of ours, and other modules import it
     "keys": 0,
+    "client": 0,
     "resources": 1,
     "engine": 2,
     "capacity": 2,
@@ -37,9 +38,10 @@ FLOORS = {
 EDGES = {
     "settings": {"errors"},
     "keys": {"errors"},
+    "client": {"keys"},
     "resources": {"errors"},
     "engine": {"errors", "settings", "resources"},
-    "capacity": {"errors", "keys", "resources"},
+    "capacity": {"errors", "keys", "client", "resources"},
     "export": {"errors", "settings", "resources", "engine"},
     "planning": {"settings", "resources", "engine"},
     "serving": {"errors", "resources", "engine"},
@@ -50,12 +52,12 @@ EDGES = {
     },
     "reports": {"resources", "monitoring"},
     "deploy": {
-        *("errors", "settings", "healthcheck", "keys"),
+        *("errors", "settings", "healthcheck", "keys", "client"),
         *("resources", "engine", "capacity", "planning"),
     },
     "server": {"settings", "keys", "resources", "serving", "http", "monitoring"},
     "cli": {
-        *("errors", "settings", "keys", "resources", "engine"),
+        *("errors", "settings", "healthcheck", "keys", "resources", "engine"),
         *("capacity", "planning", "monitoring", "reports", "deploy"),
     },
     "commands": {

@@ -10,10 +10,10 @@ import json
 import random
 import re
 import time
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from sentence_api.capacity.load import LoadResult, Pace, post, steady
 from sentence_api.capacity.plan import Cost, Latency, Measurement
+from sentence_api.client import Client
 from sentence_api.errors import DeploymentFailed, NotMeasured
 from sentence_api.keys import query_headers
 from sentence_api.resources.host import processor, read_host
@@ -37,7 +38,6 @@ _WARM, _FULL, _PACED = 1 / 30, 4 / 30, 3.5 / 30
 # Enough to fill the passes of every worker.
 _CONNECTIONS_OF_WORKER, _MOST_CONNECTIONS = 64, 256
 _REQUESTS = 500
-_TIMEOUT_SECONDS = 10
 # With more than this share of other clients' requests the figures are those of a mixture.
 _OTHERS_SHARE = 0.02
 # Common English words that are one token each to nearly every tokenizer.
@@ -107,13 +107,16 @@ class Server:
 
     def _get(self, path: str) -> str:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
-                text: str = response.read().decode()
+            with Client(self.url) as client:
+                status, body = client.ask(path)
+            if status == HTTPStatus.OK:
+                return body.decode()
+            reason: object = f"it gave {status}"
         except (OSError, ValueError) as exc:
-            raise DeploymentFailed(
-                f"no answer from {self.url}{path}: {exc}; next: ./deploy-production.sh status"
-            ) from exc
-        return text
+            reason = exc
+        raise DeploymentFailed(
+            f"no answer from {self.url}{path}: {reason}; next: ./deploy-production.sh status"
+        )
 
 
 def _metric(text: str, name: str, label: str = "") -> float:
@@ -204,8 +207,7 @@ def _counted(
 
 def counts_us() -> bool:
     """Return whether the server's figures are of a control group that includes this process."""
-    host = read_host()
-    return host.contained or host.cpu_source != "affinity"
+    return read_host().is_limited
 
 
 def _cost(answers: LoadResult, before: Counters, after: Counters) -> Cost:

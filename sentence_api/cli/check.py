@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from sentence_api.cli.status_client import Answer, NoAnswer, NoStatus, get_status
+from sentence_api.cli.status_client import NoAnswer, NoStatus, StatusReply, get_status
 from sentence_api.deploy.address import local_url
 from sentence_api.errors import StartupError
 
@@ -31,7 +31,7 @@ _OK, _NOT_FOUND = 200, 404
 _WIDTH = 80
 
 
-def main(arguments: Sequence[str], early: Answer | None = None) -> int:
+def main(arguments: Sequence[str], early: StatusReply | None = None) -> int:
     """Print the screen, or the status as JSON, and return the exit status.
 
     Args:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str], early: Answer | None = None) -> int:
     return EXIT_STATUS[status["verdict"]]
 
 
-def _status(url: str, early: Answer | None) -> dict[str, Any]:
+def _status(url: str, early: StatusReply | None) -> dict[str, Any]:
     """Return the server's status, or its offline status if it does not respond."""
     try:
         return read_status(url, early)
@@ -96,7 +96,7 @@ def known_url(environ: Mapping[str, str]) -> str:
     return local_url(host, port)
 
 
-def read_status(url: str, early: Answer | None = None) -> dict[str, Any]:
+def read_status(url: str, early: StatusReply | None = None) -> dict[str, Any]:
     """Return the status that `GET /status` gives, or has given early.
 
     Raises:
@@ -116,7 +116,7 @@ def read_status(url: str, early: Answer | None = None) -> dict[str, Any]:
     raise NoAnswer(f"answers with {code}")
 
 
-def _get(url: str) -> Answer:
+def _get(url: str) -> StatusReply:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise NoStatus(f"{url} is no address; write for example http://127.0.0.1:5001")

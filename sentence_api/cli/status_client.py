@@ -6,13 +6,12 @@ else: an HTTP library alone would add 4 MiB to the measured memory.
 
 from __future__ import annotations
 
-import socket
-import time
+from sentence_api.healthcheck import get
 
 # A plugin's timeout is often ten seconds, and a hanging server is asked twice.
 TIMEOUT_SECONDS = 4.0
 
-Answer = tuple[int, bytes]
+StatusReply = tuple[int, bytes]
 
 
 class NoAnswer(Exception):
@@ -23,22 +22,15 @@ class NoStatus(Exception):
     """The address responds, but not with a status."""
 
 
-def get_status(host: str, port: int, prefix: str = "") -> Answer:
+def get_status(host: str, port: int, prefix: str = "") -> StatusReply:
     """Return status code and body of `GET /status`.
 
     Raises:
         NoAnswer: The server does not respond in time.
         NoStatus: The response is not HTTP.
     """
-    request = f"GET {prefix}/status HTTP/1.0\r\nHost: {host}\r\n\r\n"
-    received = b""
-    until = time.monotonic() + TIMEOUT_SECONDS
     try:
-        with socket.create_connection((host, port), TIMEOUT_SECONDS) as connection:
-            connection.sendall(request.encode("ascii"))
-            while piece := connection.recv(65536):
-                received += piece
-                connection.settimeout(max(0.01, until - time.monotonic()))
+        received = get(host, port, f"{prefix}/status", TIMEOUT_SECONDS)
     except TimeoutError as exc:
         raise NoAnswer(f"no answer within {TIMEOUT_SECONDS:.0f} s") from exc
     except OSError as exc:

@@ -9,15 +9,14 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from sentence_api.deploy import container
 from sentence_api.deploy.docker import Docker
 from sentence_api.deploy.image import IMAGE, collect_wheels
+from sentence_api.deploy.options import add_options, options_of
 from sentence_api.deploy.preflight import require_docker
-from sentence_api.deploy.release import Options, State
+from sentence_api.deploy.release import State
 from sentence_api.errors import StartupError
-from sentence_api.resources.sizes import parse_cpus, parse_size
 
 
 def main() -> int:
@@ -26,18 +25,8 @@ def main() -> int:
     parsed = parser.parse_args()
     if parsed.replicas != 1 and not parsed.swarm:
         parser.error("--replicas needs --swarm: only a swarm shares one port among containers")
-    options = Options(
-        port=parsed.port,
-        bind=parsed.bind,
-        cpus=parsed.cpus,
-        memory=parsed.memory,
-        base_image=parsed.base_image,
-        swarm=parsed.swarm,
-        replicas=parsed.replicas,
-        keys=parsed.keys,
-    )
     try:
-        return _run(parsed, options)
+        return _run(parsed)
     except StartupError as exc:
         sys.stderr.write(f"sentence-api: {exc}\n")
         return 1
@@ -46,9 +35,9 @@ def main() -> int:
         return 130
 
 
-def _run(parsed: argparse.Namespace, options: Options) -> int:
+def _run(parsed: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    docker, state = Docker(), State()
+    options, docker, state = options_of(parsed), Docker(), State()
     if parsed.command == "up" and parsed.dry_run:
         container.dry_run(options, docker, state, _say)
     elif parsed.command == "up" and parsed.build_only:
@@ -77,51 +66,22 @@ def _say(line: str) -> None:
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    """Return the parser; defaults live in `Options`."""
+    """Return the parser."""
     parser = argparse.ArgumentParser(
         prog="deploy-production.sh", usage="./deploy-production.sh [COMMAND] [OPTIONS]"
     )
     parser.add_argument(
         "command", choices=("up", "wheelhouse", "down", "status", "logs", "rollback")
     )
-    port = environ.get("SENTENCE_API_PORT") or environ.get("PORT") or str(Options.port)
-    bind = environ.get("SENTENCE_API_HOST") or Options.bind
-    parser.add_argument("--port", type=_port, default=port)
-    parser.add_argument("--bind", default=bind)
-    parser.add_argument("--cpus", type=parse_cpus, default=environ.get("SENTENCE_API_CPUS") or None)
-    parser.add_argument("--memory", type=_size, default=environ.get("SENTENCE_API_MEMORY") or None)
-    parser.add_argument("--base-image")
-    parser.add_argument("--swarm", action="store_true")
-    parser.add_argument("--replicas", type=_replicas, default=Options.replicas)
-    keys = environ.get("SENTENCE_API_KEYS_FILE") or None
-    parser.add_argument("--keys", type=Path, default=keys)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--build-only", action="store_true")
-    parser.add_argument("--follow", action="store_true")
+    add_options(parser, environ)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print every command and file of an up, change nothing",
+    )
+    parser.add_argument("--build-only", action="store_true", help="build the image and stop there")
+    parser.add_argument("--follow", action="store_true", help="of logs: keep showing new lines")
     return parser
-
-
-def _port(text: str) -> int:
-    """Parse a port."""
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:  # noqa: PLR2004
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
-    return int(text)
-
-
-def _size(text: str) -> str:
-    """Validate a size and return it as given."""
-    try:
-        parse_size(text)
-    except StartupError as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from exc
-    return text
-
-
-def _replicas(text: str) -> int:
-    """Parse a number of replicas."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of replicas")
-    return int(text)
 
 
 if __name__ == "__main__":

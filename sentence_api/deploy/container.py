@@ -17,10 +17,10 @@ from sentence_api.capacity.load import requests_per_second
 from sentence_api.deploy import image as images
 from sentence_api.deploy.address import before_port
 from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.options import Options
 from sentence_api.deploy.preflight import check_memory, check_room, require_docker
 from sentence_api.deploy.release import (
     PROJECT,
-    Options,
     Release,
     State,
     environment_text,

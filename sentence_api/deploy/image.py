@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.release import PROJECT, Options
+from sentence_api.deploy.options import SETTINGS, Options
+from sentence_api.deploy.release import PROJECT
 from sentence_api.errors import DeploymentFailed
 from sentence_api.resources.sizes import parse_size
 
@@ -34,8 +35,8 @@ _BAKED = {
 }
 # The deployment decides on addresses, files and limits, so these are not passed into the container.
 _OF_THE_DEPLOYMENT = {
-    *(f"SENTENCE_API_{name}" for name in ("PORT", "HOST", "ARTIFACT", "CPUS", "MEMORY")),
-    *(f"SENTENCE_API_{name}" for name in ("KEYS_FILE", "HISTORY")),
+    *SETTINGS,
+    *("SENTENCE_API_ARTIFACT", "SENTENCE_API_HISTORY"),
     *(name for names in _BAKED.values() for name in names),
 }
 # Names without our prefix that people already know; a test compares them with `Settings`.

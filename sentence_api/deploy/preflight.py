@@ -11,7 +11,8 @@ from typing import Any
 
 from sentence_api.deploy.address import bind_error
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.release import Options, Release
+from sentence_api.deploy.options import Options
+from sentence_api.deploy.release import Release
 from sentence_api.errors import DeploymentFailed
 
 DISK_NEEDED = 4 << 30

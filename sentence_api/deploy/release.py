@@ -31,20 +31,6 @@ def keys_text(source: Path | None) -> str:
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of the user; None where the user chose nothing."""
-
-    port: int = 5001
-    bind: str = "127.0.0.1"
-    cpus: float | None = None
-    memory: str | None = None
-    base_image: str | None = None
-    swarm: bool = False
-    replicas: int = 1
-    keys: Path | None = None
-
-
-@dataclass(frozen=True)
 class Release:
     """Deployed version: image id, variables of the Compose file, and settings.
 

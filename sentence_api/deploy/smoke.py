@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
+from sentence_api.client import Client
 from sentence_api.engine.fidelity import MIN_COSINE, NORM_TOLERANCE, canary_cosine
 from sentence_api.errors import DeploymentFailed
-from sentence_api.keys import query_headers
 
 QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist der Bahnhof?"]
 
@@ -19,7 +18,9 @@ QUESTIONS = ["What is machine learning?", "How do I reset my password?", "Wo ist
 def is_ready(url: str) -> bool:
     """Return whether `/health/ready` reports ready."""
     try:
-        return bool(_call(f"{url}/health/ready")["status"] == "ready")
+        with Client(url) as client:
+            status, body = client.ask("/health/ready")
+        return status == HTTPStatus.OK and bool(json.loads(body)["status"] == "ready")
     except (OSError, ValueError, KeyError):
         return False
 
@@ -38,14 +39,11 @@ def smoke(
         DeploymentFailed: A response breaks the contract.
     """
     try:
-        single = _call(f"{url}/query", {"question": QUESTIONS[0]}, key)
-        batch = _call(f"{url}/query/batch", {"questions": QUESTIONS}, key)
+        single = _embed(Client(url, key), "/query", {"question": QUESTIONS[0]})
+        batch = _embed(Client(url, key), "/query/batch", {"questions": QUESTIONS})
         if canary is not None:
-            answer = _call(f"{url}/query", {"question": canary[0]}, key)
+            answer = _embed(Client(url, key), "/query", {"question": canary[0]})
             _check_canary(answer["embedding"], canary[1])
-    except urllib.error.HTTPError as exc:
-        reason = exc.read().decode().strip()
-        raise DeploymentFailed(f"the smoke test got {exc.code}: {reason}") from exc
     except OSError as exc:
         raise DeploymentFailed(f"the smoke test got no answer: {exc}") from exc
     vectors = [single["embedding"], *batch["embeddings"]]
@@ -77,9 +75,11 @@ def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
         raise DeploymentFailed(f"the smoke test got a wrong reference vector (cosine {cosine:.4f})")
 
 
-def _call(url: str, body: Any = None, key: str | None = None) -> Any:
-    """Return the JSON response of our own server on this machine."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, query_headers(key))  # noqa: S310
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-        return json.load(response)
+def _embed(client: Client, path: str, request: dict[str, Any]) -> Any:
+    """Return the JSON response to a query; a connection of its own lets any worker take it."""
+    with client:
+        status, body = client.ask(path, json.dumps(request).encode())
+    if status != HTTPStatus.OK:
+        reason = body.decode("utf-8", "replace").strip()
+        raise DeploymentFailed(f"the smoke test got {status}: {reason}")
+    return json.loads(body)

@@ -77,13 +77,11 @@ def _model(service: Service) -> dict[str, Any]:
 
 def _system_memory() -> dict[str, float]:
     """Memory as this service sees it: its container's limit and working set, or the machine's."""
-    host = read_host()
-    cgroup = read_cgroup_memory() if host.contained else None
-    if cgroup is not None:
-        total, used = host.memory_bytes, cgroup.working_set_bytes
-    else:
-        machine = psutil.virtual_memory()
-        total, used = machine.total, machine.total - machine.available
+    machine = psutil.virtual_memory()
+    used, total = read_host().container_memory(read_cgroup_memory()) or (
+        machine.total - machine.available,
+        machine.total,
+    )
     return {
         "total_mb": _mib(total),
         "available_mb": _mib(total - used),

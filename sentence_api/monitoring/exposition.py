@@ -7,10 +7,9 @@ from typing import Any
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from sentence_api.monitoring.metrics import PREFIX
 from sentence_api.monitoring.sample import Sample
 from sentence_api.resources.plan import Plan
-
-_PREFIX = "sentence_api_"
 
 
 def families(sample: Sample, service: Mapping[str, Any], plan: Plan) -> Iterator[Metric]:
@@ -54,12 +53,12 @@ def families(sample: Sample, service: Mapping[str, Any], plan: Plan) -> Iterator
 def _workers(sample: Sample) -> Iterator[Metric]:
     """Yield the metrics of each living worker."""
     private = GaugeMetricFamily(
-        f"{_PREFIX}worker_private_memory_bytes",
+        f"{PREFIX}worker_private_memory_bytes",
         "Memory that the end of a worker would free.",
         labels=["slot"],
     )
     started = GaugeMetricFamily(
-        f"{_PREFIX}worker_start_time_seconds", "When a worker started.", labels=["slot"]
+        f"{PREFIX}worker_start_time_seconds", "When a worker started.", labels=["slot"]
     )
     for worker in sample.workers:
         started.add_metric([str(worker.slot)], worker.started)
@@ -71,15 +70,15 @@ def _workers(sample: Sample) -> Iterator[Metric]:
 
 def _gauge(name: str, about: str, value: float | None) -> Metric:
     """Return a gauge; without a value it has no sample."""
-    return GaugeMetricFamily(_PREFIX + name, about, value)
+    return GaugeMetricFamily(PREFIX + name, about, value)
 
 
 def _counter(name: str, about: str, value: float | None) -> Metric:
-    return CounterMetricFamily(_PREFIX + name, about, value)
+    return CounterMetricFamily(PREFIX + name, about, value)
 
 
 def _info(name: str, about: str, labels: Mapping[str, Any]) -> Metric:
     """Return a gauge that is always 1 and whose labels hold the facts."""
-    family = GaugeMetricFamily(_PREFIX + name, about, labels=list(labels))
+    family = GaugeMetricFamily(PREFIX + name, about, labels=list(labels))
     family.add_metric([str(value) for value in labels.values()], 1)
     return family

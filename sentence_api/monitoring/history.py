@@ -7,11 +7,9 @@ cost the last samples, and a damaged file is replaced by an empty one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sentence_api.monitoring.sample import Sample
+from sentence_api.resources.lock import FileLock
 from sentence_api.resources.sizes import MIB
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class History:
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self.path = folder / FILE
         self._max_bytes = max_bytes
-        self._life: int | None = None
+        self._life = FileLock(self.path.with_name(_LIVES))
         self._troubled: set[str] = set()
 
     def lives_alone(self) -> bool:
@@ -80,19 +79,11 @@ class History:
         Called in the master: its workers inherit the lock, so it lasts as long as any process of
         the server.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            self._life = os.open(self.path.with_name(_LIVES), flags, 0o600)
-            try:
-                fcntl.flock(self._life, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            finally:
-                fcntl.flock(self._life, fcntl.LOCK_SH)
+            return self._life.share()
         except OSError as exc:
             log.warning("cannot tell whether another server keeps this history: %s", exc)
             return False
-        return True
 
     def add(self, sample: Sample) -> None:
         """Add a sample."""

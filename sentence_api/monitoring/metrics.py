@@ -31,6 +31,13 @@ from sentence_api.serving.model import Embeddings
 Key = tuple[str, frozenset[tuple[str, str]]]
 
 MASTER = "master"
+PREFIX = "sentence_api_"
+# Names that the sampler reads back; rules and dashboard are tested against a real server.
+REQUESTS = f"{PREFIX}requests"
+REQUEST_SECONDS = f"{PREFIX}request_seconds"
+REJECTED = f"{PREFIX}rejected_requests"
+EXITS = f"{PREFIX}worker_exits"
+QUEUE_TOKENS = f"{PREFIX}queue_tokens"
 # Refusals by load or state; an error of the request itself is not a rejection.
 REJECTIONS = frozenset({"queue_full", "deadline_exceeded", "not_ready", "draining"})
 # Immediate refusals: among the response times they would hide slow responses.
@@ -73,79 +80,74 @@ class Metrics:
     def _define(self) -> None:
         """Create the metrics; names and units follow Prometheus' conventions."""
         own = self._registry
-        prefix = "sentence_api"
-        self.requests = Counter(
-            f"{prefix}_requests", "Responses sent.", ["route", "status"], registry=own
-        )
-        self.errors = Counter(f"{prefix}_errors", "Error responses.", ["code"], registry=own)
+        self.requests = Counter(REQUESTS, "Responses sent.", ["route", "status"], registry=own)
+        self.errors = Counter(f"{PREFIX}errors", "Error responses.", ["code"], registry=own)
         self.request_seconds = _Histogram(
-            f"{prefix}_request_seconds",
+            REQUEST_SECONDS,
             "Time from request to response, refusals for load left out.",
             ["route"],
             buckets=SECONDS,
             registry=own,
         )
         self.queue_seconds = _Histogram(
-            f"{prefix}_queue_seconds",
+            f"{PREFIX}queue_seconds",
             "Time a request waited for its first forward pass.",
             buckets=SECONDS,
             registry=own,
         )
-        self.texts = Counter(f"{prefix}_texts", "Texts embedded.", registry=own)
-        self.truncated = Counter(f"{prefix}_truncated_texts", "Texts cut.", registry=own)
-        self.tokens = Counter(f"{prefix}_tokens", "Tokens embedded.", registry=own)
+        self.texts = Counter(f"{PREFIX}texts", "Texts embedded.", registry=own)
+        self.truncated = Counter(f"{PREFIX}truncated_texts", "Texts cut.", registry=own)
+        self.tokens = Counter(f"{PREFIX}tokens", "Tokens embedded.", registry=own)
         self.padded_tokens = Counter(
-            f"{prefix}_padded_tokens", "Tokens computed, padding included.", registry=own
+            f"{PREFIX}padded_tokens", "Tokens computed, padding included.", registry=own
         )
         self.padding_tokens = Counter(
-            f"{prefix}_padding_tokens", "Tokens computed that were only padding.", registry=own
+            f"{PREFIX}padding_tokens", "Tokens computed that were only padding.", registry=own
         )
         self.rejected = Counter(
-            f"{prefix}_rejected_requests",
+            REJECTED,
             "Requests for vectors refused by load or state, by reason.",
             ["reason"],
             registry=own,
         )
         self.inference_seconds = Counter(
-            f"{prefix}_inference_seconds", "Time spent in forward passes.", registry=own
+            f"{PREFIX}inference_seconds", "Time spent in forward passes.", registry=own
         )
         self.batch_items = Histogram(
-            f"{prefix}_batch_items", "Texts per forward pass.", buckets=_ITEMS, registry=own
+            f"{PREFIX}batch_items", "Texts per forward pass.", buckets=_ITEMS, registry=own
         )
         self.cache_hits = Counter(
-            f"{prefix}_cache_hits", "Texts found among the recent ones.", registry=own
+            f"{PREFIX}cache_hits", "Texts found among the recent ones.", registry=own
         )
         self.cache_misses = Counter(
-            f"{prefix}_cache_misses",
+            f"{PREFIX}cache_misses",
             "Texts looked for among the recent ones and not found.",
             registry=own,
         )
         self.cache_bytes = Gauge(
-            f"{prefix}_cache_bytes",
+            f"{PREFIX}cache_bytes",
             "Memory held for recent texts.",
             registry=own,
             multiprocess_mode="livesum",
         )
         self.known_heads = Counter(
-            f"{prefix}_known_heads",
+            f"{PREFIX}known_heads",
             "Requests whose head was known and not parsed again.",
             registry=own,
         )
         self.collection_seconds = Counter(
-            f"{prefix}_collection_seconds", "Time spent in forced collections.", registry=own
+            f"{PREFIX}collection_seconds", "Time spent in forced collections.", registry=own
         )
-        self.collections = Counter(f"{prefix}_collections", "Forced collections.", registry=own)
+        self.collections = Counter(f"{PREFIX}collections", "Forced collections.", registry=own)
         self.waiting_tokens = Gauge(
-            f"{prefix}_queue_tokens",
+            QUEUE_TOKENS,
             "Tokens waiting for a forward pass.",
             registry=own,
             multiprocess_mode="livesum",
         )
-        self.worker_exits = Counter(
-            f"{prefix}_worker_exits", "Workers that ended, by cause.", ["cause"], registry=own
-        )
+        self.worker_exits = Counter(EXITS, "Workers that ended, by cause.", ["cause"], registry=own)
         self.worker_exit_time = Gauge(
-            f"{prefix}_worker_last_exit_timestamp_seconds",
+            f"{PREFIX}worker_last_exit_timestamp_seconds",
             "When the last worker ended, by cause.",
             ["cause"],
             registry=own,

@@ -113,11 +113,11 @@ def _blank(now: float, plan: Plan) -> Sample:
 
 def _with_memory(sample: Sample) -> tuple[Sample, bool]:
     """Return the sample with the container's current memory, and whether there is a container."""
-    host, group = read_host(), read_cgroup_memory()
-    if not host.contained or group is None:
+    memory = read_host().container_memory(read_cgroup_memory())
+    if memory is None:
         return sample, False
-    memory = {"memory_bytes": group.working_set_bytes, "memory_limit_bytes": host.memory_bytes}
-    return sample.model_copy(update=memory), True
+    used, limit = memory
+    return sample.model_copy(update={"memory_bytes": used, "memory_limit_bytes": limit}), True
 
 
 def _older(history: History | None, newer: Sample, seconds: float) -> Sample:

@@ -41,7 +41,6 @@ class Figures:
         queue_share: How full the fullest queue was at the end.
         rejected: Requests refused for load, by reason.
         failed: Responses with a status of 500 or above.
-        padding_share: Share of the computed tokens that was padding; None without tokens.
         exits: Workers that ended, by cause.
     """
 
@@ -60,8 +59,6 @@ class Figures:
     queue_share: float
     rejected: dict[str, int]
     failed: int
-    tokens: int
-    padding_share: float | None
     oom_kills: int | None
     exits: dict[str, int]
     drift: tuple[str, ...]
@@ -109,8 +106,6 @@ def window(older: Sample, newer: Sample) -> Figures:
     seconds = max(newer.time - older.time, 1e-3)
     requests = _increases(base.requests if base else {}, newer.requests)
     rejected = _increases(base.rejected if base else {}, newer.rejected)
-    padded = newer.padded_tokens - (base.padded_tokens if base else 0)
-    padding = newer.padding_tokens - (base.padding_tokens if base else 0)
     periods = _increase(older.periods, newer.periods)
     throttled = _increase(older.throttled_periods, newer.throttled_periods)
     before = {worker.slot: worker for worker in base.workers} if base else {}
@@ -130,8 +125,6 @@ def window(older: Sample, newer: Sample) -> Figures:
         queue_share=newer.queue_share,
         rejected={reason: rejected[reason] for reason in REFUSED_BY_LOAD if rejected.get(reason)},
         failed=sum(count for status, count in requests.items() if status >= "500"),
-        tokens=newer.tokens - (base.tokens if base else 0),
-        padding_share=padding / padded if padded > 0 else None,
         oom_kills=None
         if newer.oom_kills is None
         else _increase(older.oom_kills or 0, newer.oom_kills),

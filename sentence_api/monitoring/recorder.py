@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import gevent
 
 from sentence_api.monitoring.history import History
 from sentence_api.monitoring.sample import Sample
+from sentence_api.resources.lock import FileLock
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +33,8 @@ class Recorder:
     ) -> None:
         self._take = take
         self._history = history
-        self._lock = lock
+        self._lock = FileLock(lock)
         self._every = every
-        self._held: int | None = None
         self._next_prune = 0.0
 
     def start(self) -> None:
@@ -54,21 +52,9 @@ class Recorder:
 
     def record(self) -> None:
         """Take and store one sample, if this worker holds the lock."""
-        if not self._has_turn():
+        if not self._lock.take():
             return
         self._history.add(self._take())
         if time.monotonic() >= self._next_prune:
             self._next_prune = time.monotonic() + _PRUNE_SECONDS
             self._history.prune(time.time())
-
-    def _has_turn(self) -> bool:
-        """Take the lock if it is free; return whether this process holds it, until it ends."""
-        if self._held is None:
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-            else:
-                self._held = descriptor
-        return self._held is not None

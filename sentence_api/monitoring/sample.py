@@ -55,9 +55,6 @@ class Sample(BaseModel):
         requests: Responses to embedding requests, by status.
         seconds: Cumulative counts of these responses by duration, over `SECONDS` and infinity.
         rejected: Requests refused by load or state, by reason.
-        tokens: Tokens of answered texts.
-        padded_tokens: Tokens computed.
-        padding_tokens: Tokens computed that were only padding.
         exits: Workers that ended, by cause.
         queue_share: How full the fullest worker's queue is, 0 to 1.
         planned: Workers of the plan.
@@ -79,9 +76,6 @@ class Sample(BaseModel):
     requests: dict[str, int] = Field(default_factory=dict)
     seconds: tuple[int, ...] = ()
     rejected: dict[str, int] = Field(default_factory=dict)
-    tokens: int = 0
-    padded_tokens: int = 0
-    padding_tokens: int = 0
     exits: dict[str, int] = Field(default_factory=dict)
     queue_share: float = 0.0
     planned: int = 0

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from sentence_api.errors import StartupError
-from sentence_api.monitoring.metrics import Key, Metrics
+from sentence_api.monitoring.metrics import (
+    EXITS,
+    QUEUE_TOKENS,
+    REJECTED,
+    REQUEST_SECONDS,
+    REQUESTS,
+    Key,
+    Metrics,
+)
 from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 from sentence_api.planning import plan_for
 from sentence_api.resources.plan import Plan
@@ -57,14 +65,11 @@ class Sampler:
                 for name in Usage.__dataclass_fields__
                 if name != "private_bytes"
             },
-            requests=_by_label(every, "sentence_api_requests_total", "status", routes),
+            requests=_by_label(every, f"{REQUESTS}_total", "status", routes),
             seconds=_durations(every, routes),
-            rejected=_by_label(every, "sentence_api_rejected_requests_total", "reason"),
-            tokens=_sum(every, "sentence_api_tokens_total"),
-            padded_tokens=_sum(every, "sentence_api_padded_tokens_total"),
-            padding_tokens=_sum(every, "sentence_api_padding_tokens_total"),
-            exits=_by_label(every, "sentence_api_worker_exits_total", "cause"),
-            queue_share=max(_sum([figures], "sentence_api_queue_tokens") for figures in every)
+            rejected=_by_label(every, f"{REJECTED}_total", "reason"),
+            exits=_by_label(every, f"{EXITS}_total", "cause"),
+            queue_share=max(figures.get((QUEUE_TOKENS, frozenset()), 0) for figures in every)
             / self._plan.max_queue_tokens,
             planned=self._plan.workers,
             workers=tuple(_worker(worker, usage, slots, routes) for worker in living),
@@ -103,14 +108,9 @@ def _worker(
         ready=worker.ready,
         private_bytes=usage.private_bytes.get(worker.pid),
         restarts=worker.restarts,
-        requests=sum(_by_label(own, "sentence_api_requests_total", "status", routes).values()),
+        requests=sum(_by_label(own, f"{REQUESTS}_total", "status", routes).values()),
         seconds=_durations(own, routes),
     )
-
-
-def _sum(every: Sequence[Figures], name: str) -> int:
-    """Return the sum of a figure without labels."""
-    return sum(int(figures.get((name, frozenset()), 0)) for figures in every)
 
 
 def _by_label(
@@ -132,7 +132,7 @@ def _durations(every: Sequence[Figures], routes: Set[str]) -> tuple[int, ...]:
     found = dict.fromkeys(_BUCKETS, 0)
     for figures in every:
         for (figure, labels), value in figures.items():
-            if figure == "sentence_api_request_seconds_bucket":
+            if figure == f"{REQUEST_SECONDS}_bucket":
                 by: dict[str, Any] = dict(labels)
                 if by["route"] in routes:
                     found[float(by["le"])] += int(value)

@@ -60,8 +60,11 @@ MIN_REQUEST_BYTES = 8 * MIB
 # A body is held as bytes, as texts and as token ids at once: four bytes of English make one token
 # of eight bytes, and both copies of the text live until the response is sent.
 HELD_PER_BODY_BYTE = 6
-# Two of the largest requests may wait: the batcher gives them three quarters of the queue.
-QUEUED_REQUESTS = 3
+# Share of a worker's queue, and of its memory for requests, that large requests may fill beside
+# others: a few of them must not shut out many small requests.
+LARGE_SHARE = 0.75
+# Two of the largest requests may wait.
+QUEUED_REQUESTS = math.ceil(2 / LARGE_SHARE)
 DEFAULT_MAX_TOKENS = 256
 
 

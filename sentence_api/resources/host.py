@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sentence_api.resources.cgroup import (
+    CgroupMemory,
     cpu_quota,
     memory_binding,
     parse_number,
@@ -40,6 +41,15 @@ class Host:
     cpu_source: str
     memory_source: str
     contained: bool
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether a cgroup limit of CPU or memory binds."""
+        return self.contained or self.cpu_source != "affinity"
+
+    def container_memory(self, group: CgroupMemory | None) -> tuple[int, int] | None:
+        """Return the bytes in use and their limit inside a container; None outside."""
+        return (group.working_set_bytes, self.memory_bytes) if self.contained and group else None
 
 
 def read_host(root: Path = Path("/"), affinity: int | None = None) -> Host:

@@ -46,13 +46,14 @@ def read_usage(master: int, workers: Sequence[int], memory_limit_bytes: int) -> 
     """
     host, group, cpu = read_host(), read_cgroup_memory(), read_cgroup_cpu()
     memories = {pid: memory for pid in {master, *workers} if (memory := _memory(pid)) is not None}
-    contained = host.contained or host.cpu_source != "affinity"
+    used, limit = host.container_memory(group) or (
+        sum(memory.pss for memory in memories.values()),
+        memory_limit_bytes,
+    )
     return Usage(
-        memory_bytes=group.working_set_bytes
-        if host.contained and group
-        else sum(memory.pss for memory in memories.values()),
-        memory_limit_bytes=host.memory_bytes if host.contained else memory_limit_bytes,
-        cpu_seconds=cpu.used_seconds if contained and cpu else _cpu_seconds(master, workers),
+        memory_bytes=used,
+        memory_limit_bytes=limit,
+        cpu_seconds=cpu.used_seconds if host.is_limited and cpu else _cpu_seconds(master, workers),
         cpu_limit=host.cpus,
         throttled_seconds=cpu.throttled_seconds if cpu else 0.0,
         throttled_periods=cpu.throttled_periods if cpu else 0,

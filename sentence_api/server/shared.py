@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
-import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from sentence_api.resources.lock import FileLock
 
 PREFIX = "sentence-api-"
 _LOCK = "in-use.lock"
@@ -35,26 +37,15 @@ def shared_folder(parent: str | None) -> Path:
 def _hold(folder: Path) -> None:
     """Lock the folder while this process or any of its forks lives."""
     unnamed = folder / f"{_LOCK}.new"
-    descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    FileLock(unnamed).take()
     # Renamed only once locked: a starting server must not find a lock that is not held yet.
     unnamed.rename(folder / _LOCK)
 
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove a folder whose lock is free; a folder without a lock is another version's."""
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
+    with suppress(OSError), FileLock(folder / _LOCK, create=False):
         shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
 
 
 def _remove(folder: Path, master: int) -> None:

@@ -33,15 +33,13 @@ from sentence_api.errors import (
     QueueFull,
     ServiceError,
 )
+from sentence_api.resources.formula import LARGE_SHARE
 from sentence_api.serving.backoff import Backoff
 from sentence_api.serving.queue import Caps, Job
 from sentence_api.serving.soundness import unsound_rows
 
 log = logging.getLogger(__name__)
 
-# The last quarter of the queue is reserved for requests that fit one pass: a few very large
-# requests must not shut out many small requests.
-_LARGE_SHARE = 0.75
 # A text joins a pass if it is shorter than the longest text by no more than this many tokens, or by
 # no more than the longest divided by the share.
 _SLACK_TOKENS = 4
@@ -205,8 +203,9 @@ class Batcher:
         waiting = self.waiting_tokens
         if not waiting:
             return
+        # The rest of the queue is reserved for requests that fit one pass.
         is_large = tokens > self._caps.tokens
-        bound = self._caps.queue_tokens * (_LARGE_SHARE if is_large else 1.0)
+        bound = self._caps.queue_tokens * (LARGE_SHARE if is_large else 1.0)
         if waiting + tokens <= bound and self._in_time(tokens, deadline, is_large=is_large):
             return
         raise QueueFull(
@@ -220,7 +219,7 @@ class Batcher:
             return True
         left = self._tokens_per_second * (deadline - time.monotonic())
         if is_large:
-            return self.waiting_tokens + tokens <= left * _LARGE_SHARE
+            return self.waiting_tokens + tokens <= left * LARGE_SHARE
         if self.waiting_tokens + tokens <= left:
             return True
         # Every second pass goes to the smallest job, so waiting large jobs hardly delay it.

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Self
 
 from sentence_api.errors import QueueFull
-from sentence_api.resources.formula import HELD_PER_BODY_BYTE
+from sentence_api.resources.formula import HELD_PER_BODY_BYTE, LARGE_SHARE
 
-# The last quarter of the request budget is reserved for growth of at most this size: a few very
-# large requests must not shut out many small requests.
+# The rest of the budget beside `LARGE_SHARE` is reserved for growth of at most this size.
 _SMALL_BYTES = 256 * 1024
-_LARGE_SHARE = 0.75
 # Four bytes of English make one token (`resources/formula.py`).
 _HELD_PER_TOKEN = 4 * HELD_PER_BODY_BYTE
 
@@ -70,7 +68,7 @@ class Reservation:
         others = self._budget.held_bytes - self.held_bytes
         bound: float = self._budget.total_bytes
         if size > _SMALL_BYTES:
-            bound *= _LARGE_SHARE
+            bound *= LARGE_SHARE
         if others and self._budget.held_bytes + size > bound:
             raise QueueFull(
                 "the requests in progress hold all the memory planned for them",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sentence_api.resources.lock import FileLock
 from sentence_api.resources.process import process_memory
 
 log = logging.getLogger(__name__)
@@ -86,36 +85,24 @@ class Watermark:
         min_age_seconds: float = 0.0,
     ) -> None:
         self._limit_bytes = limit_bytes
-        self._lock = lock
+        self._lock = FileLock(lock)
         self._retire = retire
         self._next_check = time.monotonic() + min_age_seconds
-        self._held: int | None = None
 
     def after_requests(self) -> None:
         """Check memory at most every `CHECK_SECONDS`; trim first, retire if still above."""
         now = time.monotonic()
-        if self._held is not None or now < self._next_check:
+        if self._lock.is_held or now < self._next_check:
             return
         self._next_check = now + CHECK_SECONDS
         if process_memory().private <= self._limit_bytes:
             return
         trim()
         private = process_memory().private
-        if private > self._limit_bytes and self._take_turn():
+        if private > self._limit_bytes and self._lock.take():
             log.warning(
                 "retiring: %d MiB private memory is above the watermark of %d MiB",
                 private >> 20,
                 self._limit_bytes >> 20,
             )
             self._retire()
-
-    def _take_turn(self) -> bool:
-        """Take the lock if no other worker is retiring; the end of the process releases it."""
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._held = descriptor
-        return True

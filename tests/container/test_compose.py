@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sentence_api.deploy import container
-from sentence_api.deploy.release import Options, Release, State, keys_text
+from sentence_api.deploy.options import Options
+from sentence_api.deploy.release import Release, State, keys_text
 from sentence_api.deploy.runners import COMPOSE_FILE
 from tests.builders import PLAN_FIGURES
 from tests.conftest import ROOT

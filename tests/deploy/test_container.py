@@ -17,7 +17,8 @@ import pytest
 
 from sentence_api.deploy import container, image, preflight, runners
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.release import Options, Release, State, keys_text
+from sentence_api.deploy.options import Options
+from sentence_api.deploy.release import Release, State, keys_text
 from sentence_api.errors import DeploymentFailed
 from sentence_api.resources.sizes import MIB
 from sentence_api.settings import Settings, names_of

@@ -14,7 +14,6 @@ from sentence_api.monitoring import indicators
 from sentence_api.monitoring.grafana import dashboard
 from sentence_api.monitoring.indicator import Indicator
 from sentence_api.monitoring.prometheus import rules
-from sentence_api.monitoring.rates import percent
 from sentence_api.monitoring.sample import Sample
 from sentence_api.monitoring.status import StatusInputs, status
 from sentence_api.monitoring.thresholds import Threshold, thresholds_of
@@ -38,9 +37,9 @@ TOY = Indicator(
     name="toy",
     title="Toy",
     unit="%",
-    value=lambda seen: percent(seen.figures.padding_share),
-    text=lambda seen, share: f"{share:.0f} % of {seen.figures.tokens} tokens",
-    advice=lambda seen: f"send {seen.figures.tokens} tokens in texts of one length",
+    value=lambda seen: float(seen.figures.exits.get("toy", 0)),
+    text=lambda seen, share: f"{share:.0f} % of {seen.figures.requests} requests",
+    advice=lambda seen: f"send {seen.figures.requests} requests without toys",
     fixed=Threshold(20, 40),
     promql="100 * toy",
     summary="toy is at {{ $value }} %",
@@ -57,18 +56,17 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def samples() -> list[Sample]:
-    """Return a calm minute, then one in which half of the computed tokens are padding."""
-    padded = [(1000, 0, 0), (1060, 100, 0), (1120, 300, 100)]
+    """Return a calm minute, then one with 50 toys."""
+    counted = [(1000, 0, 0), (1060, 100, 0), (1120, 200, 50)]
     return [
         sample(
             time,
-            tokens=whole - empty,
-            padded_tokens=whole,
-            padding_tokens=empty,
+            requests={"200": requests},
+            exits={"toy": toys},
             planned=1,
             workers=[WORKER],
         )
-        for time, whole, empty in padded
+        for time, requests, toys in counted
     ]
 
 
@@ -88,11 +86,11 @@ def test_it_is_judged() -> None:
         "title": "Toy",
         "value": 50.0,
         "unit": "%",
-        "text": "50 % of 100 tokens",
+        "text": "50 % of 100 requests",
         "warning": 20,
         "critical": 40,
         "verdict": "critical",
-        "advice": "send 100 tokens in texts of one length",
+        "advice": "send 100 requests without toys",
     }
 
 
@@ -135,13 +133,17 @@ def test_it_is_reported() -> None:
     server = Server(SERVICE, PLAN, THRESHOLDS, 60.0)
     found = report(samples(), [], server, 1000, 1120)
     metric = {metric.row.name: metric for metric in found.metrics}["toy"]
-    assert (metric.row.text, metric.at, metric.critical_seconds) == ("50 % of 100 tokens", 1120, 60)
+    assert (metric.row.text, metric.at, metric.critical_seconds) == (
+        "50 % of 100 requests",
+        1120,
+        60,
+    )
     (incident,) = found.episodes
     assert (incident.title, incident.verdict) == ("Toy", "critical")
     assert (incident.since, incident.until, incident.details) == (1060, 1120, ("Toy up to 50 %",))
-    assert "Toy: send 100 tokens in texts of one length." in found.advice
+    assert "Toy: send 100 requests without toys." in found.advice
     written = files(found)
-    assert {name for name, text in written.items() if "50 % of 100 tokens" in text} == {*written}
+    assert {name for name, text in written.items() if "50 % of 100 requests" in text} == {*written}
 
 
 def test_the_page_names_no_row() -> None:

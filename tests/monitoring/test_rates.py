@@ -34,9 +34,6 @@ def test_rates_and_shares() -> None:
         requests={"200": 10, "429": 1},
         seconds=durations(*[0.004] * 11),
         rejected={"queue_full": 1},
-        padded_tokens=100,
-        padding_tokens=100,
-        tokens=50,
         exits={"stop": 1},
     )
     newer = sample(
@@ -50,9 +47,6 @@ def test_rates_and_shares() -> None:
         requests={"200": 90, "429": 11, "503": 5, "500": 5},
         seconds=durations(*[0.004] * 11, *[3.0] * 100),
         rejected={"queue_full": 11, "deadline_exceeded": 5, "draining": 2},
-        padded_tokens=500,
-        padding_tokens=200,
-        tokens=350,
         exits={"stop": 1, "crash": 2, "retirement": 4},
         queue_share=0.5,
         planned=2,
@@ -68,7 +62,6 @@ def test_rates_and_shares() -> None:
         0.15,
     )
     assert (found.failed, found.failed_share) == (10, 0.1)
-    assert (found.tokens, found.padding_share) == (300, 0.25)
     assert (found.oom_kills, found.exits) == (2, {"stop": 0, "crash": 2, "retirement": 4})
     assert found.unplanned_exits == {"crash": 2}
     assert found.p95_seconds is not None
@@ -97,7 +90,7 @@ def test_nothing_is_made_up() -> None:
     """Unreadable figures stay unknown, and shares of nothing are zero."""
     found = window(sample(1010), sample(1020))
     assert (found.memory_share, found.cpu_share, found.throttled_share) == (None, None, None)
-    assert (found.p95_seconds, found.padding_share, found.oom_kills) == (None, None, None)
+    assert (found.p95_seconds, found.oom_kills) == (None, None)
     assert (found.rejected_share, found.failed_share, found.requests_per_second) == (0, 0, 0)
 
 

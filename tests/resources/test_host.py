@@ -93,6 +93,32 @@ def test_affinity_below_the_quota_wins() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("tree", "affinity", "is_limited", "memory"),
+    [
+        ("docker-v2", 4, True, (301989888 - 62914560, 512 * MIB)),
+        ("docker-v1", 1, True, (114925568 - 32366592, 1024 * MIB)),
+        ("hybrid", 4, False, None),
+        ("bare", 4, False, None),
+    ],
+)
+def test_memory_inside_a_container(
+    tree: str, affinity: int, is_limited: bool, memory: tuple[int, int] | None
+) -> None:
+    """A container has its working set and its limit; a process elsewhere has neither."""
+    host = read_host(RECORDED / tree, affinity)
+    assert host.is_limited == is_limited
+    assert host.container_memory(read_cgroup_memory(RECORDED / tree)) == memory
+    assert host.container_memory(None) is None
+
+
+def test_a_cpu_quota_is_a_limit(tmp_path: Path) -> None:
+    """A control group with a CPU quota alone limits the process, but is no container of memory."""
+    root = altered(tmp_path, "docker-v2", {"sys/fs/cgroup/memory.max": "max"})
+    host = read_host(root, affinity=4)
+    assert (host.is_limited, host.container_memory(read_cgroup_memory(root))) == (True, None)
+
+
 def test_affinity_is_asked_of_the_scheduler() -> None:
     """Without an explicit affinity the scheduler's affinity counts."""
     assert read_host(RECORDED / "bare").cpus == len(os.sched_getaffinity(0))
