@@ -78,6 +78,8 @@ ONLY_THERE = {
     f"{PACKAGE}.export.pipeline": (f"{PACKAGE}/cli/export.py",),
 }
 MOST_LINES = 300
+# The modules that deploy-production.sh and monitor-resources.sh run, before anything is installed.
+HOST = [f"{PACKAGE}.deploy.{name}" for name in ("__main__", "watching")]
 
 
 def imports(source: str, module: str = "", *, is_package: bool = False) -> Iterator[str]:
@@ -244,17 +246,18 @@ def test_the_health_check_is_light() -> None:
     assert {other.partition(".")[0] for other in used} <= set(sys.stdlib_module_names)
 
 
-def test_a_host_needs_nothing_installed() -> None:
-    """The command that deploys containers runs on a Python without packages."""
-    command = [sys.executable, "-E", "-S", "-c", "import sentence_api.deploy.__main__"]
+@pytest.mark.parametrize("module", HOST)
+def test_a_host_needs_nothing_installed(module: str) -> None:
+    """The modules that both shell scripts run need a Python without packages."""
+    command = [sys.executable, "-E", "-S", "-c", f"import {module}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def host_modules() -> set[str]:
-    """Return the modules that a container deployment imports on the host, with their packages."""
+    """Return the modules that both shell scripts import on the host, with their packages."""
     found: set[str] = set()
-    ahead = {f"{PACKAGE}.deploy.__main__"}
+    ahead = {*HOST}
     while ahead:
         name = ahead.pop()
         found.add(name)
