@@ -194,7 +194,7 @@ def parse(arguments: Sequence[str], here: Path) -> Request:
         raise CannotTell(f"unknown command: {command}; try ./monitor-resources.sh --help")
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--local", action="store_true")
-    parser.add_argument("--output", nargs="?", const="", default=".")
+    parser.add_argument("--output", nargs="?", default=".")
     own, options = parser.parse_known_args(rest)
     if not own.output:
         raise CannotTell("--output needs a folder")

@@ -187,6 +187,7 @@ def test_a_local_server(containers: str, tmp_path: Path) -> None:
         assert found == Become((str(python), "-m", "sentence_api", *passed))
     running = FakeDocker("abc running")
     assert isinstance(decide(request(), running, tmp_path, terminal=False), CheckEach)
+    assert isinstance(decide(request("report"), running, tmp_path, terminal=False), Unpack)
     assert isinstance(decide(request("--local"), running, tmp_path, terminal=False), Become)
 
 
