@@ -274,6 +274,20 @@ def test_ruff_holds_the_host_to_its_python() -> None:
     assert ruff["per-file-target-version"] == dict.fromkeys(paths, "py39")
 
 
+def test_the_host_has_dataclasses_of_its_python() -> None:
+    """Dataclasses of the host take no argument that Python 3.9 lacks, which ruff does not see."""
+    known = {"init", "repr", "eq", "order", "unsafe_hash", "frozen"}
+    calls = {
+        (name, keyword.arg)
+        for name in host_modules()
+        for node in ast.walk(ast.parse(MODULES[name].read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "dataclass"
+        for keyword in node.keywords
+    }
+    assert (f"{PACKAGE}.deploy.release", "frozen") in calls
+    assert {call for call in calls if call[1] not in known} == set()
+
+
 def test_the_formula_is_pure() -> None:
     """The formula imports no module that could read input."""
     allowed = {"__future__", "math", "dataclasses", PACKAGE}

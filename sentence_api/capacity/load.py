@@ -35,7 +35,7 @@ SECONDS = 5.0
 _QUESTIONS = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadResult:
     """Result of a load.
 
