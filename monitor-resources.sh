@@ -38,10 +38,16 @@ die() {
   exit "${EXIT_CANNOT_TELL}"
 }
 
+# The first Python that is new enough for sentence_api/deploy/. A name on PATH may not run (pyenv's shims).
 find_python() {
-  local own="${ROOT}/.venv/bin/python"
-  command -v python3 && return
-  [[ -x "${own}" ]] && printf '%s\n' "${own}"
+  local name
+  for name in python3 "${ROOT}/.venv/bin/python" python3.14 python3.13 python3.12 python3.11; do
+    if "${name}" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+      printf '%s\n' "${name}"
+      return
+    fi
+  done
+  return 1
 }
 
 _main() {
@@ -54,7 +60,7 @@ _main() {
     *) ;;
   esac
   cd "${ROOT}"
-  python="$(find_python)" || die 'python3 is missing; install python3'
+  python="$(find_python)" || die 'no Python 3.9 or newer on PATH; install python3'
   exec "${python}" -m sentence_api.deploy.watching "${here}" "$@"
 }
 
