@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import memory, page
 from benchmarks.readme import newest, section
-from sentence_api.cli.plan import sizing_table
+from sentence_api.cli.rendering import sizing_table
 from sentence_api.cli.settings import settings_page
 from sentence_api.engine.artifact import read_manifest
 from sentence_api.engine.fidelity import MIN_COSINE

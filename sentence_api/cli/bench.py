@@ -5,25 +5,32 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from sentence_api.capacity.measure import FILE, SECONDS, Finding, Server, counts_us, measure
 from sentence_api.capacity.plan import Measurement
-from sentence_api.cli.check import known_url
+from sentence_api.cli.target import known_url
+from sentence_api.errors import one_line_exit
 from sentence_api.keys import first_key
-from sentence_api.settings import Settings
+from sentence_api.settings import Settings, read_settings
 
-COMMAND = "bench"
 FAILURE = 1
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of this command."""
+@one_line_exit(FAILURE)
+def main(arguments: Sequence[str]) -> int:
+    """Measure the running service; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sentence_api bench",
+        description="Load the running service and judge it.",
+    )
     parser.add_argument("--url", help="address of the server, by default the one deployed here")
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="in all; fewer make the figures rougher"
     )
     parser.add_argument("--json", action="store_true", help="print the measurement as JSON")
+    return run(parser.parse_args(arguments), read_settings(os.environ))
 
 
 def run(parsed: argparse.Namespace, settings: Settings) -> int:

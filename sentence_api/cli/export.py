@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from sentence_api.cli.plan import aligned
-from sentence_api.engine.artifact import NEAREST, Manifest
+from sentence_api.cli.rendering import aligned
+from sentence_api.engine.artifact import NEAREST, Manifest, artifact_path
+from sentence_api.errors import one_line_exit
 from sentence_api.resources.sizes import format_size
+from sentence_api.settings import read_settings
+
+
+@one_line_exit()
+def main(arguments: Sequence[str]) -> int:
+    """Export a model, printing one line per step."""
+    parsed = _parser().parse_args(arguments)
+    # torch and sentence-transformers take seconds to import, too long for a wrong argument.
+    from sentence_api.export.pipeline import export  # noqa: PLC0415
+
+    given = {"model": parsed.model, "model_revision": parsed.revision, "engine": parsed.engine}
+    update = {name: value for name, value in given.items() if value is not None}
+    settings = read_settings(os.environ).model_copy(update=update)
+    output = parsed.output or artifact_path(settings)
+    # Flushed, so that progress shows through a pipe too.
+    say = partial(print, flush=True)
+    manifest = export(settings.model, settings.model_revision, settings.engine, output, say)
+    print(export_summary(manifest, output))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sentence_api export",
+        description="Turn a model into what is served, and prove it.",
+    )
+    parser.add_argument("--model", help="bundled default, a local folder or a hub id")
+    parser.add_argument("--revision", help="commit hash of a hub id")
+    parser.add_argument("--engine", choices=("openvino", "torch"))
+    parser.add_argument("--output", type=Path, metavar="FOLDER")
+    return parser
 
 
 def export_summary(manifest: Manifest, output: Path) -> str:

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from sentence_api.cli.check import CANNOT_TELL, known_url, read_status
 from sentence_api.cli.status_client import NoAnswer, NoStatus
+from sentence_api.cli.target import CANNOT_TELL, known_url, read_status
 from sentence_api.errors import StartupError
 from sentence_api.monitoring import formatting
 
-COMMAND = "monitor"
 INTERVAL_SECONDS = 2.0
 # Faster polling shows nothing new: a status is up to a second old.
 _LEAST_SECONDS = 0.5
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of this command."""
     made = argparse.ArgumentParser(
-        prog=f"python -m sentence_api {COMMAND}",
+        prog="python -m sentence_api monitor",
         description="Show live how the service is; Ctrl-C ends it.",
     )
     made.add_argument(

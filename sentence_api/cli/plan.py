@@ -1,116 +1,106 @@
-"""Plans as tables, calculations and shell variables. Pure: text out."""
+"""`python -m sentence_api plan`: the plan of a machine, or the machines that a load needs.
+
+A host runs `plan --format json` inside images of other versions; see `sentence_api/__main__.py`.
+"""
 
 from __future__ import annotations
 
-from sentence_api.planning import PlanInputs
-from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import make_plan
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sentence_api.capacity import plan as capacity
+from sentence_api.cli import rendering
+from sentence_api.errors import one_line_exit
+from sentence_api.planning import PlanInputs, find_subject, plan_figures, plan_subject
+from sentence_api.resources.host import processor
 from sentence_api.resources.plan import Machine, Plan
-from sentence_api.resources.sizes import MIB, format_size
-from sentence_api.settings import names_of
+from sentence_api.resources.sizes import parse_cpus, parse_positive
+from sentence_api.settings import Settings, read_settings
 
-# The machines of the README's table: memory in MiB and CPUs.
-_TABLE_SIZES = ((512, 1), (1024, 1), (2048, 2), (4096, 2), (8192, 4), (16384, 8))
+# A plan that cannot be made is a wrong description of a machine.
+USAGE = 2
 
 
-def plan_table(plan: Plan, subject: PlanInputs) -> str:
-    """Return the plan as a table of names and values."""
-    machine, sources = subject.machine, subject.sources
-    rows = (
-        (
-            "machine",
-            f"{_count(machine.cpus, 'CPU')} ({sources['cpus']}),"
-            f" {format_size(machine.memory_bytes)} ({sources['memory']})",
-        ),
-        ("footprint", sources["footprint"]),
-        (
-            "workers",
-            f"{plan.workers} (bound by {plan.bound_by}), {_count(plan.threads, 'thread')} each",
-        ),
-        (
-            "limits",
-            f"{format_size(plan.memory_limit_bytes)} memory, {_count(plan.cpu_limit, 'CPU')}",
-        ),
-        (
-            "predicted peak",
-            f"{format_size(plan.predicted_peak_bytes)}, {_share(plan)} of the limit",
-        ),
-        (
-            "forward pass",
-            f"up to {plan.max_batch_items} texts and {plan.max_batch_tokens} padded tokens",
-        ),
-        ("request", f"up to {plan.max_request_items} texts"),
-        (
-            "per worker",
-            f"{plan.max_concurrent_requests} connections,"
-            f" {plan.max_queue_tokens} tokens waiting,"
-            f" retires at {format_size(plan.recycle_watermark_bytes)}",
-        ),
-        *_cache_row(plan),
+@one_line_exit(USAGE)
+def main(arguments: Sequence[str]) -> int:
+    """Print the plan for this machine, or for the machine described."""
+    parsed = _parser().parse_args(arguments)
+    described = {"cpus": parsed.cpus, "memory": parsed.memory}
+    given = {name: value for name, value in described.items() if value is not None}
+    settings = read_settings(os.environ).model_copy(update=given)
+    subject = find_subject(settings)
+    plan = plan_subject(subject, settings)
+    if parsed.target_rps is not None:
+        _print_capacity(parsed, settings, subject, plan)
+    else:
+        _print_plan(parsed, settings, subject, plan)
+    return 0
+
+
+def _print_plan(
+    parsed: argparse.Namespace, settings: Settings, subject: PlanInputs, plan: Plan
+) -> None:
+    """Print the plan in the format asked for, and its explanation."""
+    show: dict[str, Callable[[], str]] = {
+        "table": lambda: rendering.plan_table(plan, subject),
+        "json": lambda: json.dumps(plan_figures(plan, settings), indent=2),
+        "env": lambda: rendering.plan_environment(plan),
+    }
+    print(show[parsed.format]())
+    if parsed.explain:
+        # An explanation must not mix with JSON or variables.
+        beside = sys.stdout if parsed.format == "table" else sys.stderr
+        print("\n" + rendering.plan_steps(plan, subject), file=beside)
+
+
+def _print_capacity(
+    parsed: argparse.Namespace, settings: Settings, subject: PlanInputs, plan: Plan
+) -> None:
+    """Print the cores and machines that a load needs, by the measurement of `bench`."""
+    from sentence_api.capacity import measure  # noqa: PLC0415 - 50 ms that a plan does not need
+
+    measured = measure.kept(settings.history)
+
+    def plan_of(cpus: float, memory_bytes: int) -> Plan:
+        return plan_subject(replace(subject, machine=Machine(cpus, memory_bytes)), settings)
+
+    target = capacity.Target(parsed.target_rps, parsed.tokens, parsed.p95)
+    found = capacity.need(measured, target, plan, plan_of)
+    if parsed.format == "json":
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print(capacity.render(found, measured))
+    if processor() != measured.processor:
+        print(f"note: measured on another processor than this, {processor()}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sentence_api plan",
+        description="Show how this machine would be used, and why.",
     )
-    return aligned(rows)
-
-
-def _cache_row(plan: Plan) -> list[tuple[str, str]]:
-    """Return the row on the embedding cache, if there is a cache."""
-    if not plan.cache_bytes:
-        return []
-    return [("recent texts", f"up to {format_size(plan.cache_bytes)} in each worker")]
-
-
-def plan_steps(plan: Plan, subject: PlanInputs) -> str:
-    """Return the calculation behind the plan, line by line."""
-    lines = [f"footprint: {subject.sources['footprint']}"]
-    width = max(len(step.name) for step in plan.steps)
-    lines += [f"{step.name:<{width}}  = {step.reason}  = {step.value}" for step in plan.steps]
-    return "\n".join(lines)
-
-
-def plan_environment(plan: Plan) -> str:
-    """Return the plan as shell variables: settings that reproduce it, then the limits."""
-    settings = (
-        "workers",
-        "threads",
-        "max_batch_items",
-        "max_batch_tokens",
-        "max_request_items",
-        "max_concurrent_requests",
-        "max_queue_tokens",
+    parser.add_argument(
+        "--cpus", type=parse_cpus, metavar="N", help="plan for so many CPUs instead"
     )
-    lines = [f"{names_of(name)[0]}={getattr(plan, name)}" for name in settings]
-    lines.append(f"{names_of('cache_mb')[0]}={plan.cache_bytes // MIB}")
-    lines.append(f"MEMORY_LIMIT_BYTES={plan.memory_limit_bytes}")
-    lines.append(f"CPU_LIMIT={plan.cpu_limit:g}")
-    return "\n".join(lines)
+    parser.add_argument("--memory", metavar="SIZE", help="plan for so much RAM instead, as 8G")
+    parser.add_argument("--format", choices=("table", "json", "env"), default="table")
+    parser.add_argument("--explain", action="store_true", help="show each line of the sum")
+    target = parser.add_argument_group("what a load needs, once `bench` has measured")
+    target.add_argument("--target-rps", type=parse_positive, metavar="N", help="requests a second")
+    tokens = capacity.DEFAULT_TOKENS
+    target.add_argument("--tokens", type=parse_positive, default=tokens, metavar="N")
+    target.add_argument("--p95", type=_duration, metavar="TIME", help="95 %% within, as 50ms")
+    return parser
 
 
-def sizing_table() -> str:
-    """Return the README's table: plans of common machines for the bundled model."""
-    lines = [
-        "| machine | workers | memory limit | CPU limit | predicted peak | per pass |",
-        "|---|---|---|---|---|---|",
-    ]
-    for mebibytes, cpus in _TABLE_SIZES:
-        memory = mebibytes * MIB
-        plan = make_plan(Machine(cpus, memory), REFERENCE)
-        name = f"{format_size(memory)}, {_count(cpus, 'CPU')}"
-        lines.append(
-            f"| {name} | {plan.workers} | {format_size(plan.memory_limit_bytes)} |"
-            f" {plan.cpu_limit:g} | {format_size(plan.predicted_peak_bytes)} ({_share(plan)}) |"
-            f" {plan.max_batch_tokens} tokens |"
-        )
-    return "\n".join(lines)
-
-
-def aligned(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:
-    """Return rows as two columns."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'' if number == 1 else 's'}"
-
-
-def _share(plan: Plan) -> str:
-    return f"{plan.predicted_peak_bytes / plan.memory_limit_bytes:.0%}"
+def _duration(text: str) -> float:
+    """Parse a duration such as `50ms` or `0.5s` into seconds."""
+    for unit, seconds in (("ms", 1e-3), ("s", 1.0)):
+        if text.endswith(unit):
+            return parse_positive(text.removesuffix(unit)) * seconds
+    raise argparse.ArgumentTypeError(f"{text!r} has no unit; write for example 50ms or 0.5s")

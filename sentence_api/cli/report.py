@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sentence_api.errors import DeploymentFailed, NoHistory
+from sentence_api.errors import DeploymentFailed, NoHistory, one_line_exit
 from sentence_api.monitoring.history import KEPT_SECONDS, History
 from sentence_api.monitoring.observation import INCIDENT_SECONDS
 from sentence_api.monitoring.offline import find_history
@@ -19,9 +20,8 @@ from sentence_api.monitoring.thresholds import Threshold, Thresholds
 from sentence_api.reports.summary import Report, report
 from sentence_api.reports.timeline import Server
 from sentence_api.resources.plan import Plan
-from sentence_api.settings import Settings, names_of
+from sentence_api.settings import Settings, names_of, read_settings
 
-COMMAND = "report"
 STDOUT = "-"
 _DEFAULT_SINCE = "24h"
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)", re.ASCII)
@@ -31,8 +31,17 @@ _LEAST_SECONDS = 1.0
 Say = Callable[[str], None]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
+@one_line_exit()
+def main(arguments: Sequence[str]) -> int:
+    """Write the report on a period; return the exit status."""
+    return run(_parser().parse_args(arguments), read_settings(os.environ))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of this command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sentence_api report", description="Write what happened as a page."
+    )
     when = parser.add_mutually_exclusive_group()
     when.add_argument(
         "--since",
@@ -50,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where report.html, report.md and report.json go; - writes them to stdout as tar",
     )
+    return parser
 
 
 def run(parsed: argparse.Namespace, settings: Settings) -> int:

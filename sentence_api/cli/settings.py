@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 
 from sentence_api.resources.plan import Overrides
 from sentence_api.settings import Settings, names_of
 
 _PLANNED = {field.name for field in fields(Overrides)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the page."""
+    argparse.ArgumentParser(
+        prog="python -m sentence_api settings",
+        description="Print every setting as a Markdown page.",
+    ).parse_args(arguments)
+    print(settings_page(), end="")
+    return 0
 
 
 def settings_page() -> str:

@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from sentence_api.errors import DeploymentFailed
 
+# Exit status, in shells, of a command that does not exist.
+_NOT_RUN = 127
+
 
 class Docker:
     """Docker engine behind the host's `docker` command."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        """Bound each command whose output is not shown to `seconds`."""
+        self._seconds = seconds
 
     def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
         """Run `docker ...` and return its output.
@@ -44,10 +51,15 @@ class Docker:
     def _run(
         self, arguments: Sequence[str], *, capture: bool, environ: Mapping[str, str]
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["docker", *arguments],  # noqa: S607 - found on PATH like every tool of the host
-            capture_output=capture,
-            text=True,
-            check=False,
-            env={**os.environ, **environ},
-        )
+        command = ["docker", *arguments]
+        try:
+            return subprocess.run(
+                command,
+                capture_output=capture,
+                text=True,
+                check=False,
+                env={**os.environ, **environ},
+                timeout=self._seconds if capture else None,
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            return subprocess.CompletedProcess(command, _NOT_RUN, "", str(exc))

@@ -22,7 +22,7 @@ DOCKERFILE = "Dockerfile.production-optimized"
 IMAGE = f"{PROJECT}:latest"
 WHEELS = f"{PROJECT}:wheels"
 WHEELHOUSE = Path("wheelhouse")
-# Set by the Dockerfile: the image has the commands of `cli/inside.py`.
+# Set by the Dockerfile: the image has the commands that `sentence_api/__main__.py` promises.
 PROTOCOL_LABEL, PROTOCOL = f"{PROJECT}.protocol", 1
 # List that makes a wheelhouse complete, and digest of the requirements it was collected for.
 CHECKSUMS = "SHA256SUMS"

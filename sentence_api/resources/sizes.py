@@ -34,12 +34,17 @@ def format_size(size: int) -> str:
     return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
 
 
-def parse_cpus(text: str) -> float:
-    """Read a positive, finite number of CPUs."""
+def parse_positive(text: str, kind: str = "a number above zero") -> float:
+    """Read a positive, finite number from a command line; `kind` names it in the error."""
     try:
         number = float(text)
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of CPUs; write for example 2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {kind}")
     return number
+
+
+def parse_cpus(text: str) -> float:
+    """Read a number of CPUs from a command line."""
+    return parse_positive(text, "a number of CPUs; write for example 2")

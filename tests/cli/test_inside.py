@@ -97,7 +97,8 @@ def test_healthcheck(guarded: Server) -> None:
 def test_the_health_check_imports_next_to_nothing() -> None:
     """The health check runs every few seconds, so it imports little more than a socket."""
     script = (
-        "import sys, socket, __future__; before = set(sys.modules);"
+        # `python -m` imports runpy itself.
+        "import sys, socket, runpy, __future__; before = set(sys.modules);"
         "from sentence_api.__main__ import main; main(['healthcheck']);"
         "print(*sorted(set(sys.modules) - before))"
     )
@@ -109,14 +110,5 @@ def test_the_health_check_imports_next_to_nothing() -> None:
         text=True,
         check=True,
     )
-    ours = ["sentence_api", "sentence_api.__main__", "sentence_api.healthcheck"]
-    assert done.stdout.split() == ours
-
-
-@pytest.mark.parametrize("command", ["canary", "healthcheck", "smoke"])
-def test_help(command: str) -> None:
-    """Each command has a help text, and the list of all commands names it."""
-    code, printed, _ = run(command, "--help")
-    assert code == 0
-    assert printed.startswith(f"usage: python -m sentence_api {command} [-h]")
-    assert f"\n    {command}" in run("--help")[1]
+    ours = ["__main__", "cli", "cli.healthcheck", "healthcheck"]
+    assert done.stdout.split() == ["sentence_api", *(f"sentence_api.{name}" for name in ours)]

@@ -195,7 +195,9 @@ def test_taken_port_is_named(project: Project) -> None:
     [
         (("upp",), "unknown argument: upp"),
         (("up", "down"), "two commands: up and down"),
-        (("--port",), "--port needs a value"),
+        (("--port",), "argument --port: expected one argument"),
+        (("--local", "--swarm"), "--swarm is for containers"),
+        (("rollback", "--local"), "rollback is for containers"),
         (("--prot", "1"), "unknown argument: --prot"),
     ],
 )

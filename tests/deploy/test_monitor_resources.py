@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import tarfile
@@ -36,8 +35,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with the script, where nothing is deployed."""
+    """Return a folder with the script and the package, where nothing is deployed."""
     shutil.copy2(ROOT / "monitor-resources.sh", tmp_path)
+    (tmp_path / "sentence_api").symlink_to(ROOT / "sentence_api")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "docker").write_text(DOCKER)
     (tmp_path / "bin" / "docker").chmod(0o755)
@@ -216,16 +216,6 @@ def test_a_report_that_fails(run: Run, tmp_path: Path) -> None:
     done = run("report", COMPOSE="abc running\n")
     assert done.returncode == 3
     assert "has no folder for its history" in done.stderr
-
-
-def test_the_image_is_as_the_script_says() -> None:
-    """Port and history are the same as in the Dockerfile."""
-    script = (ROOT / "monitor-resources.sh").read_text(encoding="utf-8")
-    image = (ROOT / "Dockerfile.production-optimized").read_text(encoding="utf-8")
-    for name, pattern in (("INNER_PORT", r" PORT=(\d+)\n"), ("INNER_HISTORY", r"_HISTORY=(\S+) ")):
-        there = re.search(pattern, image)
-        assert there is not None
-        assert f"readonly {name}={there[1]}\n" in script
 
 
 def test_a_local_report_comes_to_the_current_folder(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from sentence_api.__main__ import main
-from sentence_api.cli import check
+from sentence_api.cli import target, verdict
 from sentence_api.cli.status_client import NoAnswer, NoStatus
 from sentence_api.deploy import local
 from sentence_api.monitoring import offline
@@ -154,7 +154,7 @@ def test_drift() -> None:
 def test_screen() -> None:
     """One screen of 80 columns has a line per row, advice for rows not normal, and the verdict."""
     newer = NEWER.model_copy(update={"exits": {"crash": 6}, "started": time.time() - 3720})
-    text = check.screen(document(newer=newer), "http://127.0.0.1:5001")
+    text = verdict.screen(document(newer=newer), "http://127.0.0.1:5001")
     lines = text.splitlines()
     assert lines[0] == "sentence-api 1.2.3, tiny float32 at http://127.0.0.1:5001"
     assert lines[1].startswith("ready, up for 1 h 2 min; rates over the last ")
@@ -253,24 +253,24 @@ def test_bad_arguments_tell_nothing(
 def test_where_the_server_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image's variables come first, then the deployment's record, then the settings."""
     monkeypatch.chdir(tmp_path)
-    assert check.known_url({}) == "http://127.0.0.1:5001"
-    assert check.known_url({"PORT": "6000"}) == "http://127.0.0.1:6000"
+    assert target.known_url({}) == "http://127.0.0.1:5001"
+    assert target.known_url({"PORT": "6000"}) == "http://127.0.0.1:6000"
     (tmp_path / "var").mkdir()
-    (tmp_path / check.LOCAL_URL).write_text("http://127.0.0.1:7000\n")
-    assert check.known_url({}) == "http://127.0.0.1:7000"
+    (tmp_path / target.LOCAL_URL).write_text("http://127.0.0.1:7000\n")
+    assert target.known_url({}) == "http://127.0.0.1:7000"
     inside = {"SENTENCE_API_HOST": "0.0.0.0", "PORT": "5001"}  # noqa: S104
-    assert check.known_url(inside) == "http://127.0.0.1:5001"
-    assert check.known_url({"SENTENCE_API_HOST": "::", "PORT": "1"}) == "http://[::1]:1"
-    assert local.Files().url == check.LOCAL_URL
+    assert target.known_url(inside) == "http://127.0.0.1:5001"
+    assert target.known_url({"SENTENCE_API_HOST": "::", "PORT": "1"}) == "http://[::1]:1"
+    assert local.Files().url == target.LOCAL_URL
 
 
 def test_no_answer_is_told_from_a_wrong_one(answering: Callable[[bytes], str]) -> None:
     """No response or an error means that the server is away; other responses are no status."""
     for answer in (b"", http("503 SERVICE UNAVAILABLE")):
         with pytest.raises(NoAnswer):
-            check.read_status(answering(answer))
+            target.read_status(answering(answer))
     with pytest.raises(NoStatus):
-        check.read_status("nonsense")
+        target.read_status("nonsense")
 
 
 def test_a_server_that_is_away(

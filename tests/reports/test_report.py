@@ -404,16 +404,21 @@ def test_no_history(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a history, or with an empty history, only the next step is printed."""
+
+    def refusal(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["report", *arguments])
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SENTENCE_API_HISTORY", str(tmp_path / "kept"))
     monkeypatch.setattr("sentence_api.monitoring.offline._MEMORY_DISK", tmp_path)
-    assert main(["report"]) == 1
-    assert "no server has run with this folder" in capsys.readouterr().err
+    assert "no server has run with this folder" in refusal()
     (tmp_path / "kept").mkdir()
     history = History(tmp_path / "kept")
     history.note("start", "starts", when=time.time() - 4000)
-    assert main(["report"]) == 1
-    assert "says nothing of the server" in capsys.readouterr().err
+    assert "says nothing of the server" in refusal()
     thresholds = {"memory": {"warning": 70, "critical": 85}}
     names = ("cpu", "latency", "restarts", "throttled", "queue", "rejected", "errors")
     thresholds |= dict.fromkeys(names, thresholds["memory"])
@@ -425,11 +430,9 @@ def test_no_history(
             "window_seconds": 60.0,
         }
     )
-    assert main(["report", "--since", "10m"]) == 1
-    assert "holds nothing of the last 600 s" in capsys.readouterr().err
+    assert "holds nothing of the last 600 s" in refusal("--since", "10m")
     monkeypatch.setenv("SENTENCE_API_HISTORY_SECONDS", "0")
-    assert main(["report"]) == 1
-    assert "SENTENCE_API_HISTORY_SECONDS is 0" in capsys.readouterr().err
+    assert "SENTENCE_API_HISTORY_SECONDS is 0" in refusal()
     assert list(tmp_path.glob("report.*")) == []
 
 

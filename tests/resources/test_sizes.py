@@ -1,9 +1,19 @@
+import argparse
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sentence_api.errors import InvalidSize
-from sentence_api.resources.sizes import GIB, KIB, MIB, format_size, parse_size
+from sentence_api.resources.sizes import (
+    GIB,
+    KIB,
+    MIB,
+    format_size,
+    parse_cpus,
+    parse_positive,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +119,21 @@ def test_what_is_written_can_be_read(size: int) -> None:
     unit = GIB if size >= GIB else MIB
     text = format_size(size)
     assert text == "0 MiB" or abs(parse_size(text) - size) <= unit // 20 + 1
+
+
+@pytest.mark.parametrize(("text", "number"), [("2", 2.0), ("0.5", 0.5), (" 1e3 ", 1000.0)])
+def test_a_positive_number_is_read(text: str, number: float) -> None:
+    """CPUs and other positive numbers may be fractions."""
+    assert parse_positive(text) == parse_cpus(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "1e999", "two", "2 CPUs"])
+def test_a_number_that_is_not_positive_is_refused(text: str) -> None:
+    """Text that is not a positive, finite number gets one line that names what was expected."""
+    for parse, kind in (
+        (parse_positive, "a number above zero"),
+        (parse_cpus, "a number of CPUs; write for example 2"),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError) as caught:
+            parse(text)
+        assert str(caught.value) == f"{text!r} is not {kind}"

@@ -1,0 +1,25 @@
+"""`python -m sentence_api alerts`: the alert rules for Prometheus."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from sentence_api.errors import one_line_exit
+from sentence_api.http.dialect import paths
+from sentence_api.http.dialects import DIALECTS
+from sentence_api.monitoring.prometheus import rules
+from sentence_api.monitoring.thresholds import thresholds_of
+from sentence_api.settings import read_settings
+
+
+@one_line_exit()
+def main(arguments: Sequence[str]) -> int:
+    """Print the rules with the thresholds of the settings."""
+    argparse.ArgumentParser(
+        prog="python -m sentence_api alerts",
+        description="Print alert rules for Prometheus, with the thresholds of the settings.",
+    ).parse_args(arguments)
+    print(rules(thresholds_of(read_settings(os.environ)), paths(DIALECTS)), end="")
+    return 0
