@@ -15,6 +15,8 @@ from sentence_api.engine.artifact import artifact_path, read_manifest, require_e
 from sentence_api.engine.loader import resolve_precision
 from sentence_api.errors import one_line_exit
 from sentence_api.http.app import build_app
+from sentence_api.http.dialect import paths
+from sentence_api.http.dialects import DIALECTS
 from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.monitoring.metrics import Metrics
@@ -65,7 +67,7 @@ def create_app(settings: Settings | None = None) -> Application:
     plan = plan_for(settings)
     shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     directory = Path(shared) if shared else None
-    metrics = Metrics(directory)
+    metrics = Metrics(directory, paths(DIALECTS))
     lifecycle = Lifecycle()
     artifact = artifact_path(settings)
     manifest = read_manifest(artifact)
@@ -106,7 +108,8 @@ def create_app(settings: Settings | None = None) -> Application:
             on_response=metrics.on_response,
             on_encoded=metrics.on_encoded,
             keys=keys,
-        )
+        ),
+        DIALECTS,
     )
     processes = Processes(
         settings=settings,

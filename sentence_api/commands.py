@@ -21,6 +21,8 @@ from sentence_api.cli.settings import settings_page
 from sentence_api.deploy import local
 from sentence_api.engine.artifact import artifact_path
 from sentence_api.errors import StartupError
+from sentence_api.http.dialect import paths
+from sentence_api.http.dialects import DIALECTS
 from sentence_api.monitoring import grafana
 from sentence_api.monitoring.prometheus import rules
 from sentence_api.monitoring.thresholds import thresholds_of
@@ -120,14 +122,14 @@ def _settings(parsed: argparse.Namespace, _settings: Settings) -> int:
 def _alerts(parsed: argparse.Namespace, settings: Settings) -> int:
     """Print the alert rules for Prometheus."""
     del parsed
-    print(rules(thresholds_of(settings)), end="")
+    print(rules(thresholds_of(settings), paths(DIALECTS)), end="")
     return 0
 
 
 def _dashboard(parsed: argparse.Namespace, settings: Settings) -> int:
     """Print the dashboard for Grafana."""
     del parsed
-    print(grafana.render(thresholds_of(settings)), end="")
+    print(grafana.render(thresholds_of(settings), paths(DIALECTS)), end="")
     return 0
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from flask.testing import FlaskClient
-from numpy.typing import NDArray
 from werkzeug.test import TestResponse
 
 from sentence_api.engine.artifact import Canary, Manifest
 from sentence_api.http.app import build_app
-from sentence_api.http.service import Encoded, Service
+from sentence_api.http.dialect import Dialect
+from sentence_api.http.dialects import DIALECTS
+from sentence_api.http.service import Service
 from sentence_api.keys import Keys
 from sentence_api.monitoring.sample import Sample
 from sentence_api.resources.formula import make_plan
@@ -24,6 +25,7 @@ from sentence_api.resources.plan import Machine, Overrides
 from sentence_api.resources.sizes import GIB, MIB
 from sentence_api.serving.budget import RequestBudget
 from sentence_api.serving.lifecycle import Lifecycle
+from sentence_api.serving.model import Embeddings
 from sentence_api.serving.queue import Caps
 from sentence_api.settings import Settings
 
@@ -83,18 +85,6 @@ LONG_TEXT = "one two three four five six seven eight nine ten " * 40
 
 
 @dataclass
-class Answer:
-    """The result of the fake model."""
-
-    vectors: NDArray[np.float32]
-    tokens: int = 5
-    truncated: tuple[int, ...] = ()
-    tokenize_seconds: float = 0.001
-    queue_seconds: float = 0.0025
-    inference_seconds: float = 0.01234
-
-
-@dataclass
 class Model:
     """A model that records its calls and answers row i with i + 1/3, i + 1/3, ….
 
@@ -108,14 +98,15 @@ class Model:
     error: Exception | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def encode(self, texts: Sequence[str], **options: Any) -> Answer:
+    def encode(self, texts: Sequence[str], **options: Any) -> Embeddings:
         """Return one vector per text."""
         self.calls.append({"texts": list(texts), **options})
         if self.error is not None:
             raise self.error
         rows = np.arange(len(texts), dtype=np.float32)[:, np.newaxis] + np.float32(1 / 3)
         columns = options["dimensions"] or DIMENSIONS
-        return Answer(np.repeat(rows, columns, axis=1), truncated=self.truncated)
+        vectors = np.repeat(rows, columns, axis=1)
+        return Embeddings(vectors, 5, self.truncated, 0.001, 0.0025, 0.01234)
 
 
 @dataclass
@@ -127,7 +118,7 @@ class Served:
     lifecycle: Lifecycle
     budget: RequestBudget
     responses: list[tuple[str, int, str | None]]
-    encoded: list[Encoded]
+    encoded: list[Embeddings]
 
     def query(self, body: Any, path: str = "/query", **options: Any) -> TestResponse:
         """Post `body` as JSON, or unchanged if it is bytes."""
@@ -144,19 +135,24 @@ class Served:
 
 
 def serve(
-    settings: dict[str, Any] | None = None, budget: int = MIB, keys: Keys | None = None
+    settings: dict[str, Any] | None = None,
+    budget: int = MIB,
+    keys: Keys | None = None,
+    dialects: Sequence[Dialect[Any]] = DIALECTS,
+    on_response: Callable[[str, int, str | None, float], None] = lambda *_: None,
 ) -> Served:
-    """Return a ready application."""
+    """Return a ready application; `on_response` is told of each response too."""
     model = Model()
     lifecycle = Lifecycle()
     lifecycle.loaded()
     lifecycle.verified()
     responses: list[tuple[str, int, str | None]] = []
-    encoded: list[Encoded] = []
+    encoded: list[Embeddings] = []
 
-    def on_response(route: str, status: int, code: str | None, seconds: float) -> None:
+    def note(route: str, status: int, code: str | None, seconds: float) -> None:
         assert 0 <= seconds < 60
         responses.append((route, status, code))
+        on_response(route, status, code, seconds)
 
     held = RequestBudget(budget)
     overrides = Overrides(max_request_items=MAX_ITEMS)
@@ -169,10 +165,11 @@ def serve(
             budget=held,
             render_metrics=lambda: b"some_metric 1.0\n",
             read_status=lambda: {"state": "ready", "rows": []},
-            on_response=on_response,
+            on_response=note,
             on_encoded=encoded.append,
             keys=keys,
-        )
+        ),
+        dialects,
     )
     return Served(app.test_client(), model, lifecycle, held, responses, encoded)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import flask
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 from werkzeug.http import HTTP_STATUS_CODES
 
 _JSON = "application/json"
@@ -55,10 +52,3 @@ def json_headers(content: bytes) -> list[tuple[str, str]]:
 def json_response(body: Any, status: int = 200) -> flask.Response:
     """Return `body` as a JSON response of Flask's."""
     return flask.Response(json_bytes(body), status, content_type=_JSON)
-
-
-def rendered(vector: NDArray[np.float32], encoding: Literal["float", "base64"]) -> Any:
-    """Return a vector as the client asked for it: numbers, or little-endian float32 in base64."""
-    if encoding == "base64":
-        return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
-    return vector

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sentence_api.http.service import ROUTES
 from sentence_api.monitoring import indicators
 from sentence_api.monitoring.indicator import Condition, Indicator
-from sentence_api.monitoring.prometheus import series
+from sentence_api.monitoring.prometheus import any_of, series
 from sentence_api.monitoring.thresholds import Thresholds, Verdict
 
 UID = "sentence-api"
@@ -18,7 +17,6 @@ _COLUMNS = 24
 _STAT_HEIGHT, _CHART_HEIGHT = 4, 8
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 _HERE = 'job=~"$job",instance=~"$instance"'
-_OURS = f'{_HERE},route=~"{"|".join(ROUTES)}"'
 # Grafana chooses a time that spans several scrapes.
 _INTERVAL = "$__rate_interval"
 # By the unit of the row.
@@ -30,15 +28,15 @@ Query = tuple[str, str]
 Panel = dict[str, Any]
 
 
-def render(thresholds: Thresholds) -> str:
+def render(thresholds: Thresholds, routes: Sequence[str]) -> str:
     """Return `observability/grafana/dashboards/sentence-api.json`."""
-    return json.dumps(dashboard(thresholds), indent=1) + "\n"
+    return json.dumps(dashboard(thresholds, routes), indent=1) + "\n"
 
 
-def dashboard(thresholds: Thresholds) -> dict[str, Any]:
+def dashboard(thresholds: Thresholds, routes: Sequence[str]) -> dict[str, Any]:
     """Return the dashboard; its colours change at the bounds of `check`."""
     stats = list(_stats(thresholds))
-    charts = list(_charts(thresholds))
+    charts = list(_charts(thresholds, routes))
     placed = [
         *_placed(stats, width=4, height=_STAT_HEIGHT, top=0),
         *_placed(charts, width=8, height=_CHART_HEIGHT, top=2 * _STAT_HEIGHT),
@@ -95,8 +93,9 @@ def _stats(thresholds: Thresholds) -> Iterator[Panel]:
     )
 
 
-def _charts(thresholds: Thresholds) -> Iterator[Panel]:
+def _charts(thresholds: Thresholds, routes: Sequence[str]) -> Iterator[Panel]:
     """Yield the course of the other figures."""
+    ours = f'{_HERE},route=~"{any_of(routes)}"'
     memory = f"sentence_api_memory_limit_bytes{{{_HERE}}}"
     yield _chart(
         "Memory",
@@ -116,12 +115,12 @@ def _charts(thresholds: Thresholds) -> Iterator[Panel]:
     yield _chart(
         "Latency",
         "s",
-        *((_quantile(share, "request_seconds", _OURS), f"p{share * 100:g}") for share in _SHARES),
+        *((_quantile(share, "request_seconds", ours), f"p{share * 100:g}") for share in _SHARES),
     )
     yield _chart(
         "Requests by status",
         "reqps",
-        (f"sum by (status) ({_rate('requests_total', _OURS)})", "{{status}}"),
+        (f"sum by (status) ({_rate('requests_total', ours)})", "{{status}}"),
         stacked=True,
     )
     yield _chart("Error codes", "reqps", (f"sum by (code) ({_rate('errors_total')})", "{{code}}"))

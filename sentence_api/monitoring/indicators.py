@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sentence_api.http.service import ROUTES
 from sentence_api.monitoring import advice
 from sentence_api.monitoring.formatting import format_cpus, seconds
 from sentence_api.monitoring.indicator import Basis, Condition, Indicator
@@ -25,7 +24,9 @@ WINDOW = "5m"
 _HOUR = f"{INCIDENT_SECONDS / 3600:g}h"
 _CHECK = "./monitor-resources.sh check names the numbers."
 _UP = f'up{{job="{JOB}"}}'
-_ROUTE = f'route=~"{"|".join(ROUTES)}"'
+# Stands in PromQL for the paths of the requests for embeddings, which the renderer knows.
+ROUTES = "$routes"
+_ROUTE = f'route=~"{ROUTES}"'
 _FAILED = f'{_ROUTE},status=~"5.."'
 _UNPLANNED = f'{{cause=~"{"|".join(UNPLANNED)}"}}'
 _REFUSED = f'{{reason=~"{"|".join(REFUSED_BY_LOAD)}"}}'

@@ -23,10 +23,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from sentence_api.http.service import ROUTES, Encoded
 from sentence_api.monitoring.sample import SECONDS, UNPLANNED
 from sentence_api.serving.batcher import Pass
 from sentence_api.serving.cache import EmbeddingCache
+from sentence_api.serving.model import Embeddings
 
 Key = tuple[str, frozenset[tuple[str, str]]]
 
@@ -47,10 +47,17 @@ class Metrics:
     Args:
         directory: Folder in which all processes of a server keep their figures, or None for a
             single process. The environment's `PROMETHEUS_MULTIPROC_DIR` must name it.
+        routes: Paths of the requests for embeddings, by which the service is judged.
+
+    Attributes:
+        slot: Name of the files that are written to.
+        routes: The same.
+        describe: Returns what `render` adds of the server as a whole.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, routes: Sequence[str]) -> None:
         self.slot = MASTER
+        self.routes = frozenset(routes)
         self._directory = directory
         if directory is None:
             values.ValueClass = values.MutexValue
@@ -155,7 +162,7 @@ class Metrics:
             self.worker_exits.labels(cause)
         for reason in sorted(REJECTIONS):
             self.rejected.labels(reason)
-        for route in ROUTES:
+        for route in sorted(self.routes):
             for status in _JUDGED_STATUSES:
                 self.requests.labels(route, status)
 
@@ -174,7 +181,7 @@ class Metrics:
         if len(self._responses) >= _MOST_KEPT:
             self.count()
 
-    def on_encoded(self, encoded: Encoded) -> None:
+    def on_encoded(self, encoded: Embeddings) -> None:
         """Record the wait of one answered request for the next `count`; count its cut texts."""
         self._waits.append(encoded.queue_seconds)
         if encoded.truncated:
@@ -189,7 +196,7 @@ class Metrics:
             self.requests.labels(route, str(status)).inc(count)
             if code is not None:
                 self.errors.labels(code).inc(count)
-                if route in ROUTES and code in REJECTIONS:
+                if route in self.routes and code in REJECTIONS:
                     self.rejected.labels(code).inc(count)
         for route in {each[0] for each in responses}:
             self.request_seconds.labels(route).observe_all(

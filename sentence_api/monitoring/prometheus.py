@@ -6,7 +6,7 @@ read that series.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sentence_api.monitoring import indicators
@@ -60,8 +60,13 @@ def _expressions(indicator: Indicator, thresholds: Thresholds) -> Iterator[tuple
     yield Verdict.CRITICAL, f"{series(indicator)} > {rule.critical:g}"
 
 
-def rules(thresholds: Thresholds) -> str:
-    """Return `observability/alerts.yml`."""
+def any_of(routes: Sequence[str]) -> str:
+    """Return a regular expression that matches these routes; no path has a special character."""
+    return "|".join(routes)
+
+
+def rules(thresholds: Thresholds, routes: Sequence[str]) -> str:
+    """Return `observability/alerts.yml`, which judges these routes."""
     lines = [
         "# Rendered by `python -m sentence_api alerts` from the thresholds of the settings.",
         "groups:",
@@ -71,7 +76,7 @@ def rules(thresholds: Thresholds) -> str:
     for each in recorded():
         lines += [
             f"      - record: {series(each)}",
-            f"        expr: {_quoted(each.promql)}",
+            f"        expr: {_quoted(each.promql.replace(indicators.ROUTES, any_of(routes)))}",
         ]
     lines += ["  - name: sentence-api", "    rules:"]
     for alert in alerts(thresholds):

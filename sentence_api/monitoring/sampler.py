@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from sentence_api.errors import StartupError
-from sentence_api.http.service import ROUTES
 from sentence_api.monitoring.metrics import Key, Metrics
 from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
 from sentence_api.planning import plan_for
@@ -49,6 +48,7 @@ class Sampler:
         )
         slots = self._metrics.by_slot()
         every = list(slots.values())
+        routes = self._metrics.routes
         return Sample(
             time=time.time(),
             started=self._board.started,
@@ -57,8 +57,8 @@ class Sampler:
                 for name in Usage.__dataclass_fields__
                 if name != "private_bytes"
             },
-            requests=_by_label(every, "sentence_api_requests_total", "status"),
-            seconds=_durations(every),
+            requests=_by_label(every, "sentence_api_requests_total", "status", routes),
+            seconds=_durations(every, routes),
             rejected=_by_label(every, "sentence_api_rejected_requests_total", "reason"),
             tokens=_sum(every, "sentence_api_tokens_total"),
             padded_tokens=_sum(every, "sentence_api_padded_tokens_total"),
@@ -67,7 +67,7 @@ class Sampler:
             queue_share=max(_sum([figures], "sentence_api_queue_tokens") for figures in every)
             / self._plan.max_queue_tokens,
             planned=self._plan.workers,
-            workers=tuple(_worker(worker, usage, slots) for worker in living),
+            workers=tuple(_worker(worker, usage, slots, routes) for worker in living),
             drift=tuple(drift(self._plan, lambda: plan_for(self._settings))),
         )
 
@@ -92,7 +92,9 @@ def drift(plan: Plan, plan_now: Callable[[], Plan]) -> list[str]:
     ]
 
 
-def _worker(worker: WorkerInfo, usage: Usage, slots: Mapping[str, Figures]) -> WorkerSample:
+def _worker(
+    worker: WorkerInfo, usage: Usage, slots: Mapping[str, Figures], routes: Set[str]
+) -> WorkerSample:
     own = [slots.get(str(worker.slot), {})]
     return WorkerSample(
         slot=worker.slot,
@@ -101,8 +103,8 @@ def _worker(worker: WorkerInfo, usage: Usage, slots: Mapping[str, Figures]) -> W
         ready=worker.ready,
         private_bytes=usage.private_bytes.get(worker.pid),
         restarts=worker.restarts,
-        requests=sum(_by_label(own, "sentence_api_requests_total", "status").values()),
-        seconds=_durations(own),
+        requests=sum(_by_label(own, "sentence_api_requests_total", "status", routes).values()),
+        seconds=_durations(own, routes),
     )
 
 
@@ -111,25 +113,27 @@ def _sum(every: Sequence[Figures], name: str) -> int:
     return sum(int(figures.get((name, frozenset()), 0)) for figures in every)
 
 
-def _by_label(every: Sequence[Figures], name: str, label: str) -> dict[str, int]:
-    """Return the sums of a figure by one label; routes other than `ROUTES` are left out."""
+def _by_label(
+    every: Sequence[Figures], name: str, label: str, routes: Set[str] | None = None
+) -> dict[str, int]:
+    """Return the sums of a figure by one label; of these routes only, where they are given."""
     found: dict[str, int] = {}
     for figures in every:
         for (figure, labels), value in figures.items():
             if figure == name:
                 by = dict(labels)
-                if by.get("route", ROUTES[0]) in ROUTES:
+                if routes is None or by["route"] in routes:
                     found[by[label]] = found.get(by[label], 0) + int(value)
     return found
 
 
-def _durations(every: Sequence[Figures]) -> tuple[int, ...]:
+def _durations(every: Sequence[Figures], routes: Set[str]) -> tuple[int, ...]:
     """Return the cumulative counts of responses to embedding requests by duration."""
     found = dict.fromkeys(_BUCKETS, 0)
     for figures in every:
         for (figure, labels), value in figures.items():
             if figure == "sentence_api_request_seconds_bucket":
                 by: dict[str, Any] = dict(labels)
-                if by["route"] in ROUTES:
+                if by["route"] in routes:
                     found[float(by["le"])] += int(value)
     return tuple(found.values())

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sentence_api.http.dialect import paths
+from sentence_api.http.dialects import DIALECTS
 from sentence_api.monitoring import indicators
 from sentence_api.monitoring.grafana import dashboard
 from sentence_api.monitoring.indicator import Indicator
@@ -28,6 +30,7 @@ from tests.builders import ROW_NAMES, sample
 from tests.conftest import ROOT
 
 THRESHOLDS = thresholds_of(Settings())
+ROUTES = paths(DIALECTS)
 PLAN = make_plan(Machine(2, 2 * GIB), REFERENCE)
 SERVICE = {"version": "1.2.3", "model": "tiny", "precision": "float32"}
 WORKER = {"slot": 0, "pid": 7, "started": 1000.0, "ready": True, "private_bytes": None}
@@ -95,7 +98,7 @@ def test_it_is_judged() -> None:
 
 def test_it_is_recorded_and_alerts() -> None:
     """The rules record its value, and have an alert on each of its bounds."""
-    figures, group = yaml.safe_load(rules(THRESHOLDS))["groups"]
+    figures, group = yaml.safe_load(rules(THRESHOLDS, ROUTES))["groups"]
     series = "instance:sentence_api_toy:percent"
     assert figures["rules"][-1] == {"record": series, "expr": "100 * toy"}
     summary = "{{ or $labels.instance $labels.job }}: toy is at {{ $value }} %"
@@ -113,7 +116,7 @@ def test_it_is_recorded_and_alerts() -> None:
 
 def test_it_is_on_the_dashboard() -> None:
     """A panel shows its series in the colours of its bounds."""
-    (panel,) = [each for each in dashboard(THRESHOLDS)["panels"] if each["title"] == "Toy"]
+    (panel,) = [each for each in dashboard(THRESHOLDS, ROUTES)["panels"] if each["title"] == "Toy"]
     assert panel["type"] == "stat"
     assert [target["expr"] for target in panel["targets"]] == [
         'instance:sentence_api_toy:percent{job=~"$job",instance=~"$instance"}'

@@ -10,11 +10,12 @@ from prometheus_client import values
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from sentence_api.http.service import Encoded
 from sentence_api.monitoring.metrics import MASTER, Metrics
 from sentence_api.serving.batcher import Pass
 from sentence_api.serving.cache import EmbeddingCache, Entry
+from sentence_api.serving.model import Embeddings
 
+ROUTES = ("/query", "/query/batch")
 FAMILIES = {
     "sentence_api_requests": ("counter", {"route", "status"}),
     "sentence_api_errors": ("counter", {"code"}),
@@ -40,21 +41,10 @@ FAMILIES = {
 }
 
 
-class Answer:
-    """The result of a model for some texts."""
-
-    def __init__(self, texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> None:
-        self.vectors = np.zeros((texts, 2), dtype=np.float32)
-        self.tokens = tokens
-        self.truncated = truncated
-        self.tokenize_seconds = 1.0
-        self.queue_seconds = 0.25
-        self.inference_seconds = 2.0
-
-
-def answer(texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> Encoded:
+def answer(texts: int, tokens: int, truncated: tuple[int, ...] = ()) -> Embeddings:
     """Return a result of a model for some texts."""
-    return Answer(texts, tokens, truncated)
+    vectors = np.zeros((texts, 2), dtype=np.float32)
+    return Embeddings(vectors, tokens, truncated, 1.0, 0.25, 2.0)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +58,7 @@ def restored() -> Iterator[None]:
 @pytest.fixture
 def alone() -> Metrics:
     """Return the metrics of a single process."""
-    return Metrics(None)
+    return Metrics(None, ROUTES)
 
 
 @pytest.fixture
@@ -120,12 +110,11 @@ def test_what_alerts_look_at_is_there_before_it_happens(alone: Metrics) -> None:
         if sample.labels and "le" not in sample.labels and not sample.name.endswith("_created")
     }
     statuses = ("200", "429", "500", "503")
-    routes = ("/query", "/query/batch")
     reasons = ("queue_full", "deadline_exceeded", "not_ready", "draining")
     assert zeros == {
         *(("sentence_api_worker_exits_total", cause) for cause in ("crash", "oom")),
         *(("sentence_api_rejected_requests_total", reason) for reason in reasons),
-        *(("sentence_api_requests_total", r, s) for r in routes for s in statuses),
+        *(("sentence_api_requests_total", r, s) for r in ROUTES for s in statuses),
     }
 
 
@@ -180,7 +169,7 @@ def test_exits(alone: Metrics) -> None:
 
 def test_figures_of_each_slot(directory: Path) -> None:
     """The figures of every slot are separate, also after its worker has ended."""
-    metrics = Metrics(directory)
+    metrics = Metrics(directory, ROUTES)
     for slot, texts in ((0, 3), (11, 5)):
         metrics.use_slot(slot)
         metrics.on_pass(Pass(texts, texts, padded_tokens=texts, padding_tokens=0, seconds=0.5))
@@ -244,7 +233,7 @@ def test_buckets(alone: Metrics) -> None:
 
 def test_recent_texts(directory: Path) -> None:
     """Each lookup is counted once, and the memory of all workers is summed."""
-    metrics = Metrics(directory)
+    metrics = Metrics(directory, ROUTES)
     vector = np.zeros(2, dtype=np.float32)
     held = 0
     for slot in (0, 1):
@@ -278,7 +267,7 @@ def test_collections(alone: Metrics) -> None:
 
 def test_workers_are_summed(directory: Path) -> None:
     """Any process renders the figures of all workers, queues included."""
-    metrics = Metrics(directory)
+    metrics = Metrics(directory, ROUTES)
     metrics.worker_exits.labels("crash").inc()
     for slot, texts in ((0, 3), (1, 5)):
         metrics.use_slot(slot)
@@ -295,7 +284,7 @@ def test_workers_are_summed(directory: Path) -> None:
 
 def test_what_is_noted_is_counted_in_time(directory: Path) -> None:
     """Counts are visible to other processes; pending notes are bounded, and none is lost."""
-    metrics, scraped = Metrics(directory), Metrics(directory)
+    metrics, scraped = Metrics(directory, ROUTES), Metrics(directory, ROUTES)
     metrics.use_slot(0)
     for _ in range(300):
         metrics.on_response("/query", 200, None, 0.002)
@@ -327,7 +316,7 @@ def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
     """Counters outlive a worker: its successor takes over the files, and none pile up."""
     files = []
     for _ in range(3):
-        metrics = Metrics(directory)
+        metrics = Metrics(directory, ROUTES)
         metrics.use_slot(0)
         metrics.on_encoded(answer(1, 1))
         metrics.on_response("/query", 200, None, 0.5)
@@ -349,7 +338,7 @@ def test_a_successor_goes_on_from_its_slot(directory: Path) -> None:
 
 def test_a_worker_that_ended_leaves_no_gauges(directory: Path) -> None:
     """An ended worker's gauges disappear; its counters stay."""
-    metrics = Metrics(directory)
+    metrics = Metrics(directory, ROUTES)
     for slot in (0, 1):
         metrics.use_slot(slot)
         metrics.on_collect(1.0)
@@ -361,12 +350,12 @@ def test_a_worker_that_ended_leaves_no_gauges(directory: Path) -> None:
         "collection_seconds_total": 2,
         "queue_tokens": 10,
     }
-    Metrics(None).forget_gauges(0)
+    Metrics(None, ROUTES).forget_gauges(0)
 
 
 def test_processes_are_summed(directory: Path) -> None:
     """The master renders the counts of forked workers, also after their end."""
-    metrics = Metrics(directory)
+    metrics = Metrics(directory, ROUTES)
     metrics.on_collect(1.0)
     for slot in (0, 1, 0):
         pid = os.fork()

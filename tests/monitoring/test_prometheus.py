@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sentence_api.http.dialect import paths
+from sentence_api.http.dialects import DIALECTS
 from sentence_api.monitoring.grafana import dashboard, render
 from sentence_api.monitoring.indicator import HOLD
 from sentence_api.monitoring.indicators import JOB
@@ -27,6 +29,7 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / "observability"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "sentence-api.json"
+ROUTES = paths(DIALECTS)
 THRESHOLDS = thresholds_of(Settings())
 
 
@@ -44,12 +47,12 @@ def named(row: str) -> str:
 
 def test_the_rules_are_rendered() -> None:
     """observability/alerts.yml is the default output of `python -m sentence_api alerts`."""
-    assert (FOLDER / "alerts.yml").read_text("utf-8") == rules(THRESHOLDS)
+    assert (FOLDER / "alerts.yml").read_text("utf-8") == rules(THRESHOLDS, ROUTES)
 
 
 def test_the_dashboard_is_rendered() -> None:
     """The dashboard's file is the default output of `python -m sentence_api dashboard`."""
-    assert DASHBOARD.read_text("utf-8") == render(THRESHOLDS)
+    assert DASHBOARD.read_text("utf-8") == render(THRESHOLDS, ROUTES)
 
 
 def test_there_is_an_alert_for_each_bound_of_each_row() -> None:
@@ -82,16 +85,17 @@ def test_other_thresholds_give_other_rules() -> None:
     found = [alert.expression for alert in alerts(mine) if alert.name == "SentenceApiMemory"]
     recorded_as = "instance:sentence_api_memory:percent"
     assert found == [f"{recorded_as} >= 12.5", f"{recorded_as} > 33"]
-    stat = next(panel for panel in dashboard(mine)["panels"] if panel["title"] == "Memory")
+    stat = next(panel for panel in dashboard(mine, ROUTES)["panels"] if panel["title"] == "Memory")
     steps = stat["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert [step["value"] for step in steps] == [None, 12.5, 33]
 
 
 def test_what_a_rule_says_is_read_back() -> None:
     """Every text survives YAML: a parser reads it back unchanged."""
-    figures, group = yaml.safe_load(rules(THRESHOLDS))["groups"]
+    figures, group = yaml.safe_load(rules(THRESHOLDS, ROUTES))["groups"]
     assert figures["rules"] == [
-        {"record": series(each), "expr": each.promql} for each in recorded()
+        {"record": series(each), "expr": each.promql.replace("$routes", "/query|/query/batch")}
+        for each in recorded()
     ]
     assert group["rules"] == [
         {

@@ -231,7 +231,7 @@ def run_tests(promtool: Callable[..., str], tmp_path: Path) -> Callable[..., str
     """Return a function that runs `promtool test rules` on the rendered rules."""
 
     def run(*tests: dict[str, Any]) -> str:
-        (tmp_path / "alerts.yml").write_text(rules(THRESHOLDS), "utf-8")
+        (tmp_path / "alerts.yml").write_text(rules(THRESHOLDS, ["/query", "/query/batch"]), "utf-8")
         # JSON is YAML.
         path = tmp_path / "test.yml"
         document = {"rule_files": ["alerts.yml"], "evaluation_interval": "15s", "tests": tests}

@@ -24,6 +24,7 @@ from sentence_api.settings import Settings
 from tests.conftest import ROOT, Server
 
 FOLDER = ROOT / "observability"
+RULES = rules(thresholds_of(Settings()), ["/query", "/query/batch"])
 WAIT_SECONDS = 60
 
 
@@ -73,7 +74,7 @@ def test_what_is_asked_for_is_there(metrics: str) -> None:
         for sample in family.samples
     }
     made = {series(each) for each in recorded()}
-    asked = set().union(*map(named_in, [*expressions(), rules(thresholds_of(Settings()))]))
+    asked = set().union(*map(named_in, [*expressions(), RULES]))
     assert {*asked} - there - made == set()
     assert made <= asked
 
@@ -177,7 +178,7 @@ def test_a_real_server_is_watched(
 ) -> None:
     """The target is up, no alert fires at rest, and a figure equals the value of /status."""
     server = serve(SENTENCE_API_CPUS=2, SENTENCE_API_MEMORY="2G")
-    watcher = watch(server, rules(thresholds_of(Settings())))
+    watcher = watch(server, RULES)
     (target,) = watcher.wait_for(
         lambda: [t for t in watcher.get("targets")["activeTargets"] if t["health"] == "up"]
     )
@@ -206,7 +207,7 @@ def test_killed_workers_and_a_silent_server(
 ) -> None:
     """Six killed workers are a warning in Prometheus too; a stopped server is critical."""
     server = serve(SENTENCE_API_CPUS=2, SENTENCE_API_MEMORY="2G")
-    watcher = watch(server, rules(thresholds_of(Settings())))
+    watcher = watch(server, RULES)
     watcher.wait_for(lambda: watcher.value("instance:sentence_api_restarts:count") == 0)
     for _ in range(6):
         before = server.workers()

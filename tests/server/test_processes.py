@@ -85,7 +85,7 @@ def serve(directory: Path) -> Iterator[Callable[..., Server]]:
         lifecycle = Lifecycle()
         lifecycle.loaded()
         model = Model(lifecycle)
-        metrics = Metrics(directory)
+        metrics = Metrics(directory, ["/query"])
         chosen = Settings.model_validate(
             {"recycle_min_age": 0, "history": directory / "history", **settings}
         )

@@ -1,21 +1,30 @@
-"""Request bodies: validated while they are parsed, so that the first fault ends the parsing.
+"""Native dialect: `POST /query` and `POST /query/batch`.
 
-A validator that parses first and collects every error made 800 MiB of a body of 2 MB
+Bodies are validated while they are parsed, so that the first fault ends the parsing. A validator
+that parses first and collects every error made 800 MiB of a body of 2 MB
 (docs/adr/0019-bodies-in-one-pass.md).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
+from sentence_api.engine.artifact import Manifest
 from sentence_api.errors import InvalidValue, MalformedJson, ServiceError, TooManyItems
-
-InputType = Literal["query", "document"]
-EncodingFormat = Literal["float", "base64"]
+from sentence_api.http.dialect import (
+    Dialect,
+    EncodingFormat,
+    InputType,
+    Limits,
+    Refusal,
+    encoded_vector,
+)
+from sentence_api.serving.model import Embeddings
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,6 +42,11 @@ class Query(Options, frozen=True, kw_only=True):
 
     question: str
 
+    @property
+    def texts(self) -> Sequence[str]:
+        """The one text."""
+        return [self.question]
+
     def field_of(self, index: int) -> str:
         """Return the field that holds a text."""
         return "question"
@@ -42,6 +56,11 @@ class BatchQuery(Options, frozen=True, kw_only=True):
     """Body of `POST /query/batch`; `parse_batch` checks the number of texts."""
 
     questions: Annotated[list[str], Meta(min_length=1)]
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts in order."""
+        return self.questions
 
     def field_of(self, index: int) -> str:
         """Return the field that holds a text."""
@@ -53,13 +72,13 @@ _QUERY = msgspec.json.Decoder(Query)
 _BATCH = msgspec.json.Decoder(BatchQuery)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.S)
-# Strings in a body beside its texts: the names of all fields, and the values of two.
+# Strings in a body beside its texts: the names of all fields, and two values.
 _OTHER_STRINGS = len(BatchQuery.__struct_fields__) + 2
 # From this multiple of the allowed number on, texts are not parsed to be counted.
 _FAR_TOO_MANY = 8
 
 
-def parse_query(body: bytes) -> Query:
+def parse_query(body: bytes, _limits: Limits) -> Query:
     """Return the validated body of `POST /query`.
 
     Raises:
@@ -72,14 +91,15 @@ def parse_query(body: bytes) -> Query:
     return query
 
 
-def parse_batch(body: bytes, max_items: int) -> BatchQuery:
+def parse_batch(body: bytes, limits: Limits) -> BatchQuery:
     """Return the validated body of `POST /query/batch`.
 
     Raises:
         MalformedJson: It is not JSON, or names a field twice.
         InvalidValue: A field is missing, unknown, of the wrong type or out of range.
-        TooManyItems: It holds more than `max_items` texts.
+        TooManyItems: It holds more than `limits.max_items` texts.
     """
+    max_items = limits.max_items
     # Half a million one-letter texts would take 40 MiB and 0.2 s. Every string has an opening
     # quote with no backslash before it, and at most one more such quote.
     least = (body.count(b'"') - body.count(b'\\"')) // 2 - _OTHER_STRINGS
@@ -137,7 +157,7 @@ _FIELD_REASONS = {
     "contains unknown": "is not a field of this call",
 }
 _PLACE = re.compile(r"(.*) - at `\$\.(.*)`", re.S)
-# The beginnings of msgspec's messages, and how we say it.
+# msgspec's messages by their beginnings, and ours.
 _REASONS = {
     "Expected `array` of length": "must not be empty",
     "Expected `int` >= 1": "must be at least 1",
@@ -168,3 +188,43 @@ def _refusal(message: str) -> ServiceError:
         found = (ours for theirs, ours in _REASONS.items() if message.startswith(theirs))
         reason = next(found, "is invalid")
     return InvalidValue(f"{param} {reason}", param=param)
+
+
+def render_query(query: Query, encoded: Embeddings, manifest: Manifest) -> dict[str, Any]:
+    """Return the body of a response to `POST /query`."""
+    return {
+        "embedding": encoded_vector(encoded.vectors[0], query.encoding_format),
+        "dimensions": encoded.vectors.shape[1],
+        "model": manifest.model,
+        "tokens": encoded.tokens,
+        "truncated": bool(encoded.truncated),
+    }
+
+
+def render_batch(query: BatchQuery, encoded: Embeddings, manifest: Manifest) -> dict[str, Any]:
+    """Return the body of a response to `POST /query/batch`."""
+    return {
+        "embeddings": [encoded_vector(each, query.encoding_format) for each in encoded.vectors],
+        "count": len(encoded.vectors),
+        "dimensions": encoded.vectors.shape[1],
+        "model": manifest.model,
+        "tokens": encoded.tokens,
+        "truncated": encoded.truncated,
+    }
+
+
+def render_error(refusal: Refusal) -> dict[str, Any]:
+    """Return the body of an error; routes without a dialect use it too."""
+    return {
+        "error": {
+            "type": refusal.type,
+            "code": refusal.code,
+            "message": refusal.message,
+            "param": refusal.param,
+            "request_id": refusal.request_id,
+        }
+    }
+
+
+QUERY = Dialect("/query", parse_query, render_query, render_error)
+QUERY_BATCH = Dialect("/query/batch", parse_batch, render_batch, render_error)

@@ -8,8 +8,10 @@ import pytest
 from msgspec.structs import asdict
 
 from sentence_api.errors import InvalidValue, MalformedJson, ServiceError, TooManyItems
+from sentence_api.http.dialect import Limits
 from sentence_api.http.dialects.native import parse_batch, parse_query
 
+LIMITS = Limits(max_items=3)
 OPTIONS = {
     "normalize": True,
     "input_type": None,
@@ -30,21 +32,21 @@ def refusal(body: bytes, max_items: int | None = None) -> tuple[type, str, str |
     """Return class, message and field of the error for a body; `max_items` selects a batch."""
     with pytest.raises(ServiceError) as caught:
         if max_items is None:
-            parse_query(body)
+            parse_query(body, LIMITS)
         else:
-            parse_batch(body, max_items)
+            parse_batch(body, Limits(max_items))
     return type(caught.value), caught.value.message, caught.value.param
 
 
 def test_a_query_with_defaults() -> None:
     """A query needs only a question."""
-    assert asdict(parse_query(b'{"question":"Why?"}')) == {"question": "Why?", **OPTIONS}
+    assert asdict(parse_query(b'{"question":"Why?"}', LIMITS)) == {"question": "Why?", **OPTIONS}
 
 
 def test_a_batch_with_defaults() -> None:
     """A batch needs only questions, which stay in order, duplicates included."""
     body = b'{"questions":["b","a","b"]}'
-    assert asdict(parse_batch(body, 3)) == {"questions": ["b", "a", "b"], **OPTIONS}
+    assert asdict(parse_batch(body, LIMITS)) == {"questions": ["b", "a", "b"], **OPTIONS}
 
 
 def test_every_option() -> None:
@@ -56,8 +58,8 @@ def test_every_option() -> None:
         "encoding_format": "base64",
         "truncate": False,
     }
-    query = parse_query(encoded({"question": "a", **options}))
-    batch = parse_batch(encoded({"questions": ["a"], **options}), 1)
+    query = parse_query(encoded({"question": "a", **options}), LIMITS)
+    batch = parse_batch(encoded({"questions": ["a"], **options}), LIMITS)
     assert asdict(query) == {"question": "a", **options}
     assert asdict(batch) == {"questions": ["a"], **options}
 
@@ -65,8 +67,9 @@ def test_every_option() -> None:
 @pytest.mark.parametrize("text", ["a", " a ", "\u3042", "\n?\n", "\u200b", "\U0001f642", "a\0b"])
 def test_texts_are_taken_as_they_are(text: str) -> None:
     """Any script, control characters and outer blanks reach the model unchanged."""
-    assert parse_query(encoded({"question": text})).question == text
-    assert parse_query(json.dumps({"question": text}, ensure_ascii=False).encode()).question == text
+    assert parse_query(encoded({"question": text}), LIMITS).question == text
+    unescaped = json.dumps({"question": text}, ensure_ascii=False).encode()
+    assert parse_query(unescaped, LIMITS).question == text
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,7 @@ import re, sys, time
 from pathlib import Path
 from tests.http.dialects.test_native import many
 from sentence_api.errors import ServiceError
+from sentence_api.http.dialect import Limits
 from sentence_api.http.dialects.native import parse_batch
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -185,7 +189,7 @@ Path("/proc/self/clear_refs").write_text("5")
 before = kib("VmRSS")
 started = time.perf_counter()
 try:
-    parse_batch(body, 256)
+    parse_batch(body, Limits(256))
 except ServiceError:
     pass
 print((kib("VmHWM") - before) * 1024, time.perf_counter() - started)
@@ -236,9 +240,9 @@ def test_a_field_that_stands_twice(body: bytes) -> None:
 def test_quotes_and_colons_within_texts(text: str) -> None:
     """Texts that look like JSON are texts."""
     query = encoded({"question": text, "normalize": False, "dimensions": 3})
-    assert parse_query(query).question == text
+    assert parse_query(query, LIMITS).question == text
     batch = encoded({"questions": [text] * 256, "encoding_format": "base64", "truncate": True})
-    assert parse_batch(batch, 256).questions == [text] * 256
+    assert parse_batch(batch, Limits(256)).questions == [text] * 256
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"question"', b"1", b"null", b"true"])
@@ -251,7 +255,7 @@ def test_a_body_that_is_no_object(body: bytes) -> None:
 def test_too_many_texts() -> None:
     """A request may have as many texts as the plan says and no more."""
     body = encoded({"questions": ["a"] * 4})
-    assert len(parse_batch(body, 4).questions) == 4
+    assert len(parse_batch(body, Limits(4)).questions) == 4
     message = "4 texts in one request, at most 3 are accepted; send several requests"
     assert refusal(body, 3) == (TooManyItems, message, "questions")
 
