@@ -16,6 +16,7 @@ import pytest
 
 from tests.container.clients import Clients
 from tests.container.conftest import Project, docker, leftovers
+from tests.system.wire import awaited
 
 GIB = 1 << 30
 
@@ -212,6 +213,12 @@ def test_rollback_to_the_version_before(project: Project) -> None:
     assert not any(line.startswith("SENTENCE_API_LOG_LEVEL") for line in environment)
 
 
+def starts(project: Project) -> list[str]:
+    """Return the starts among the events of a deployment's status."""
+    events = httpx2.get(f"{project.url}/status").json()["events"]
+    return [event["kind"] for event in events if event["kind"] == "start"]
+
+
 def test_keys_and_history_outlive_a_container(project: Project) -> None:
     """Keys are mounted as a file, and the history survives a new version."""
     keys = project.folder / "my-keys"
@@ -225,14 +232,12 @@ def test_keys_and_history_outlive_a_container(project: Project) -> None:
     container = project.container()
     assert "secret-1" not in json.dumps(state_of(container)["Config"])
     assert (project.folder / "var" / "container").stat().st_mode & 0o777 == 0o700
-    first = httpx2.get(f"{project.url}/status").json()["events"]
-    assert [event["kind"] for event in first if event["kind"] == "start"] == ["start"]
+    awaited(lambda: starts(project), ["start"].__eq__)
 
     keys.write_text("secret-2\n", encoding="utf-8")
     assert project.up("--keys", str(keys)).returncode == 0
     assert httpx2.post(f"{project.url}/query", json=question, headers=key).status_code == 401
-    events = httpx2.get(f"{project.url}/status").json()["events"]
-    assert [event["kind"] for event in events if event["kind"] == "start"] == ["start", "start"]
+    awaited(lambda: starts(project), ["start", "start"].__eq__)
     assert project.run("rollback").returncode == 0
     assert httpx2.post(f"{project.url}/query", json=question, headers=key).status_code == 200
 

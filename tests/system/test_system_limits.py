@@ -152,7 +152,7 @@ def test_client_that_leaves_frees_the_server(tight: Any) -> None:
     # Before the deadline of the dropped batch.
     assert time.monotonic() - started < 1.4
     gone = 'sentence_api_errors_total{code="client_gone"}'
-    assert metrics(tight.url)[gone] == before.get(gone, 0) + 1
+    assert eventually(lambda: metrics(tight.url).get(gone) == before.get(gone, 0) + 1)
 
 
 def test_refused_bodies_do_not_hold_up_others(tight: Any) -> None:

@@ -24,7 +24,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from tests.system.wire import TIMEOUT_SECONDS, Connection, eventually, message, metrics
+from tests.system.wire import TIMEOUT_SECONDS, Connection, awaited, eventually, message, metrics
 
 pytestmark = pytest.mark.system
 
@@ -250,10 +250,10 @@ def test_metrics_are_summed_over_workers(start: Callable[..., Any]) -> None:
     server = start(WEB_CONCURRENCY=2)
     for _ in range(40):
         query(server.url)
-    samples = metrics(server.url)
+    counted = 'sentence_api_requests_total{route="/query",status="200"}'
+    samples = awaited(lambda: metrics(server.url), lambda found: found.get(counted) == 40)
     assert samples["sentence_api_texts_total"] == 40
     assert samples["sentence_api_tokens_total"] == 40 * 7
-    assert samples['sentence_api_requests_total{route="/query",status="200"}'] == 40
     assert samples['sentence_api_request_seconds_count{route="/query"}'] == 40
     answers = [metrics(server.url)["sentence_api_texts_total"] for _ in range(10)]
     assert answers == [40] * 10

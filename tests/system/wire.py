@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 JSON = {"Content-Type": "application/json"}
 TIMEOUT_SECONDS = 60
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,20 @@ def eventually(condition: Callable[[], object], seconds: float = 10) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def awaited(
+    ask: Callable[[], Found], wanted: Callable[[Found], object], seconds: float = 10
+) -> Found:
+    """Ask until the answer is as wanted, and return it; fail with the last answer.
+
+    On a busy machine a verdict, a count or a row may be another one for a moment.
+    """
+    until = time.monotonic() + seconds
+    while not wanted(found := ask()):
+        assert time.monotonic() < until, found
+        time.sleep(0.2)
+    return found
 
 
 def metrics(url: str) -> dict[str, float]:
