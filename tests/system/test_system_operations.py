@@ -20,7 +20,7 @@ import httpx2
 import pytest
 
 from tests.conftest import prometheus_program
-from tests.system.wire import TIMEOUT_SECONDS, Connection, awaited, eventually, metrics
+from tests.system.wire import OPTIONS, TIMEOUT_SECONDS, Connection, awaited, eventually, metrics
 
 pytestmark = pytest.mark.system
 
@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[2]
 QUERY = {"question": "What is machine learning?"}
 LONG = "one two three four five six seven eight nine ten " * 8
 BATCH = {"questions": [f"{n} {LONG}" for n in range(64)]}
-OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
 # Rates cover the last seconds here, so that a test need not last a minute.
 QUICK = {"SENTENCE_API_HISTORY_SECONDS": 0.5, "SENTENCE_API_STATUS_WINDOW": 3}
 
@@ -165,7 +164,8 @@ def test_crashes_are_remembered_after_a_restart(start: Callable[..., Any], tmp_p
     assert eventually(lambda: first.log.read_text().count("worker ready") == 2)
     first.process.kill()
     first.process.wait()
-    assert "connection refused" in check_until(first, 2)
+    code, _ = awaited(lambda: check(first), lambda found: "connection refused" in found[1])
+    assert code == 2
     second = start(WEB_CONCURRENCY=1, **QUICK, **folder)
     row = awaited(lambda: rows(second)["restarts"], lambda row: row["value"] == 2)
     assert row["text"] == "2 unplanned in an hour: 2 crash"
