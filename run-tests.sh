@@ -14,7 +14,7 @@ usage() {
 Usage: ./run-tests.sh [--quick] [PYTEST ARGUMENTS]
 
 Installs what is missing into .venv, exports the default model if there is
-none, then runs ruff, mypy, shellcheck and pytest.
+none, then runs ruff, import-linter, mypy, shellcheck and pytest.
 
   --quick      only what needs neither the model nor a server
   -h, --help   this text
@@ -29,6 +29,8 @@ run_checks() {
   step 'ruff'
   "${BIN}/ruff" check .
   "${BIN}/ruff" format --check .
+  step 'import-linter'
+  "${BIN}/lint-imports" --no-cache --no-logo
   step 'mypy'
   "${BIN}/mypy"
   step 'shellcheck'

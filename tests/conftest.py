@@ -126,7 +126,10 @@ def _wait_until_ready(server: Server) -> None:
     while time.monotonic() < until:
         assert server.process.poll() is None, server.log.read_text()
         try:
-            if httpx2.get(f"{server.url}/health/ready").status_code == httpx2.codes.OK:
+            if (
+                httpx2.get(f"{server.url}/health/ready", verify=False).status_code
+                == httpx2.codes.OK
+            ):
                 return
         except httpx2.TransportError:
             time.sleep(0.05)

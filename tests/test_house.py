@@ -59,6 +59,24 @@ def test_no_retired_module() -> None:
     assert names == KEPT_MODULES
 
 
+def imported(path: Path) -> Iterator[str]:
+    """Yield the dotted names that a file imports, also in the programs it holds as texts."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"(?:from|import) (tests\.[\w.]+)", node.value)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_imports_a_test(name: str) -> None:
+    """Several tests' helpers are in builders.py, a conftest.py or a module of their own."""
+    parts = {part for found in imported(MODULES[name]) for part in found.split(".")}
+    assert {part for part in parts if part.startswith("test_")} == set()
+
+
 @pytest.mark.parametrize("name", PRODUCT)
 def test_no_retired_identifier(name: str) -> None:
     """Classes and functions have the names that replaced the retired ones."""

@@ -65,6 +65,7 @@ def visit(chromium: Browser, server: Any) -> Iterator[Callable[..., Visit]]:
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))
         page.on("request", lambda request: opened.requests.append(request.url))
         page.route("**/status", opened.status.answer)
+        page.clock.install()
         page.goto(f"{url}/")
         return opened
 

@@ -171,10 +171,12 @@ def test_the_status_is_kept_current(visit: Callable[..., Any]) -> None:
         }"""
     )
     visited.status.body = recorded(time="2026-11-21T07:00:03+00:00", workers=[])
+    visited.skip_pause()
     expect(page.locator("#updated")).to_contain_text("07:00:03", timeout=UPDATE_MS)
     assert page.locator("#workers tbody tr").count() == 0
     assert page.evaluate("window.said") == 0
     visited.status.body = recorded(verdict="normal", rows=all_normal())
+    visited.skip_pause()
     expect(page.locator("#verdict")).to_have_text("Ready; every check is normal", timeout=UPDATE_MS)
     expect(page).to_have_title("sentence-api")
     assert page.evaluate("window.said") > 0
@@ -345,6 +347,7 @@ def test_a_server_that_does_not_answer(visit: Callable[..., Any]) -> None:
     expect(page.locator("#checks tbody tr")).not_to_have_count(0)
     expect(trouble).to_be_hidden()
     visited.status.code = None
+    visited.skip_pause()
     expect(trouble).to_have_text(
         "The server cannot be reached. The figures below are the last known."
         " Trying again every 3 s.",
@@ -354,6 +357,7 @@ def test_a_server_that_does_not_answer(visit: Callable[..., Any]) -> None:
     expect(page).to_have_title("no answer · sentence-api")
     expect(page.locator("#figures")).to_be_visible()
     visited.status.code = 200
+    visited.skip_pause()
     expect(trouble).to_be_hidden(timeout=UPDATE_MS)
     expect(page.locator("#verdict")).to_contain_text("Ready; warning: Memory")
 
@@ -364,12 +368,15 @@ def test_an_answer_it_cannot_show(visit: Callable[..., Any]) -> None:
     trouble = visited.page.locator("#trouble")
     expect(visited.page.locator("#checks tbody tr")).not_to_have_count(0)
     visited.status.body = '{"service": {}}'
+    visited.skip_pause()
     expect(trouble).to_contain_text("This page cannot show the answer: ", timeout=UPDATE_MS)
     visited.status.body, visited.status.code = "<h1>Bad Gateway</h1>", 502
+    visited.skip_pause()
     expect(trouble).to_contain_text(
         "something between here and the service may have answered", timeout=UPDATE_MS
     )
     visited.status.body, visited.status.code = recorded(), 200
+    visited.skip_pause()
     expect(trouble).to_be_hidden(timeout=UPDATE_MS)
 
 
@@ -420,7 +427,7 @@ def test_a_busy_server(visit: Callable[..., Any]) -> None:
 
 def test_what_a_real_server_refuses(visit: Callable[..., Any], serve: Callable[..., Any]) -> None:
     """A 422 is shown in the server's words; a server that is gone is reported too."""
-    strict = serve(WEB_CONCURRENCY=1, SENTENCE_API_MAX_REQUEST_ITEMS=2)
+    strict = serve(WEB_CONCURRENCY=1, SENTENCE_API_MAX_REQUEST_ITEMS=2, SENTENCE_API_KEEPALIVE=1)
     page = visit(url=strict.url).page
     compare(page, TEXTS)
     trouble = page.locator("#try-trouble")

@@ -9,6 +9,8 @@ from playwright.sync_api import Page, Route
 
 RECORDED = Path(__file__).parent.parent / "recorded" / "status.json"
 LEAST_CONTRAST = 4.5
+# More than the page waits between two polls.
+POLL_MS = 5_000
 # The contrast of each piece of text with its background, by the formula of WCAG 2.
 CONTRASTS = """() => {
   const numbers = (text) => text.match(/[\\d.]+(e-?\\d+)?/g).map(Number);
@@ -66,3 +68,7 @@ class Visit:
     status: Status
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+    def skip_pause(self) -> None:
+        """Let the time until the page asks for the status again pass at once."""
+        self.page.clock.fast_forward(POLL_MS)

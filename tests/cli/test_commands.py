@@ -6,12 +6,12 @@ import json
 import subprocess
 import sys
 
+import grimp
 import pytest
 
 from sentence_api import __version__
 from sentence_api.__main__ import COMMANDS, main
 from tests.conftest import ROOT
-from tests.test_floors import IMPORTS, our_modules
 
 # Prints the watched libraries and the commands that `COMMAND --help` has imported.
 IMPORTED = """
@@ -41,8 +41,8 @@ NEEDED = {
     "canary": {"pydantic"},
     "smoke": {"pydantic"},
     "settings": {"pydantic"},
-    "alerts": {"numpy", "pydantic"},
-    "dashboard": {"numpy", "pydantic"},
+    "alerts": {"gevent", "numpy", "pydantic", "tokenizers"},
+    "dashboard": {"gevent", "numpy", "pydantic", "tokenizers"},
 }
 
 
@@ -161,8 +161,9 @@ def test_a_start_that_cannot_be(
 def test_every_command_is_listed() -> None:
     """Each file of `cli/` with a `main` of its own is in the table, or serves one that is."""
     modules = {module for module, _ in COMMANDS.values()}
-    files = {name for name in IMPORTS if name.startswith("sentence_api.cli.")}
-    used = set().union(*(our_modules(IMPORTS[name]) for name in files))
+    graph = grimp.build_graph("sentence_api", cache_dir=None)
+    files = graph.find_children("sentence_api.cli")
+    used = set().union(*map(graph.find_modules_directly_imported_by, files))
     assert modules <= files
     assert files - modules <= used
     assert modules & used == set()

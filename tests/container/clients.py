@@ -1,13 +1,14 @@
 """Clients that send requests at a steady rate and record how each request ended.
 
 Standard library only: the swarm test runs this file inside the swarm's network,
-`python clients.py HOST PORT SECONDS`.
+`python clients.py HOST PORT SECONDS`; SIGTERM ends it before.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
 import sys
 import threading
@@ -75,6 +76,10 @@ class Clients:
 
 
 if __name__ == "__main__":
+    enough = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: enough.set())
+    started = time.monotonic()
     with Clients(sys.argv[1], int(sys.argv[2])) as clients:
-        time.sleep(float(sys.argv[3]))
-    sys.stdout.write(json.dumps(clients.outcomes) + "\n")
+        enough.wait(float(sys.argv[3]))
+        seconds = time.monotonic() - started
+    sys.stdout.write(json.dumps({"seconds": seconds, "outcomes": clients.outcomes}) + "\n")

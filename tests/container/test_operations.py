@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.container.conftest import Project, docker
+from tests.system.wire import awaited
 
 MIB = 1 << 20
 LIMIT = 384 * MIB
@@ -58,6 +59,15 @@ class Container:
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout + done.stderr
 
+    def check_until(self, code: int) -> str:
+        """Return the output of the check once it ends with a status."""
+        return awaited(self.check, lambda found: found[0] == code, 60)[1]
+
+    def row(self, name: str, verdict: str) -> dict[str, Any]:
+        """Return a row once it has a verdict."""
+        rows = awaited(self.rows, lambda rows: rows[name]["verdict"] == verdict, 60)
+        return rows[name]
+
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the rows by name."""
         status: dict[str, Any] = json.loads(self.check("--json")[1])
@@ -87,8 +97,6 @@ class Container:
         process = self.start(HOLD.format(size=size))
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        # A status may be a second old.
-        time.sleep(1.2)
         try:
             yield
         finally:
@@ -107,34 +115,30 @@ def container(image: str) -> Iterator[Container]:
     """Return a small container that serves."""
     made = Container(image)
     try:
-        assert eventually(lambda: made.check()[0] == 0), docker("logs", made.id)
+        made.check_until(0)
         yield made
+    except AssertionError:
+        sys.stderr.write(docker("logs", made.id))
+        raise
     finally:
         made.remove()
-
-
-def eventually(condition: Callable[[], object], seconds: float = 60) -> bool:
-    """Return whether a condition becomes true in time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def test_memory_near_the_limit(container: Container) -> None:
     """Memory near the limit is seen as Docker sees it, judged, and comes with advice."""
     used = container.rows()["memory"]["value"] * LIMIT / 100
-    codes = {}
-    for share, verdict in ((0.62, "normal"), (0.78, "warning"), (0.92, "critical")):
-        with container.holding(int(share * LIMIT - used)):
-            codes[verdict], shown = container.check()
-            row = container.rows()["memory"]
+    shown = ""
+    for share, verdict, code in ((62, "normal", 0), (78, "warning", 1), (92, "critical", 2)):
+        with container.holding(share * LIMIT // 100 - int(used)):
+            row = awaited(
+                lambda: container.rows()["memory"],
+                # Of what is held, and not of a status from before.
+                lambda row, share=share: abs(row["value"] - share) < 5,
+            )
             assert (row["verdict"], row["text"][-10:]) == (verdict, "of 384 MiB"), row
             # The check itself uses part of the memory that it measures.
             assert row["value"] == pytest.approx(container.stats()[0], rel=0.05)
-    assert codes == {"normal": 0, "warning": 1, "critical": 2}
+            shown = container.check_until(code)
     assert re.search(r"memory 9\d % of 384 MiB: raise the memory limit to \d+M\.", shown)
 
 
@@ -143,14 +147,14 @@ def test_cpu_at_the_quota(container: Container) -> None:
     # Half a CPU is available even on a busy machine.
     docker("update", "--cpus", "0.5", container.id)
     container.start(COMPUTE)
-    assert eventually(lambda: container.rows()["cpu"]["verdict"] == "critical")
-    time.sleep(3)
-    code, shown = container.check()
-    assert code == 2
-    assert "raise the limit to 1 CPU " in shown
-    row, stats = container.rows()["cpu"], container.stats()
+    container.row("cpu", "critical")
+    assert "raise the limit to 1 CPU " in container.check_until(2)
     # Docker shows percent of a single CPU, not of the quota.
-    assert row["value"] == pytest.approx(stats[1] / 0.5, rel=0.05)
+    awaited(
+        lambda: (container.rows()["cpu"]["value"], container.stats()[1] / 0.5),
+        lambda found: found[0] == pytest.approx(found[1], rel=0.05),
+        60,
+    )
 
 
 def test_a_worker_killed_for_memory(container: Container) -> None:
@@ -158,12 +162,12 @@ def test_a_worker_killed_for_memory(container: Container) -> None:
     (worker,) = container.workers()
     docker("exec", container.id, "sh", "-c", f"echo 1000 > /proc/{worker}/oom_score_adj")
     container.start(HOLD.format(size=LIMIT))
-    assert eventually(lambda: container.rows()["oom_kills"]["verdict"] == "critical")
-    assert eventually(lambda: container.workers() not in ([], [worker]))
-    code, shown = container.check()
-    assert code == 2
+    container.row("oom_kills", "critical")
+    awaited(container.workers, lambda workers: workers not in ([], [worker]), 60)
+    shown = container.check_until(2)
     assert re.search(r"OOM kills: the kernel killed \d+ for memory: raise the memory limit", shown)
-    assert container.rows()["restarts"]["text"] == "1 unplanned in an hour: 1 oom"
+    restarts = awaited(lambda: container.rows()["restarts"], lambda row: row["value"] == 1)
+    assert restarts["text"] == "1 unplanned in an hour: 1 oom"
     events = json.loads(container.check("--json")[1])["events"]
     assert "oom" in [event["kind"] for event in events]
     assert "crash" not in [event["kind"] for event in events]
@@ -173,21 +177,19 @@ def test_a_crash_is_no_kill_for_memory(container: Container) -> None:
     """A worker killed by a signal counts as crashed unless the kernel counted an OOM kill."""
     (worker,) = container.workers()
     docker("exec", container.id, "python", "-c", f"import os; os.kill({worker}, 9)")
-    assert eventually(lambda: container.rows()["restarts"]["value"] == 1)
-    rows = container.rows()
+    rows = awaited(container.rows, lambda rows: rows["restarts"]["value"] == 1, 60)
     assert rows["restarts"]["text"] == "1 unplanned in an hour: 1 crash"
     assert (rows["oom_kills"]["value"], rows["oom_kills"]["verdict"]) == (0, "normal")
 
 
 def test_a_limit_that_was_changed(container: Container) -> None:
     """A container whose limit was changed no longer follows the formula's plan."""
-    assert container.rows()["drift"]["verdict"] == "normal"
+    container.row("drift", "normal")
     docker("update", "--memory", "600m", "--memory-swap", "600m", container.id)
-    assert eventually(lambda: container.rows()["drift"]["verdict"] == "warning")
-    code, shown = container.check()
+    container.row("drift", "warning")
+    shown = container.check_until(1)
     words = " ".join(shown.split())  # the screen breaks long lines
     assert "memory: 384 MiB in use, the formula gives 600 MiB now" in words, shown
-    assert code == 1
 
 
 def test_monitor_resources_finds_the_deployment(project: Project) -> None:
@@ -203,13 +205,8 @@ def test_monitor_resources_finds_the_deployment(project: Project) -> None:
     assert check()[0] == 3
     up = project.up()
     assert up.returncode == 0, up.stdout + up.stderr
-    shown = [""]
-
-    def normal() -> bool:
-        code, shown[0] = check("--json")
-        return (code, json.loads(shown[0])["verdict"]) == (0, "normal")
-
-    assert eventually(normal), shown[0]
+    code, shown = awaited(lambda: check("--json"), lambda found: found[0] == 0, 60)
+    assert json.loads(shown)["verdict"] == "normal"
     docker("stop", project.container())
     code, shown = check()
     assert code == 2

@@ -60,6 +60,7 @@ def start(serve: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     yield begin
     for server in servers:
         server.process.terminate()
+    for server in servers:
         server.process.wait(timeout=TIMEOUT_SECONDS)
 
 

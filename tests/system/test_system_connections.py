@@ -71,9 +71,9 @@ def test_chunked_body_that_is_too_large(url: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"ZZ\r\nabc\r\n0\r\n\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"-1\r\n\r\n", b"\r\n\r\n"]
 )
-def test_malformed_chunks(body: bytes, url: str) -> None:
+def test_malformed_chunks(body: bytes, tight: Any) -> None:
     """Malformed chunks are a client error, and end the connection."""
-    with Connection(url) as connection:
+    with Connection(tight.url) as connection:
         connection.send(head("/query", **CHUNKED) + body)
         answer = connection.read()
         assert connection.rest() == b""

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.system.wire import TIMEOUT_SECONDS, eventually, metrics
+from tests.system.wire import OPTIONS, eventually, metrics
 
 pytestmark = pytest.mark.system
 
@@ -46,7 +46,7 @@ def faulty(start: Callable[..., Any], tmp_path: Path) -> Any:
 def ask(url: str, question: str) -> httpx2.Response:
     """Send one question on a new connection."""
     body = {"question": question}
-    return httpx2.post(f"{url}/query", json=body, timeout=TIMEOUT_SECONDS, trust_env=False)
+    return httpx2.post(f"{url}/query", json=body, **OPTIONS)
 
 
 def test_a_wrong_vector_is_an_error_for_its_own_request(faulty: Any) -> None:

@@ -25,7 +25,15 @@ import numpy as np
 import pytest
 
 from sentence_api.server.draining import STOPPED
-from tests.system.wire import TIMEOUT_SECONDS, Connection, eventually, message, metrics
+from tests.system.wire import (
+    OPTIONS,
+    TIMEOUT_SECONDS,
+    Connection,
+    awaited,
+    eventually,
+    message,
+    metrics,
+)
 
 pytestmark = pytest.mark.system
 
@@ -42,12 +50,12 @@ SHARED = Path("/dev/shm")  # noqa: S108 - the shared folder of the servers under
 
 def get(url: str, path: str) -> httpx2.Response:
     """Send one GET on a new connection."""
-    return httpx2.get(url + path, timeout=TIMEOUT_SECONDS, trust_env=False)
+    return httpx2.get(url + path, **OPTIONS)
 
 
 def query(url: str) -> list[float]:
     """Send one question on a new connection."""
-    answer = httpx2.post(f"{url}/query", json=QUERY, timeout=TIMEOUT_SECONDS, trust_env=False)
+    answer = httpx2.post(f"{url}/query", json=QUERY, **OPTIONS)
     return answer.raise_for_status().json()["embedding"]
 
 
@@ -71,12 +79,11 @@ class Load:
 
     def run(self, client: int, url: str, stop: threading.Event, *, keep: bool) -> None:
         """Send requests until told to stop, over one connection or a new connection each time."""
-        options: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
-        with httpx2.Client(**options) as kept:
+        with httpx2.Client(**OPTIONS) as kept:
             while not stop.is_set():
                 try:
                     post = kept.post if keep else httpx2.post
-                    extra = {} if keep else options
+                    extra = {} if keep else OPTIONS
                     post(f"{url}/query", json=QUERY, **extra).raise_for_status()
                     self.answered.append(time.monotonic())
                 except httpx2.HTTPError as error:
@@ -126,8 +133,7 @@ def statuses(server: Any, key: str | None) -> list[int]:
                     f"{server.url}/query",
                     json=QUERY,
                     headers=headers,
-                    timeout=TIMEOUT_SECONDS,
-                    trust_env=False,
+                    **OPTIONS,
                 ).status_code
             )
         finally:
@@ -228,12 +234,11 @@ def test_killed_worker(start: Callable[..., Any]) -> None:
     assert counter_files(server) == {"counter_0.db", "counter_1.db", "counter_master.db"}
 
 
-def test_a_worker_is_killed_for_memory_before_the_master(start: Callable[..., Any]) -> None:
+def test_a_worker_is_killed_for_memory_before_the_master(tight: Any) -> None:
     """The kernel kills a worker, which is replaced, before the master, whose end ends all."""
-    server = start(WEB_CONCURRENCY=1)
     score = "/proc/{}/oom_score_adj"
-    master = int(Path(score.format(server.process.pid)).read_text())
-    [worker] = server.workers()
+    master = int(Path(score.format(tight.process.pid)).read_text())
+    [worker] = tight.workers()
     assert int(Path(score.format(worker)).read_text()) == max(500, master)
 
 
@@ -246,19 +251,24 @@ def test_hung_worker_counts_as_crashed(start: Callable[..., Any]) -> None:
     assert eventually(lambda: metrics(server.url).get(crashes) == 1)
 
 
-def test_metrics_are_summed_over_workers(start: Callable[..., Any]) -> None:
+def test_metrics_are_summed_over_workers(default_server: Any) -> None:
     """Every worker reports the same sums, with contributions of each worker."""
-    server = start(WEB_CONCURRENCY=2)
+    url = default_server.url
+    before = metrics(url)
+
+    def grown() -> dict[str, float]:
+        return {name: value - before.get(name, 0) for name, value in metrics(url).items()}
+
     for _ in range(40):
-        query(server.url)
-    samples = metrics(server.url)
+        query(url)
+    counted = 'sentence_api_requests_total{route="/query",status="200"}'
+    samples = awaited(grown, lambda found: found.get(counted) == 40)
     assert samples["sentence_api_texts_total"] == 40
     assert samples["sentence_api_tokens_total"] == 40 * 7
-    assert samples['sentence_api_requests_total{route="/query",status="200"}'] == 40
     assert samples['sentence_api_request_seconds_count{route="/query"}'] == 40
-    answers = [metrics(server.url)["sentence_api_texts_total"] for _ in range(10)]
+    answers = [grown()["sentence_api_texts_total"] for _ in range(10)]
     assert answers == [40] * 10
-    assert counter_files(server) >= {"counter_0.db", "counter_1.db"}
+    assert counter_files(default_server) >= {"counter_0.db", "counter_1.db"}
 
 
 def counter_files(server: Any) -> set[str]:
@@ -485,12 +495,11 @@ def test_memory_of_two_workers_and_a_third(start: Callable[..., Any]) -> None:
     assert three - two <= 60
 
 
-def test_memory_status_is_the_process(start: Callable[..., Any]) -> None:
+def test_memory_status_is_the_process(tight: Any) -> None:
     """The memory that a worker reports equals the kernel's figures."""
-    server = start(WEB_CONCURRENCY=1)
-    query(server.url)
-    process = get(server.url, "/memory-status").json()["process_memory"]
-    (worker,) = server.workers()
+    query(tight.url)
+    process = get(tight.url, "/memory-status").json()["process_memory"]
+    (worker,) = tight.workers()
     text = Path(f"/proc/{worker}/smaps_rollup").read_text(encoding="ascii")
     kernel = {name: int(size) / MIB for name, size in re.findall(r"^(\w+): +(\d+) kB", text, re.M)}
     assert abs(process["rss_mb"] - kernel["Rss"]) < 2

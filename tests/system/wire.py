@@ -8,13 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
 JSON = {"Content-Type": "application/json"}
 TIMEOUT_SECONDS = 60
+# Of single requests over plain HTTP. Each would read the certificates anew, which takes 30 ms of
+# the CPU that the server under test needs.
+OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False, "verify": False}
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,22 @@ def eventually(condition: Callable[[], object], seconds: float = 10) -> bool:
     return True
 
 
+def awaited(
+    ask: Callable[[], Found], wanted: Callable[[Found], object], seconds: float = 10
+) -> Found:
+    """Ask until the answer is as wanted, and return it; fail with the last answer.
+
+    On a busy machine a verdict, a count or a row may be another one for a moment.
+    """
+    until = time.monotonic() + seconds
+    while not wanted(found := ask()):
+        assert time.monotonic() < until, found
+        time.sleep(0.2)
+    return found
+
+
 def metrics(url: str) -> dict[str, float]:
     """Return every sample of `/metrics`, by name and labels."""
-    text = httpx2.get(f"{url}/metrics", trust_env=False).raise_for_status().text
+    text = httpx2.get(f"{url}/metrics", **OPTIONS).raise_for_status().text
     samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in samples}

@@ -164,24 +164,20 @@ def test_an_invalid_batch(body: dict[str, Any], message: str, param: str) -> Non
 REPEATED = [b"1", b'""', b"null", b"[]", b"{}", b'"a"', b'{"":1}', b"[" * 99 + b"]" * 99]
 
 
-def many(start: bytes, item: bytes, end: bytes) -> bytes:
-    """Return a body of 2 MB with one repeated item."""
-    return start + b",".join([item] * (2_000_000 // (len(item) + 1))) + end
-
-
 def peak_growth(body: str) -> tuple[int, float]:
     """Return the bytes and seconds of parsing in a separate process.
 
     Args:
-        body: A Python expression over `many`.
+        body: A Python expression over `many`, which repeats an item up to 2 MB.
     """
     program = f"""
 import re, sys, time
 from pathlib import Path
-from tests.http.dialects.test_native import many
 from sentence_api.errors import ServiceError
 from sentence_api.http.dialect import Limits
 from sentence_api.http.dialects.native import parse_batch
+def many(start, item, end):
+    return start + b",".join([item] * (2_000_000 // (len(item) + 1))) + end
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 body = {body}
