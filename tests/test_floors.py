@@ -64,9 +64,9 @@ EDGES = {
     },
     "__main__": {"healthcheck", "cli", "commands"},
 }
-# From the engine, serving imports only the form of a batch, except for a single module.
+# From the engine, serving imports only its interface, except for a single module.
 MODEL = f"{PACKAGE}.serving.model"
-SERVING_OF_ENGINE = {f"{PACKAGE}.engine.{name}" for name in ("interface", "batch")}
+SERVING_OF_ENGINE = {f"{PACKAGE}.engine.interface"}
 HTTP_OF_ENGINE = {f"{PACKAGE}.engine.artifact"}
 
 # The only files, or folders with a slash at the end, that may import a library or module.
@@ -199,7 +199,7 @@ def test_modules_form_no_circle() -> None:
     ("package", "allowed"), [("serving", SERVING_OF_ENGINE), ("http", HTTP_OF_ENGINE)]
 )
 def test_only_the_model_knows_engines(package: str, allowed: set[str]) -> None:
-    """Batching and HTTP know shapes and manifests, but do not load, tokenize or compute."""
+    """Batching and HTTP know batches and manifests, but do not load, tokenize or compute."""
     used = {
         other
         for name, imported in IMPORTS.items()
