@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import gevent
 
 from sentence_api.engine.interface import Batch, Engine, TokenIds
-from sentence_api.errors import InferenceFailed
+from sentence_api.errors import InferenceFailed, InvalidValue
 from sentence_api.serving.job import Job
 from sentence_api.serving.queue import Caps, Queue
 from sentence_api.serving.soundness import unsound_rows
@@ -97,10 +97,14 @@ class Batcher:
             ClientGone: The client left.
             InferenceFailed: The engine raised, or gave a wrong vector.
             Draining: The batcher was closed.
+            InvalidValue: A text has no tokens.
             ValueError: There are no texts.
         """
         if not tokens:
             raise ValueError("no texts to embed")
+        # A tokenizer without special tokens gives none for an empty text; no batch holds that.
+        if not all(map(len, tokens)):
+            raise InvalidValue("a text has no tokens that the model can read")
         job = Job(tokens, deadline, is_gone)
         self.queue.join(job)
         job.done.wait()

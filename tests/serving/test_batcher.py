@@ -19,6 +19,7 @@ from sentence_api.errors import (
     DeadlineExceeded,
     Draining,
     InferenceFailed,
+    InvalidValue,
     QueueFull,
     ServiceError,
 )
@@ -977,6 +978,16 @@ def test_a_request_without_texts(start: Callable[..., Batcher], texts: Texts) ->
     assert empty.ready()
     tokens = texts(8)
     assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
+
+
+def test_a_text_without_tokens(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A text without tokens is refused, and costs no other request its vectors."""
+    batcher = start(Engine())
+    other = texts(8)
+    empty = np.empty(0, dtype=np.int64)
+    found = outcomes(spawn(batcher, [empty]), spawn(batcher, other))
+    assert found == [InvalidValue, expected(other)]
+    assert batcher.queue.waiting_tokens == 0
 
 
 def test_closing_fails_what_waits(start: Callable[..., Batcher], texts: Texts) -> None:
