@@ -115,8 +115,7 @@ def _unit_vectors(engine: Engine, tokens: Sequence[Tokens]) -> Vectors:
     together = sum(text.read for text in tokens)
     batch = engine.batch(together, BatchCaps(len(tokens), together * len(tokens)))
     for text in tokens:
-        if not batch.add(text.ids):
-            raise ExportFailed(f"a batch of {len(tokens)} texts takes no more than {batch.items}")
+        batch.add(text.ids)
     vectors = engine.forward(*batch.arrays())[batch.inverse]
     unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

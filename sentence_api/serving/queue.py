@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from gevent.event import Event
@@ -124,7 +124,9 @@ class Queue:
         """End a job without vectors, and discard its waiting texts."""
         self.waiting_tokens -= job.waiting_tokens
         job.fail(error)
-        self._rotation = deque(each for each in self._rotation if each is not job)
+        # Without texts left to compute it has left the rotation already.
+        with suppress(ValueError):
+            self._rotation.remove(job)
 
     def drop(self) -> None:
         """End the jobs whose deadline has passed or whose client has left."""
