@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
 def _unit_vectors(engine: Engine, tokens: Sequence[Tokens]) -> Vectors:
     """Return unit vectors of some texts; where texts may share a row, all share one."""
     together = sum(text.read for text in tokens)
-    batch = engine.batch(together, BatchCaps(len(tokens), together * len(tokens)))
+    batch = engine.batch(together, BatchCaps(len(tokens), sys.maxsize))
     for text in tokens:
         batch.add(text.ids)
     vectors = engine.forward(*batch.arrays())[batch.inverse]
