@@ -1,17 +1,22 @@
-"""Packing: texts of a pass share rows, and each attends only to itself (docs/adr/0017)."""
+"""Batches: the texts of one forward pass, and the way from each text to its vector.
+
+In a packed batch several texts share a row, and each attends only to itself (docs/adr/0017). In a
+padded batch each text has a row of its own, beside texts of about its length.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
-from sentence_api.engine.interface import TokenIds
+from sentence_api.engine.interface import BatchCaps, TokenIds
 
 # Attention covers the whole row: a token costs 58 us in rows of 64, 61 in 128 and 67 in 256.
 _ROW_WIDTHS = (64, 128)
-
-
 # Texts of similar length share a pass: lengths are rounded up to a grid of (limit, step).
 _GRID = ((16, 2), (32, 4), (64, 8), (128, 16))
 _COARSE_STEP = 32
@@ -22,11 +27,132 @@ _FEW = 8
 # every _WORTH: 32 texts of 32 tokens take less time than 32 texts of 30 (docs/adr/0016).
 _FAST_WIDTH = 16
 _WORTH = 15
+# A text joins a padded batch if it is shorter than the longest text by no more than this many
+# tokens, or by no more than the longest divided by the share.
+_SLACK_TOKENS = 4
+_SLACK_SHARE = 4
 
 
 def row_width(longest: int) -> int:
     """Return the width of rows that a text of `longest` tokens can share with others."""
     return next((width for width in _ROW_WIDTHS if longest <= width), padded_length(longest))
+
+
+class _Batch(ABC):
+    """Batch that knows its texts, but not how they lie in rows; see `Batch`."""
+
+    def __init__(self, width: int, shortest: int, caps: BatchCaps, pad_token_id: int) -> None:
+        self.width = self.room = width
+        self.shortest = shortest
+        self.tokens = self.padded_tokens = self.padding_tokens = 0
+        self.inverse: list[int] = []
+        self._most_items = caps.items
+        self._pad_token_id = pad_token_id
+        # Each text that joined, as the number of the distinct text that it equals.
+        self._numbers: list[int] = []
+        self._known: dict[bytes, int] = {}
+        self._texts: list[TokenIds] = []
+
+    @property
+    def items(self) -> int:
+        """Number of texts."""
+        return len(self._numbers)
+
+    @property
+    def distinct(self) -> int:
+        """Number of different texts."""
+        return len(self._texts)
+
+    def add(self, ids: TokenIds) -> bool:
+        """Add a text; see `Batch`."""
+        if len(self._numbers) >= self._most_items:
+            return False
+        key = ids.tobytes()
+        number = self._known.get(key)
+        if number is None:
+            number = len(self._texts)
+            if not self._fit(number, len(ids)):
+                return False
+            self._known[key] = number
+            self._texts.append(ids)
+        self._numbers.append(number)
+        self.tokens += len(ids)
+        self.room = self._room() if len(self._numbers) < self._most_items else 0
+        return True
+
+    def arrays(self) -> tuple[TokenIds, TokenIds]:
+        """Return input ids and segments; see `Batch`."""
+        lengths = [len(ids) for ids in self._texts]
+        rows, self.width = self._layout(lengths)
+        order = {number: index for index, number in enumerate(chain.from_iterable(rows))}
+        self.inverse = [order[number] for number in self._numbers]
+        self.padded_tokens = len(rows) * self.width
+        self.padding_tokens = self.padded_tokens - sum(lengths)
+        held = [[self._texts[number] for number in row] for row in rows]
+        return pad(held, self.width, self._pad_token_id)
+
+    @abstractmethod
+    def _fit(self, number: int, length: int) -> bool:
+        """Give a text room; return False if there is none."""
+
+    @abstractmethod
+    def _room(self) -> int:
+        """Return the length in tokens of the longest text that still fits."""
+
+    @abstractmethod
+    def _layout(self, lengths: list[int]) -> tuple[list[list[int]], int]:
+        """Return the numbers of the texts in each row, and the width of the rows."""
+
+
+class PackedBatch(_Batch):
+    """Batch whose texts share rows; texts of any length may join.
+
+    Args:
+        longest: Tokens of the text that sets the width of the rows.
+        caps: Bounds of the batch.
+        pad_token_id: Token id that fills a row behind its texts.
+    """
+
+    def __init__(self, longest: int, caps: BatchCaps, pad_token_id: int) -> None:
+        width = max(padded_length(longest), min(row_width(longest), caps.tokens))
+        super().__init__(width, 1, caps, pad_token_id)
+        self._rows = Rows(width, max(1, caps.tokens // width))
+
+    def _fit(self, number: int, length: int) -> bool:
+        return self._rows.add(number, length)
+
+    def _room(self) -> int:
+        return self._rows.room
+
+    def _layout(self, lengths: list[int]) -> tuple[list[list[int]], int]:
+        return repack(lengths, self._rows.rows, self._rows.width)
+
+
+class PaddedBatch(_Batch):
+    """Batch of one text a row; only texts of about the longest text's length should join.
+
+    Args:
+        longest: Tokens of the text that sets the width of the rows.
+        caps: Bounds of the batch.
+        pad_token_id: Token id that fills a row behind its text.
+    """
+
+    def __init__(self, longest: int, caps: BatchCaps, pad_token_id: int) -> None:
+        shortest = longest - max(_SLACK_TOKENS, longest // _SLACK_SHARE)
+        super().__init__(padded_length(longest), max(1, shortest), caps, pad_token_id)
+        self._free_rows = max(1, caps.tokens // self.width)
+
+    def _fit(self, _: int, length: int) -> bool:
+        if not self._free_rows or length > self.width:
+            return False
+        self._free_rows -= 1
+        return True
+
+    def _room(self) -> int:
+        return self.width if self._free_rows else 0
+
+    def _layout(self, lengths: list[int]) -> tuple[list[list[int]], int]:
+        return [[number] for number in range(len(lengths))], pass_width(lengths)
 
 
 class Rows:
@@ -35,39 +161,35 @@ class Rows:
     Args:
         width: Tokens per row.
         most: Maximum number of rows, at least 1.
-        alone: Each text takes a row of its own.
 
     Attributes:
         rows: Numbers of the texts in each row.
     """
 
-    def __init__(self, width: int, most: int, *, alone: bool = False) -> None:
+    def __init__(self, width: int, most: int) -> None:
         self.width = width
         self.rows: list[list[int]] = []
         self._most = most
-        self._alone = alone
-        self._gaps: list[int] = []
+        # Smallest first, each with the index of its row.
+        self._gaps: list[tuple[int, int]] = []
 
     @property
     def room(self) -> int:
         """Length in tokens of the longest text that still fits."""
-        return self.width if len(self.rows) < self._most else max(self._gaps)
+        return self.width if len(self.rows) < self._most else self._gaps[-1][0]
 
     def add(self, number: int, length: int) -> bool:
         """Put a text into the row with the smallest gap that fits; return False without room."""
-        fitting: list[tuple[int, int]] = []
-        if not self._alone:
-            fitting = [(gap, row) for row, gap in enumerate(self._gaps) if gap >= length]
-        if fitting:
-            _, row = min(fitting)
+        position = bisect_left(self._gaps, (length, 0))
+        if position < len(self._gaps):
+            gap, row = self._gaps.pop(position)
         elif len(self.rows) < self._most and length <= self.width:
-            row = len(self.rows)
+            gap, row = self.width, len(self.rows)
             self.rows.append([])
-            self._gaps.append(self.width)
         else:
             return False
         self.rows[row].append(number)
-        self._gaps[row] = 0 if self._alone else self._gaps[row] - length
+        insort(self._gaps, (gap - length, row))
         return True
 
 
@@ -104,19 +226,6 @@ def pass_width(lengths: Sequence[int]) -> int:
         return padded_length(longest)
     fast = -(-longest // _FAST_WIDTH) * _FAST_WIDTH
     return fast if (fast - longest) * _WORTH <= longest else longest
-
-
-def distinct(sequences: Sequence[TokenIds]) -> tuple[list[TokenIds], list[int]]:
-    """Return the distinct sequences, and for each of `sequences` its index among them."""
-    known: dict[bytes, int] = {}
-    found: list[TokenIds] = []
-    places: list[int] = []
-    for sequence in sequences:
-        place = known.setdefault(sequence.tobytes(), len(found))
-        if place == len(found):
-            found.append(sequence)
-        places.append(place)
-    return found, places
 
 
 def pad(

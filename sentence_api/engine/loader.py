@@ -1,14 +1,54 @@
-"""Loader of an artifact's engine. torch is imported only when it is the engine."""
+"""Loader of an artifact. torch is imported only when it is the engine."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-from sentence_api.engine.artifact import GRAPH, MANIFEST, SOURCE, Manifest
+import numpy as np
+
+from sentence_api.engine.artifact import (
+    GRAPH,
+    MANIFEST,
+    SOURCE,
+    TOKENIZER,
+    Manifest,
+    read_manifest,
+    verify,
+)
+from sentence_api.engine.fidelity import canary_cosine
 from sentence_api.engine.interface import Engine
+from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.settings import Engine as EngineName
 from sentence_api.settings import Precision
+
+
+class LoadedModel(NamedTuple):
+    """Parts of an artifact that serve it."""
+
+    manifest: Manifest
+    tokenizer: TextTokenizer
+    engine: Engine
+
+    def canary_cosine(self) -> float:
+        """Return the cosine of the computed and the expected reference vector."""
+        canary = self.manifest.canary
+        ids = self.tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
+        vector = self.engine.forward(ids, np.ones_like(ids))[0]
+        return canary_cosine(vector.tolist(), canary.vector)
+
+
+def load_model(artifact: Path, precision: str, threads: int) -> LoadedModel:
+    """Verify and load an artifact.
+
+    Raises:
+        ArtifactInvalid: A file is missing, altered, not listed or a pickle, or cannot be read.
+    """
+    manifest = read_manifest(artifact)
+    verify(artifact, manifest)
+    tokenizer = TextTokenizer(artifact / TOKENIZER, manifest.max_tokens)
+    return LoadedModel(manifest, tokenizer, load_engine(artifact, manifest, precision, threads))
 
 
 def load_engine(artifact: Path, manifest: Manifest, precision: str, threads: int) -> Engine:
@@ -37,11 +77,17 @@ def _load(artifact: Path, manifest: Manifest, precision: str, threads: int) -> E
     if manifest.engine == "torch":
         from sentence_api.engine.torch import TorchEngine  # noqa: PLC0415
 
-        return TorchEngine(artifact / SOURCE, precision, threads)
+        return TorchEngine(artifact / SOURCE, precision, threads, manifest.pad_token_id)
     from sentence_api.engine.openvino import OpenVinoEngine  # noqa: PLC0415
 
     try:
-        return OpenVinoEngine(artifact / GRAPH, precision, threads, manifest.packed_pooling)
+        return OpenVinoEngine(
+            artifact / GRAPH,
+            precision,
+            threads,
+            pooling=manifest.packed_pooling,
+            pad_token_id=manifest.pad_token_id,
+        )
     except RuntimeError as exc:
         reason = str(exc).strip().splitlines()[-1]
         raise ArtifactInvalid(f"OpenVINO cannot compile {artifact / GRAPH}: {reason}") from exc

@@ -12,7 +12,8 @@ import numpy as np
 
 from sentence_api.engine import artifact
 from sentence_api.engine.artifact import Pooling
-from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.engine.batch import PackedBatch, PaddedBatch
+from sentence_api.engine.interface import Batch, BatchCaps, TokenIds, Vectors
 from sentence_api.settings import Precision
 
 # Kernels cached for recurring shapes of (texts, tokens). Each shape takes several kernels, of
@@ -73,17 +74,24 @@ class OpenVinoEngine:
         precision: `float32` or `bfloat16`.
         threads: Inference threads.
         pooling: Pooling of a graph made for packing, else None.
+        pad_token_id: Token id of padding.
     """
 
     name = "openvino"
 
     def __init__(
-        self, graph: Path, precision: str, threads: int, pooling: artifact.Pooling | None = None
+        self,
+        graph: Path,
+        precision: str,
+        threads: int,
+        pooling: artifact.Pooling | None = None,
+        pad_token_id: int = 0,
     ) -> None:
         runtime = _runtime()
         self.precision = precision
         self.packs = pooling is not None
         self._pooling = pooling
+        self._pad_token_id = pad_token_id
         # The plugin packs the weights on the first pass of few rows and, in a second layout, on the
         # first batch (90 MB in float32 for all-MiniLM-L6-v2); only weights packed before the fork
         # are shared. With one thread a pass runs in the calling thread and the fork loses nothing;
@@ -114,6 +122,11 @@ class OpenVinoEngine:
         """Create the infer request, once."""
         if self._request is None:
             self._request = self._compiled.create_infer_request()
+
+    def batch(self, longest: int, caps: BatchCaps) -> Batch:
+        """Return an empty batch; see `Engine`."""
+        kind = PackedBatch if self.packs else PaddedBatch
+        return kind(longest, caps, self._pad_token_id)
 
     def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
         """Return one vector per text; see `Engine`."""

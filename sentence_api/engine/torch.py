@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.engine.batch import PaddedBatch
+from sentence_api.engine.interface import Batch, BatchCaps, TokenIds, Vectors
 from sentence_api.errors import ArtifactInvalid, ExportFailed
 
 NORMALIZE = "Normalize"
@@ -69,6 +70,7 @@ class TorchEngine:
         folder: The model as sentence-transformers saves it.
         precision: `float32` or `bfloat16`.
         threads: Threads of each forward pass.
+        pad_token_id: Token id of padding.
 
     Raises:
         ArtifactInvalid: The folder cannot be loaded.
@@ -79,8 +81,9 @@ class TorchEngine:
     forks_warm = False
     packs = False
 
-    def __init__(self, folder: Path, precision: str, threads: int) -> None:
+    def __init__(self, folder: Path, precision: str, threads: int, pad_token_id: int = 0) -> None:
         self.precision = precision
+        self._pad_token_id = pad_token_id
         self._threads = threads
         try:
             self._model = load_source(folder)
@@ -95,6 +98,10 @@ class TorchEngine:
     def start(self) -> None:
         """Set the number of threads; raising it is safe only after the fork."""
         torch.set_num_threads(self._threads)
+
+    def batch(self, longest: int, caps: BatchCaps) -> Batch:
+        """Return an empty batch; see `Engine`."""
+        return PaddedBatch(longest, caps, self._pad_token_id)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:

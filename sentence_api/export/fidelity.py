@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from sentence_api.engine.artifact import NEAREST, TOKENIZER, Accuracy, Manifest
-from sentence_api.engine.batch import pad
 from sentence_api.engine.fidelity import MIN_COSINE
-from sentence_api.engine.interface import Engine, Vectors
+from sentence_api.engine.interface import BatchCaps, Engine, Vectors
 from sentence_api.engine.loader import load_engine
 from sentence_api.engine.tokenizer import TextTokenizer, Tokens
 from sentence_api.errors import ExportFailed
@@ -63,11 +63,7 @@ def compare_with(
     # A few at a time in their own order: lengths mix, so padding is compared too.
     vectors = np.concatenate(
         [
-            _unit_vectors(
-                engine,
-                tokenizer.encode(reference.texts[start : start + _TOGETHER]),
-                manifest.pad_token_id,
-            )
+            _unit_vectors(engine, tokenizer.encode(reference.texts[start : start + _TOGETHER]))
             for start in range(0, len(reference.texts), _TOGETHER)
         ]
     )
@@ -115,12 +111,12 @@ def require_faithful(accuracy: dict[str, Accuracy], report: Report) -> None:
         report(f"{differs}; PRECISION=auto will serve float32")
 
 
-def _unit_vectors(engine: Engine, tokens: Sequence[Tokens], pad_token_id: int) -> Vectors:
-    """Return unit vectors of some texts; an engine that packs gets all texts in one row."""
-    ids = [text.ids for text in tokens]
-    rows, width = [[each] for each in ids], max(map(len, ids))
-    if engine.packs:
-        rows, width = [ids], sum(map(len, ids))
-    vectors: Vectors = engine.forward(*pad(rows, width, pad_token_id))
+def _unit_vectors(engine: Engine, tokens: Sequence[Tokens]) -> Vectors:
+    """Return unit vectors of some texts; where texts may share a row, all share one."""
+    together = sum(text.read for text in tokens)
+    batch = engine.batch(together, BatchCaps(len(tokens), sys.maxsize))
+    for text in tokens:
+        batch.add(text.ids)
+    vectors = engine.forward(*batch.arrays())[batch.inverse]
     unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

