@@ -6,9 +6,14 @@ Commands inside the server's limits use the bare socket of `healthcheck.py` inst
 from __future__ import annotations
 
 import http.client
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from sentence_api.keys import query_headers
+
+
+class Refused(OSError):
+    """The server responds with another status than 200; the message is status and body."""
 
 
 class Client:
@@ -34,16 +39,20 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """Return status and body of the response to a GET, or to a POST of `body`.
+    def ask(self, path: str, body: bytes | None = None) -> bytes:
+        """Return the body of the response to a GET, or to a POST of `body`.
 
         Raises:
+            Refused: The server responds with another status than 200.
             OSError: The server does not respond, or not in HTTP.
         """
         method = "GET" if body is None else "POST"
         try:
             self._connection.request(method, self._prefix + path, body, self._headers)
             response = self._connection.getresponse()
-            return response.status, response.read()
+            received = response.read()
         except http.client.HTTPException as exc:
             raise ConnectionError(f"not an HTTP response: {exc!r}") from exc
+        if response.status != HTTPStatus.OK:
+            raise Refused(f"{response.status}: {received.decode('utf-8', 'replace').strip()}")
+        return received

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from sentence_api import healthcheck
-from sentence_api.client import Client
+from sentence_api.client import Client, Refused
 from sentence_api.deploy.smoke import is_ready
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -66,12 +66,21 @@ def test_requests_share_a_connection(
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     server = peer(lambda connection: connection.sendall(OK))
     with Client(f"{server.url}/below/", "alpha") as client:
-        assert client.ask("/status") == (200, b"{}")
-        assert client.ask("/query", b'{"question":"a"}') == (200, b"{}")
+        assert client.ask("/status") == b"{}"
+        assert client.ask("/query", b'{"question":"a"}') == b"{}"
     lines = b"".join(server.received).split(b"\r\n")
     first = [line for line in lines if line.endswith(b"HTTP/1.1")]
     assert first == [b"GET /below/status HTTP/1.1", b"POST /below/query HTTP/1.1"]
     assert lines.count(b"Authorization: Bearer alpha") == 2
+
+
+def test_a_refusal_is_told(peer: Callable[[Respond], Peer]) -> None:
+    """Another status than 200 raises with status and body, and the connection stays usable."""
+    answers = iter([b"HTTP/1.1 503 Busy\r\nContent-Length: 6\r\n\r\nlater\n", OK])
+    with Client(peer(lambda connection: connection.sendall(next(answers))).url) as client:
+        with pytest.raises(Refused, match=r"^503: later$"):
+            client.ask("/status")
+        assert client.ask("/status") == b"{}"
 
 
 def test_something_else_listens(peer: Callable[[Respond], Peer]) -> None:

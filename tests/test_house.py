@@ -19,6 +19,7 @@ RETIRED_MODULES = {
 RETIRED_NAMES = {
     *("RecentTexts", "Kept", "Board", "Observer", "Watch", "Answers", "Subject", "Living"),
     *("Seen", "Look", "Facts", "Need", "Fleet", "check_engine", "tightened", "gap"),
+    *("Answer", "Course", "Episode"),
 }
 RETIRED_PHRASES = (
     *("what it bears", "tell how it is", "whoever", "told apart", "token places", "so many of"),

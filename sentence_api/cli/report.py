@@ -108,7 +108,7 @@ def read(history: History, since: float, until: float) -> Report:
     hour_before = since - INCIDENT_SECONDS
     samples = history.each_sample(hour_before, until)
     found = report(samples, history.events(hour_before), server, since, until)
-    if not found.course.moments and not found.events:
+    if not found.timeline.moments and not found.events:
         raise NoHistory(
             f"{history.path} holds nothing of the last {until - since:.0f} s; look further back"
             " with --since, or wait for two samples"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
-from sentence_api.client import Client
+from sentence_api.client import Client, Refused
 from sentence_api.engine.fidelity import MIN_COSINE, NORM_TOLERANCE, canary_cosine
 from sentence_api.errors import DeploymentFailed
 
@@ -19,8 +18,7 @@ def is_ready(url: str) -> bool:
     """Return whether `/health/ready` reports ready."""
     try:
         with Client(url) as client:
-            status, body = client.ask("/health/ready")
-        return status == HTTPStatus.OK and bool(json.loads(body)["status"] == "ready")
+            return bool(json.loads(client.ask("/health/ready"))["status"] == "ready")
     except (OSError, ValueError, KeyError):
         return False
 
@@ -44,6 +42,8 @@ def smoke(
         if canary is not None:
             answer = _embed(Client(url, key), "/query", {"question": canary[0]})
             _check_canary(answer["embedding"], canary[1])
+    except Refused as exc:
+        raise DeploymentFailed(f"the smoke test got {exc}") from exc
     except OSError as exc:
         raise DeploymentFailed(f"the smoke test got no answer: {exc}") from exc
     vectors = [single["embedding"], *batch["embeddings"]]
@@ -78,8 +78,4 @@ def _check_canary(vector: Sequence[float], expected: Sequence[float]) -> None:
 def _embed(client: Client, path: str, request: dict[str, Any]) -> Any:
     """Return the JSON response to a query; a connection of its own lets any worker take it."""
     with client:
-        status, body = client.ask(path, json.dumps(request).encode())
-    if status != HTTPStatus.OK:
-        reason = body.decode("utf-8", "replace").strip()
-        raise DeploymentFailed(f"the smoke test got {status}: {reason}")
-    return json.loads(body)
+        return json.loads(client.ask(path, json.dumps(request).encode()))

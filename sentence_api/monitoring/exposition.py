@@ -11,43 +11,55 @@ from sentence_api.monitoring.metrics import PREFIX
 from sentence_api.monitoring.sample import Sample
 from sentence_api.resources.plan import Plan
 
+# By name: what a metric is, and its value; without a value it has no sample.
+Described = Mapping[str, tuple[str, float | None]]
+
 
 def families(sample: Sample, service: Mapping[str, Any], plan: Plan) -> Iterator[Metric]:
     """Yield the metrics that no single worker can count."""
     yield _info("model_info", "What is served.", service)
     yield _info("plan_info", "What set the number of workers.", {"bound_by": plan.bound_by})
-    yield _gauge("start_time_seconds", "When the server started.", sample.started)
-    yield _gauge("plan_workers", "Workers that there should be.", sample.planned)
-    yield _gauge("plan_threads", "Inference threads in each worker.", plan.threads)
-    yield _gauge("plan_queue_tokens", "Tokens that may wait in each worker.", plan.max_queue_tokens)
-    yield _gauge(
-        "plan_predicted_peak_bytes", "Worst case of the whole service.", plan.predicted_peak_bytes
-    )
-    yield _gauge(
-        "plan_drift", "Differences from the plan that the formula gives now.", len(sample.drift)
-    )
-    yield _gauge(
-        "queue_fullness_ratio", "How full the fullest worker's queue is.", sample.queue_share
-    )
-    yield _gauge(
-        "workers_ready", "Workers that take requests.", sum(each.ready for each in sample.workers)
-    )
-    yield _gauge("workers_alive", "Workers that exist.", len(sample.workers))
-    yield _gauge(
-        "memory_limit_bytes", "Memory that the service may use.", sample.memory_limit_bytes
-    )
-    yield _gauge("memory_working_set_bytes", "Memory in use.", sample.memory_bytes)
-    yield _gauge("cpu_limit_cores", "CPUs that the service may use at a time.", sample.cpu_limit)
-    yield _counter("cpu_seconds", "CPU time used.", sample.cpu_seconds)
-    yield _counter("cpu_periods", "Scheduler periods with something to run.", sample.periods)
-    yield _counter(
-        "cpu_throttled_periods", "Those in which the quota ran out.", sample.throttled_periods
-    )
-    yield _counter(
-        "cpu_throttled_seconds", "Time held back by the quota.", sample.throttled_seconds
-    )
-    yield _counter("oom_kills", "Processes killed by the kernel for memory.", sample.oom_kills)
+    for name, (about, value) in _gauges(sample, plan).items():
+        yield GaugeMetricFamily(PREFIX + name, about, value)
+    for name, (about, value) in _counters(sample).items():
+        yield CounterMetricFamily(PREFIX + name, about, value)
     yield from _workers(sample)
+
+
+def _gauges(sample: Sample, plan: Plan) -> Described:
+    return {
+        "start_time_seconds": ("When the server started.", sample.started),
+        "plan_workers": ("Workers that there should be.", sample.planned),
+        "plan_threads": ("Inference threads in each worker.", plan.threads),
+        "plan_queue_tokens": ("Tokens that may wait in each worker.", plan.max_queue_tokens),
+        "plan_predicted_peak_bytes": (
+            "Worst case of the whole service.",
+            plan.predicted_peak_bytes,
+        ),
+        "plan_drift": (
+            "Differences from the plan that the formula gives now.",
+            len(sample.drift),
+        ),
+        "queue_fullness_ratio": ("How full the fullest worker's queue is.", sample.queue_share),
+        "workers_ready": (
+            "Workers that take requests.",
+            sum(each.ready for each in sample.workers),
+        ),
+        "workers_alive": ("Workers that exist.", len(sample.workers)),
+        "memory_limit_bytes": ("Memory that the service may use.", sample.memory_limit_bytes),
+        "memory_working_set_bytes": ("Memory in use.", sample.memory_bytes),
+        "cpu_limit_cores": ("CPUs that the service may use at a time.", sample.cpu_limit),
+    }
+
+
+def _counters(sample: Sample) -> Described:
+    return {
+        "cpu_seconds": ("CPU time used.", sample.cpu_seconds),
+        "cpu_periods": ("Scheduler periods with something to run.", sample.periods),
+        "cpu_throttled_periods": ("Those in which the quota ran out.", sample.throttled_periods),
+        "cpu_throttled_seconds": ("Time held back by the quota.", sample.throttled_seconds),
+        "oom_kills": ("Processes killed by the kernel for memory.", sample.oom_kills),
+    }
 
 
 def _workers(sample: Sample) -> Iterator[Metric]:
@@ -66,15 +78,6 @@ def _workers(sample: Sample) -> Iterator[Metric]:
             private.add_metric([str(worker.slot)], worker.private_bytes)
     yield private
     yield started
-
-
-def _gauge(name: str, about: str, value: float | None) -> Metric:
-    """Return a gauge; without a value it has no sample."""
-    return GaugeMetricFamily(PREFIX + name, about, value)
-
-
-def _counter(name: str, about: str, value: float | None) -> Metric:
-    return CounterMetricFamily(PREFIX + name, about, value)
 
 
 def _info(name: str, about: str, labels: Mapping[str, Any]) -> Metric:

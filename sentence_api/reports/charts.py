@@ -14,7 +14,7 @@ from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.sample import UNPLANNED
 from sentence_api.monitoring.thresholds import Threshold
-from sentence_api.reports.timeline import Course, Moment, Server
+from sentence_api.reports.timeline import Moment, Server, Timeline
 
 WIDTH, HEIGHT = 540, 190
 _POINTS = 240
@@ -83,16 +83,16 @@ class _Frame:
 
 
 def draw(
-    course: Course, events: Iterable[Event], server: Server, since: float, until: float
+    timeline: Timeline, events: Iterable[Event], server: Server, since: float, until: float
 ) -> list[Chart]:
     """Return the charts of a timeline; empty without moments."""
-    if not course.moments:
+    if not timeline.moments:
         return []
     frame = _Frame(since, until, tuple(e.time for e in events if e.kind in UNPLANNED))
     bounds = server.thresholds
 
     def of(value: Callable[[Figures], float | None]) -> Points:
-        return points(course, value, until - since)
+        return points(timeline, value, until - since)
 
     def percent(share: float | None) -> float | None:
         return None if share is None else _WHOLE * share
@@ -133,21 +133,21 @@ def draw(
     ]  # fmt: skip
 
 
-def points(course: Course, value: Callable[[Figures], float | None], seconds: float) -> Points:
+def points(timeline: Timeline, value: Callable[[Figures], float | None], seconds: float) -> Points:
     """Return a figure over time, with a gap where no server ran.
 
     Moments too close to draw are merged to their largest value, so that no peak is lost.
 
     Args:
-        course: The timeline.
+        timeline: The timeline.
         value: Returns the figure; negated, its smallest values are kept instead.
         seconds: Length of the whole chart.
     """
     step = seconds / _POINTS
     found: Points = []
     bucket: list[Moment] = []
-    gaps = [absence.since for absence in course.absences]
-    for moment in course.moments:
+    gaps = [absence.since for absence in timeline.absences]
+    for moment in timeline.moments:
         away = bool(bucket) and any(bucket[-1].time <= gap < moment.time for gap in gaps)
         if bucket and (away or moment.time - bucket[0].time >= step):
             found.append(_point(bucket, value))

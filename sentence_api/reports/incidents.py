@@ -1,4 +1,4 @@
-"""Incidents: stretches of the course that were not normal, each with its beginning and end."""
+"""Incidents: stretches of the timeline that were not normal, each with its beginning and end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.indicator import Basis, Indicator
 from sentence_api.monitoring.sample import UNPLANNED
 from sentence_api.monitoring.thresholds import Verdict, worst
-from sentence_api.reports.timeline import Course, Moment
+from sentence_api.reports.timeline import Moment, Timeline
 
 # Rates are over a minute already, so two stretches with a longer calm between them are separate.
 _CALM_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class Incident:
     """A time in which something was not normal.
 
     Attributes:
@@ -41,10 +41,10 @@ class Episode:
     events: tuple[Event, ...]
 
 
-def find(course: Course, events: Sequence[Event]) -> list[Episode]:
-    """Return the episodes of a course, with the events of its time, oldest first."""
-    marks = [(each.begun, each.time) for each in course.moments if _high(each)]
-    marks += [(absence.since, absence.until) for absence in course.absences]
+def find_incidents(timeline: Timeline, events: Sequence[Event]) -> list[Incident]:
+    """Return the incidents of a timeline, with the events of its time, oldest first."""
+    marks = [(each.begun, each.time) for each in timeline.moments if _high(each)]
+    marks += [(absence.since, absence.until) for absence in timeline.absences]
     marks += [(event.time, event.time) for event in events if event.kind in UNPLANNED]
     spans: list[list[float]] = []
     for begin, end in sorted(marks):
@@ -52,11 +52,11 @@ def find(course: Course, events: Sequence[Event]) -> list[Episode]:
             spans[-1][1] = max(spans[-1][1], end)
         else:
             spans.append([begin, end])
-    last = course.moments[-1].time if course.moments else 0.0
-    # A calm ends with the next stretch or with the course.
+    last = timeline.moments[-1].time if timeline.moments else 0.0
+    # A calm ends with the next stretch or with the timeline.
     ends = [*(begin for begin, _ in spans[1:]), last]
     return [
-        _episode(course, events, begin, end, max(0.0, calm - end))
+        _incident(timeline, events, begin, end, max(0.0, calm - end))
         for (begin, end), calm in zip(spans, ends, strict=False)
     ]
 
@@ -66,21 +66,21 @@ def _high(moment: Moment) -> list[str]:
     return [name for name, verdict in moment.verdicts.items() if verdict.is_high and name in ending]
 
 
-def _episode(
-    course: Course, events: Sequence[Event], begin: float, end: float, calm: float
-) -> Episode:
-    moments = [each for each in course.moments if begin < each.time <= end]
+def _incident(
+    timeline: Timeline, events: Sequence[Event], begin: float, end: float, calm: float
+) -> Incident:
+    moments = [each for each in timeline.moments if begin < each.time <= end]
     high = {name for each in moments for name in _high(each)}
     inside = sorted((e for e in events if begin <= e.time <= end), key=lambda e: e.time)
     kinds = [event.kind for event in inside]
-    away = [each for each in course.absences if each.since < end and each.until > begin]
+    away = [each for each in timeline.absences if each.since < end and each.until > begin]
     verdicts = [each.verdicts[name] for each in moments for name in high]
     if away or "oom" in kinds:
         verdicts.append(Verdict.CRITICAL)
     elif "crash" in kinds:
         verdicts.append(Verdict.WARNING)
-    goes_on = bool(moments) and moments[-1] is course.moments[-1] and bool(_high(moments[-1]))
-    return Episode(
+    goes_on = bool(moments) and moments[-1] is timeline.moments[-1] and bool(_high(moments[-1]))
+    return Incident(
         title=_title(high, kinds, bool(away)),
         verdict=worst([each for each in verdicts if each.is_high]),
         since=begin,

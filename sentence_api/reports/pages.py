@@ -37,7 +37,7 @@ def files(found: Report) -> dict[str, str]:
     )
     environment.filters.update(_FORMATS)
     environment.filters["clock"] = lambda moment: formatting.clock(_utc(moment), _utc(found.until))
-    distances = [(each.figures.seconds, 1.0) for each in found.course.moments]
+    distances = [(each.figures.seconds, 1.0) for each in found.timeline.moments]
     service = found.server.service
     values: dict[str, Any] = {
         "r": found,
@@ -45,7 +45,7 @@ def files(found: Report) -> dict[str, str]:
         f" {service.get('precision', '')}".rstrip(),
         "distance": sizing.quantile(distances, 0.5) if distances else 0.0,
     }
-    drawn = charts.draw(found.course, found.events, found.server, found.since, found.until)
+    drawn = charts.draw(found.timeline, found.events, found.server, found.since, found.until)
     return {
         "report.html": environment.get_template("report.html").render(values, charts=drawn),
         "report.md": environment.get_template("report.md").render(values),

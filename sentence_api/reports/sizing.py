@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sentence_api.monitoring.formatting import format_cpus
 from sentence_api.monitoring.thresholds import Threshold
-from sentence_api.reports.timeline import Course, Moment, Server
+from sentence_api.reports.timeline import Moment, Server, Timeline
 from sentence_api.resources.sizes import MIB, format_size
 
 # A quiet hour is weak evidence of an oversized part; a shorter quiet time is none.
@@ -46,20 +46,20 @@ class Part:
     advice: str | None = None
 
 
-def compare(course: Course, server: Server) -> list[Part]:
+def compare(timeline: Timeline, server: Server) -> list[Part]:
     """Return every part of the plan whose use the timeline shows."""
-    moments = course.moments
+    moments = timeline.moments
     if not moments:
         return []
     seconds = sum(each.figures.seconds for each in moments)
     parts = [
         _memory(moments, server, seconds),
-        _cpu(course, server, seconds),
+        _cpu(timeline, server, seconds),
         _workers(moments, server),
         _queue(moments, server),
     ]
-    if course.peak_private_bytes is not None:
-        parts.append(_worker_memory(course.peak_private_bytes, server))
+    if timeline.peak_private_bytes is not None:
+        parts.append(_worker_memory(timeline.peak_private_bytes, server))
     return [part for part in parts if part is not None]
 
 
@@ -107,8 +107,8 @@ def _memory(moments: Sequence[Moment], server: Server, seconds: float) -> Part |
     )
 
 
-def _cpu(course: Course, server: Server, seconds: float) -> Part | None:
-    moments = course.moments
+def _cpu(timeline: Timeline, server: Server, seconds: float) -> Part | None:
+    moments = timeline.moments
     used = [
         (each.figures.cpus_used, each.figures.seconds)
         for each in moments

@@ -13,12 +13,13 @@ from sentence_api.monitoring.indicator import Basis
 from sentence_api.monitoring.judgement import Row
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Verdict, worst
-from sentence_api.reports import incidents, sizing
-from sentence_api.reports.timeline import Course, Moment, Server, follow
+from sentence_api.reports import sizing
+from sentence_api.reports.incidents import Incident, find_incidents
+from sentence_api.reports.timeline import Moment, Server, Timeline, follow
 
 # Kinds of events that end a worker or the server.
 ENDS = (*UNPLANNED, "retirement", "stop")
-_MOST_EPISODES = 20
+_MOST_INCIDENTS = 20
 _MOST_ENDS = 50
 _SLOWEST = 10
 _MOST_BARS = 40
@@ -52,14 +53,14 @@ class Report:
         since: Start of the period, in seconds since 1970.
         until: End of the period.
         server: The server with its plan and thresholds.
-        course: The timeline.
+        timeline: The timeline.
         events: Events of the period, oldest first.
         verdict: Worst verdict of the period.
         now: Verdict at the end of the period.
         summary: Sentences.
         metrics: Every row of a status.
-        episodes: Incidents, oldest first; if there are too many, the longest.
-        episodes_left: Number of incidents left out.
+        incidents: Incidents, oldest first; if there are too many, the longest.
+        incidents_left: Number of incidents left out.
         ends: Number of ends of workers and the server, by cause.
         slowest: Moments with the longest response times, worst first.
         parts: Comparison of the plan with its use.
@@ -69,14 +70,14 @@ class Report:
     since: float
     until: float
     server: Server
-    course: Course
+    timeline: Timeline
     events: list[Event]
     verdict: Verdict
     now: Verdict
     summary: list[str]
     metrics: list[Metric]
-    episodes: list[incidents.Episode]
-    episodes_left: int
+    incidents: list[Incident]
+    incidents_left: int
     ends: dict[str, int]
     slowest: list[Moment]
     parts: list[sizing.Part]
@@ -96,61 +97,61 @@ def report(
     until: float,
 ) -> Report:
     """Return the report on a period; the arguments are those of `follow`."""
-    course = follow(samples, events, server, since, until)
-    asked, since = since, _begin(course, events, since)
+    timeline = follow(samples, events, server, since, until)
+    asked, since = since, _begin(timeline, events, since)
     inside = sorted((e for e in events if since <= e.time <= until), key=lambda e: e.time)
-    found = incidents.find(course, inside)
-    longest = sorted(found, key=_weight, reverse=True)[:_MOST_EPISODES]
-    metrics = [_metric(course, name, at, row) for name, (at, row) in course.worst.items()]
-    away = bool(course.absences) and not course.absences[-1].is_over
+    found = find_incidents(timeline, inside)
+    longest = sorted(found, key=_weight, reverse=True)[:_MOST_INCIDENTS]
+    metrics = [_metric(timeline, name, at, row) for name, (at, row) in timeline.worst.items()]
+    away = bool(timeline.absences) and not timeline.absences[-1].is_over
     verdicts = [metric.row.verdict for metric in metrics]
-    if course.absences:
+    if timeline.absences:
         verdicts.append(Verdict.CRITICAL)
-    last = list(course.moments[-1].verdicts.values()) if course.moments else []
-    parts = sizing.compare(course, server)
+    last = list(timeline.moments[-1].verdicts.values()) if timeline.moments else []
+    parts = sizing.compare(timeline, server)
     ends = Counter(event.kind for event in inside if event.kind in ENDS)
     return Report(
         since=since,
         until=until,
         server=server,
-        course=course,
+        timeline=timeline,
         events=inside,
         verdict=worst(verdicts),
         now=Verdict.CRITICAL if away else worst(last),
         summary=[
-            *_summary(course, found, ends, away=away, end=worst(last)),
+            *_summary(timeline, found, ends, away=away, end=worst(last)),
             *([_SHORTER] if since > asked else []),
         ],
         metrics=metrics,
-        episodes=sorted(longest, key=lambda episode: episode.since),
-        episodes_left=len(found) - len(longest),
+        incidents=sorted(longest, key=lambda incident: incident.since),
+        incidents_left=len(found) - len(longest),
         ends=dict(ends),
-        slowest=_slowest(course.moments),
+        slowest=_slowest(timeline.moments),
         parts=parts,
         advice=_advice(metrics, parts),
     )
 
 
-def _begin(course: Course, events: Sequence[Event], since: float) -> float:
+def _begin(timeline: Timeline, events: Sequence[Event], since: float) -> float:
     """Return the start of the recorded period, if it is later than `since`."""
-    known = [moment.begun for moment in course.moments[:1]]
-    known += [absence.since for absence in course.absences[:1]]
+    known = [moment.begun for moment in timeline.moments[:1]]
+    known += [absence.since for absence in timeline.absences[:1]]
     known += [event.time for event in events if event.time >= since]
     return max(since, min(known, default=since))
 
 
-def _weight(episode: incidents.Episode) -> tuple[bool, float]:
-    return episode.verdict is Verdict.CRITICAL, episode.until - episode.since
+def _weight(incident: Incident) -> tuple[bool, float]:
+    return incident.verdict is Verdict.CRITICAL, incident.until - incident.since
 
 
-def _metric(course: Course, name: str, at: float, row: Row) -> Metric:
+def _metric(timeline: Timeline, name: str, at: float, row: Row) -> Metric:
     looks_back = name in indicators.names(Basis.HOUR)
     return Metric(
         row=row,
         at=at,
-        warning_seconds=None if looks_back else course.seconds(name, Verdict.WARNING),
-        critical_seconds=None if looks_back else course.seconds(name, Verdict.CRITICAL),
-        bars=formatting.bars([each.values[name] for each in course.moments], _MOST_BARS)[0],
+        warning_seconds=None if looks_back else timeline.seconds(name, Verdict.WARNING),
+        critical_seconds=None if looks_back else timeline.seconds(name, Verdict.CRITICAL),
+        bars=formatting.bars([each.values[name] for each in timeline.moments], _MOST_BARS)[0],
     )
 
 
@@ -160,23 +161,23 @@ def _slowest(moments: Sequence[Moment]) -> list[Moment]:
 
 
 def _summary(
-    course: Course,
-    found: Sequence[incidents.Episode],
+    timeline: Timeline,
+    found: Sequence[Incident],
     ends: Counter[str],
     *,
     away: bool,
     end: Verdict,
 ) -> list[str]:
-    requests = sum(each.figures.requests for each in course.moments)
-    refused = sum(sum(each.figures.rejected.values()) for each in course.moments)
-    failed = sum(each.figures.failed for each in course.moments)
+    requests = sum(each.figures.requests for each in timeline.moments)
+    refused = sum(sum(each.figures.rejected.values()) for each in timeline.moments)
+    failed = sum(each.figures.failed for each in timeline.moments)
     said = [
         f"{requests} requests for vectors; {refused} refused for load, {failed} answered with a"
         " status from 500 up.",
     ]
     if causes := ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind]):
         said.append(f"Unplanned ends of a worker or the server: {causes}.")
-    if absent := sum(absence.until - absence.since for absence in course.absences):
+    if absent := sum(absence.until - absence.since for absence in timeline.absences):
         said.append(f"No server for {formatting.span(absent)} in all.")
     if not found:
         said.append("Nothing was out of the normal.")
@@ -185,19 +186,19 @@ def _summary(
     elif found[-1].is_over:
         said.append(
             f"The last incident is over: nothing new for {formatting.span(found[-1].calm_seconds)}"
-            f" before the end.{_still_counts(course)}"
+            f" before the end.{_still_counts(timeline)}"
         )
     else:
         said.append(f"At the end it is still {end}.")
     return said
 
 
-def _still_counts(course: Course) -> str:
+def _still_counts(timeline: Timeline) -> str:
     """Return a sentence on rows that still count over the last hour; empty without such rows."""
-    last = course.moments[-1].verdicts if course.moments else {}
+    last = timeline.moments[-1].verdicts if timeline.moments else {}
     ending = indicators.names(Basis.WINDOW)
     titles = [
-        course.worst[name][1].title
+        timeline.worst[name][1].title
         for name, verdict in last.items()
         if verdict.is_high and name not in ending
     ]
@@ -245,11 +246,11 @@ def as_dict(found: Report) -> dict[str, Any]:
                 "details": each.details,
                 "events": [_event(event) for event in each.events],
             }
-            for each in found.episodes
+            for each in found.incidents
         ],
         "absences": [
             {"since": each.since, "until": each.until, "is_over": each.is_over}
-            for each in found.course.absences
+            for each in found.timeline.absences
         ],
         "ends": found.ends,
         "events": [_event(event) for event in found.events],
@@ -266,7 +267,7 @@ def as_dict(found: Report) -> dict[str, Any]:
             for part in found.parts
         ],
         "advice": found.advice,
-        "course": [_moment(each) for each in found.course.moments],
+        "course": [_moment(each) for each in found.timeline.moments],
     }
 
 

@@ -75,7 +75,7 @@ class Absence:
 
 
 @dataclass(slots=True)
-class Course:
+class Timeline:
     """Timeline of a period.
 
     Attributes:
@@ -104,7 +104,7 @@ def follow(
     server: Server,
     since: float,
     until: float,
-) -> Course:
+) -> Timeline:
     """Return the timeline of a period.
 
     Args:
@@ -114,7 +114,7 @@ def follow(
         since: Start of the period.
         until: End of the period.
     """
-    course = Course()
+    timeline = Timeline()
     hour = _Hour(events)
     lives: dict[float, deque[Sample]] = {}
     last: Sample | None = None
@@ -126,7 +126,7 @@ def follow(
             before = _at_start(last or sample, sample)
             if last is not None and sample.time >= since and before.time > last.time:
                 away = Absence(max(last.time, since), before.time, is_over=True)
-                course.absences.append(away)
+                timeline.absences.append(away)
         if before is not None:
             hour.count(before, sample)
             while len(life) > 1 and life[1].time <= sample.time - server.window_seconds:
@@ -140,14 +140,14 @@ def follow(
                     server.thresholds,
                     "ready" if judged.ready else "unhealthy",
                 )
-                _keep(course, sample, window(before, sample), rows)
+                _keep(timeline, sample, window(before, sample), rows)
         life.append(sample)
         last = sample
     if last is not None:
-        usual = course.moments[-1].figures.seconds if course.moments else 0.0
+        usual = timeline.moments[-1].figures.seconds if timeline.moments else 0.0
         if until - last.time > max(_AWAY_SECONDS, _AWAY_DISTANCES * usual):
-            course.absences.append(Absence(max(last.time, since), until, is_over=False))
-    return course
+            timeline.absences.append(Absence(max(last.time, since), until, is_over=False))
+    return timeline
 
 
 def _at_start(known: Sample, first: Sample) -> Sample:
@@ -162,8 +162,8 @@ def _at_start(known: Sample, first: Sample) -> Sample:
     return known.model_copy(update={"time": earlier, "started": first.started - 1})
 
 
-def _keep(course: Course, sample: Sample, figures: Figures, rows: Sequence[Row]) -> None:
-    course.moments.append(
+def _keep(timeline: Timeline, sample: Sample, figures: Figures, rows: Sequence[Row]) -> None:
+    timeline.moments.append(
         Moment(
             time=sample.time,
             figures=figures,
@@ -172,11 +172,11 @@ def _keep(course: Course, sample: Sample, figures: Figures, rows: Sequence[Row])
         )
     )
     for indicator, row in zip(indicators.INDICATORS, rows, strict=True):
-        known = course.worst.get(row.name)
+        known = timeline.worst.get(row.name)
         if known is None or _badness(indicator, row) > _badness(indicator, known[1]):
-            course.worst[row.name] = (sample.time, row)
+            timeline.worst[row.name] = (sample.time, row)
     private = [each.private_bytes for each in sample.workers if each.private_bytes is not None]
-    course.peak_private_bytes = max([*private, course.peak_private_bytes or 0]) or None
+    timeline.peak_private_bytes = max([*private, timeline.peak_private_bytes or 0]) or None
 
 
 def _badness(indicator: Indicator, row: Row) -> tuple[bool, int, float]:

@@ -171,7 +171,7 @@ def test_no_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_server_goes_and_comes(capsys: pytest.CaptureFixture[str]) -> None:
     """`monitor` says how long the server has been away, and continues when it is back."""
 
-    class Answer(BaseHTTPRequestHandler):
+    class Recorded(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             """Answer with the recorded status, except the second time."""
             asked.append(self.path)
@@ -185,7 +185,7 @@ def test_a_server_goes_and_comes(capsys: pytest.CaptureFixture[str]) -> None:
             """Log nothing."""
 
     asked: list[str] = []
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+    with HTTPServer(("127.0.0.1", 0), Recorded) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         assert main(["monitor", "--url", url, "--interval", "0.5", "--count", "3"]) == 0

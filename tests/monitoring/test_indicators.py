@@ -138,7 +138,7 @@ def test_it_is_reported() -> None:
         1120,
         60,
     )
-    (incident,) = found.episodes
+    (incident,) = found.incidents
     assert (incident.title, incident.verdict) == ("Toy", "critical")
     assert (incident.since, incident.until, incident.details) == (1060, 1120, ("Toy up to 50 %",))
     assert "Toy: send 100 requests without toys." in found.advice

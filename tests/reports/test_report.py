@@ -133,7 +133,7 @@ def test_an_incident_is_seen(incident: Scene) -> None:
     """Overload and kill are separate incidents, each with its time, figures and end."""
     found = incident.report()
     assert (found.verdict, found.now) == ("critical", "critical")
-    overload, kill = found.episodes
+    overload, kill = found.incidents
     assert (overload.title, overload.verdict, overload.is_over) == ("overload", "critical", True)
     assert overload.since == BEGIN + 600
     # Rates cover a minute, so the incident ends that much later.
@@ -201,7 +201,7 @@ def test_memory_and_its_kills_are_advised_once() -> None:
     scene.run(60)
     found = scene.report()
     assert [each.partition(":")[0] for each in found.advice] == ["Memory"]
-    assert found.episodes[0].title == "memory high, 1 worker killed for memory"
+    assert found.incidents[0].title == "memory high, 1 worker killed for memory"
 
 
 def test_a_calm_day_is_normal() -> None:
@@ -209,7 +209,7 @@ def test_a_calm_day_is_normal() -> None:
     scene = Scene()
     scene.run(7200)
     found = scene.report()
-    assert (found.verdict, found.now, found.episodes, found.ends) == ("normal", "normal", [], {})
+    assert (found.verdict, found.now, found.incidents, found.ends) == ("normal", "normal", [], {})
     assert found.summary[-1] == "Nothing was out of the normal."
     fits = {part.name: part.fit for part in found.parts}
     assert fits["CPU"] is Fit.LARGE
@@ -235,8 +235,8 @@ def test_what_is_too_small_is_said() -> None:
     found = scene.report()
     fits = {part.name: part.fit for part in found.parts}
     assert (fits["memory"], fits["CPU"]) == (Fit.TIGHT, Fit.TIGHT)
-    assert found.episodes[0].title == "CPU busy, memory high"
-    assert not found.episodes[0].is_over
+    assert found.incidents[0].title == "CPU busy, memory high"
+    assert not found.incidents[0].is_over
     assert found.summary[-1] == "At the end it is still critical."
 
 
@@ -250,13 +250,13 @@ def test_a_time_without_a_server() -> None:
     scene.begin_life()
     scene.run(120)
     found = scene.report()
-    assert found.course.absences == [Absence(ended, scene.started - 1e-3, is_over=True)]
+    assert found.timeline.absences == [Absence(ended, scene.started - 1e-3, is_over=True)]
     assert found.verdict == "critical"
     assert "No server for 5 min in all." in found.summary
-    assert found.episodes[0].title == "1 crash, not ready"
-    line = charts.points(found.course, lambda figures: figures.ready, scene.now - BEGIN)
+    assert found.incidents[0].title == "1 crash, not ready"
+    line = charts.points(found.timeline, lambda figures: figures.ready, scene.now - BEGIN)
     assert [value for _, value in line].count(None) == 1
-    assert max(m.figures.cpus_used for m in found.course.moments) == pytest.approx(0.2)
+    assert max(m.figures.cpus_used for m in found.timeline.moments) == pytest.approx(0.2)
 
 
 def test_a_server_that_is_gone() -> None:
@@ -264,7 +264,7 @@ def test_a_server_that_is_gone() -> None:
     scene = Scene()
     scene.run(120)
     found = report(scene.samples, scene.events, SERVER, BEGIN, scene.now + 500)
-    assert found.course.absences == [Absence(scene.now, scene.now + 500, is_over=False)]
+    assert found.timeline.absences == [Absence(scene.now, scene.now + 500, is_over=False)]
     assert (found.verdict, found.now) == ("critical", "critical")
     assert found.summary[-1] == "At the end there is no server."
 
@@ -282,8 +282,8 @@ def test_planned_ends_are_no_incident() -> None:
 def test_only_the_time_asked_for_counts(incident: Scene) -> None:
     """Earlier samples are left out, except for the hour over which restarts are counted."""
     late = report(incident.samples, incident.events, SERVER, BEGIN + 1100, incident.now)
-    assert late.episodes == []
-    assert late.course.moments[0].time == BEGIN + 1100
+    assert late.incidents == []
+    assert late.timeline.moments[0].time == BEGIN + 1100
     assert {m.row.name: m.row.value for m in late.metrics}["oom_kills"] == 1
 
 
@@ -292,8 +292,8 @@ def test_two_weeks_are_summed_up_quickly() -> None:
     scene = Scene()
     scene.run(3600)
     thinned = [s for s in scene.samples if (s.time - BEGIN) % 300 == 0]
-    course = follow(thinned, [], SERVER, BEGIN, scene.now)
-    assert (len(course.moments), course.absences) == (12, [])
+    timeline = follow(thinned, [], SERVER, BEGIN, scene.now)
+    assert (len(timeline.moments), timeline.absences) == (12, [])
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 1), (0.9, 2), (1.0, 3)])
@@ -357,18 +357,18 @@ def test_the_files(incident: Scene) -> None:
 def test_charts_keep_peaks_and_bounds(incident: Scene) -> None:
     """A point shows the highest of its samples; thresholds far above are named."""
     found = incident.report()
-    squeezed = charts.points(found.course, lambda figures: figures.p95_seconds, 1e6)
+    squeezed = charts.points(found.timeline, lambda figures: figures.p95_seconds, 1e6)
     assert max(value for _, value in squeezed if value is not None) == pytest.approx(9.75)
     assert len(squeezed) < 5
-    drawn = charts.draw(found.course, found.events, SERVER, BEGIN, incident.now)
+    drawn = charts.draw(found.timeline, found.events, SERVER, BEGIN, incident.now)
     assert [name for _, name in drawn[2].keys] == ["all", "refused"]
     assert drawn[3].note == ""
     for color in ("accent", "warning", "critical", "mark"):
         assert f"stroke:var(--{color})" in drawn[3].svg
     calm = Scene()
     calm.run(600)
-    course = calm.report().course
-    assert charts.draw(course, [], SERVER, BEGIN, calm.now)[3].note == (
+    timeline = calm.report().timeline
+    assert charts.draw(timeline, [], SERVER, BEGIN, calm.now)[3].note == (
         "far below the bounds of 2 and 5"
     )
 
@@ -471,8 +471,8 @@ def test_a_real_server_with_a_crash(serve: Callable[..., Running], tmp_path: Pat
     assert found["service"]["model"] == "all-MiniLM-L6-v2"
     whole = read(history, time.time() - 600, time.time())
     assert whole.ends == {"crash": 1}
-    assert sum(moment.figures.requests for moment in whole.course.moments) == 20
-    crash = next(e for e in whole.episodes if "1 crash" in e.title)
+    assert sum(moment.figures.requests for moment in whole.timeline.moments) == 20
+    crash = next(e for e in whole.incidents if "1 crash" in e.title)
     assert crash.verdict in {Verdict.WARNING, Verdict.CRITICAL}
     done = run("--output", "-")
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:

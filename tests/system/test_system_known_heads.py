@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.system.wire import JSON, Answer, Connection, eventually, head, message, metrics
+from tests.system.wire import JSON, Connection, Response, eventually, head, message, metrics
 
 pytestmark = pytest.mark.system
 
@@ -18,7 +18,7 @@ QUERY = b'{"question": "fox", "dimensions": 2}'
 UNTIL_KNOWN = 2
 
 
-def settled(answer: Answer) -> tuple[int, dict[str, str], Any]:
+def settled(answer: Response) -> tuple[int, dict[str, str], Any]:
     """Return the parts of a response that are the same each time."""
     varying = ("date", "x-request-id", "server-timing")
     headers = {name: value for name, value in answer.headers.items() if name not in varying}
@@ -27,7 +27,7 @@ def settled(answer: Answer) -> tuple[int, dict[str, str], Any]:
     return answer.status, headers, body
 
 
-def make_known(connection: Connection, sent: bytes) -> list[Answer]:
+def make_known(connection: Connection, sent: bytes) -> list[Response]:
     """Send a request until the next request with its head is known."""
     answers = []
     for _ in range(UNTIL_KNOWN):

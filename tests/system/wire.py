@@ -22,7 +22,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """One response as received over the wire."""
 
     status: int
@@ -69,7 +69,7 @@ class Connection:
         self._reader.close()
         self._socket.close()
 
-    def read(self) -> Answer:
+    def read(self) -> Response:
         """Read one response that declares its length."""
         status_line = self._reader.readline()
         assert status_line, "the server closed the connection instead of answering"
@@ -78,7 +78,7 @@ class Connection:
         for line in iter(self._reader.readline, b"\r\n"):
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return Answer(status, headers, self._reader.read(int(headers.get("content-length", 0))))
+        return Response(status, headers, self._reader.read(int(headers.get("content-length", 0))))
 
     def status(self) -> int:
         """Return the status of a response without reading the rest."""
