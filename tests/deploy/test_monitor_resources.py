@@ -255,3 +255,25 @@ def test_help(run: Run, folder: Path) -> None:
     for word in ("check", "monitor", "report", "--json", "0 normal, 1 warning, 2 critical"):
         assert word in done.stdout
     assert not (folder / "asked").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "status"), [("monitor-resources.sh", 3), ("deploy-production.sh", 1)]
+)
+def test_a_host_without_python(script: str, status: int, tmp_path: Path) -> None:
+    """Both scripts name the next step where no Python is new enough or runs at all."""
+    shutil.copy2(ROOT / script, tmp_path)
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / script],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    said = f"{script}: no Python 3.9 or newer on PATH; install python3\n"
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
