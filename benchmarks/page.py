@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import reach
-from benchmarks.figures import (
+from benchmarks.comparison import (
     MOST_OF_OTHERS,
     Record,
     Row,

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.typing import RcKeyType
 
-from benchmarks.figures import Record, median, rows, standing
+from benchmarks.comparison import Record, median, rows, standing
 
 MIB = 1 << 20
 _CURVES = ("q7", "q30", "mixed")

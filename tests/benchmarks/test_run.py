@@ -18,8 +18,8 @@ import pytest
 
 from benchmarks import page, plots, reach
 from benchmarks.answers import fault, least_cosine
+from benchmarks.comparison import disturbed, ratios, share
 from benchmarks.contestants import Contestant
-from benchmarks.figures import disturbed, ratios, share
 from benchmarks.ideal import latencies
 from benchmarks.limit import fastest, packed, shared
 from benchmarks.load import bodies, parse
