@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.comparison import Record, best_of_ours, limit_of, median, percentile, ratios, rows
-
-MIB = 1 << 20
+from sentence_api.resources.sizes import MIB
 
 
 @dataclass(frozen=True, slots=True)
