@@ -37,10 +37,22 @@ def write(
     date = record["about"]["date"]
     name = f"{date[:16].replace(' ', '-').replace(':', '')}-{kind}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    (folder / f"{name}.json").write_text(to_json(record), "utf-8")
     (folder / f"{name}.md").write_text(page(record), "utf-8")
     print(f"wrote {folder / name}.md and .json")
     return name
+
+
+def to_json(record: dict[str, Any]) -> str:
+    """Return a record as JSON with each row of a list on a line of its own."""
+    parts = []
+    for name, value in record.items():
+        if isinstance(value, list):
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            parts.append(f' "{name}": [\n{rows}\n ]')
+        else:
+            parts.append(f' "{name}": {json.dumps(value)}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def heading(record: dict[str, Any], title: str) -> list[str]:
