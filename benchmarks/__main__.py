@@ -6,6 +6,7 @@ not every machine has the packages of all benchmarks.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -63,4 +64,6 @@ def refusal(name: str) -> str:
 
 
 if __name__ == "__main__":
+    # Without a handler a terminated benchmark would leave its servers running.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

@@ -59,7 +59,7 @@ def heading(record: dict[str, Any], title: str) -> list[str]:
     """Return the first lines of a page: its title and the header of the record."""
     header = record["about"]
     lines = [f"- {name}: {value}" for name, value in header.items()]
-    return [f"# {title} of {header['date']}", "", *lines, ""]
+    return [f"# {title}, {header['date']}", "", *lines, ""]
 
 
 def source(record: dict[str, Any], name: str) -> str:

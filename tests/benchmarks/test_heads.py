@@ -6,13 +6,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.heads import ratios
@@ -113,6 +117,32 @@ def test_no_changing_head_is_known(artifact: Path, tmp_path: Path) -> None:
     assert changing["known_heads"] == [after, after]
     assert changing["requests"] > HEADS_CLIENTS
     assert "0 of" in path.with_suffix(".md").read_text("utf-8")
+
+
+def test_a_terminated_benchmark_stops_its_server(artifact: Path, tmp_path: Path) -> None:
+    """SIGTERM during a load ends the benchmark and every process that it started."""
+    del artifact
+    command = [sys.executable, "-m", "benchmarks", "heads", "--results", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        try:
+            started = _until_loaded(psutil.Process(process.pid))
+        finally:
+            process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    _, left = psutil.wait_procs(started, timeout=10)
+    assert left == []
+
+
+def _until_loaded(benchmark: psutil.Process) -> list[psutil.Process]:
+    """Wait until wrk loads the server, and return the processes of the benchmark."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        started = benchmark.children(recursive=True)
+        with suppress(psutil.Error):
+            if "wrk" in [each.name() for each in started]:
+                return started
+        time.sleep(0.02)
+    raise AssertionError("no load began within 60 s")
 
 
 def test_ratios_are_taken_within_a_pair() -> None:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from pathlib import Path
 
-from benchmarks.record import to_json
+import pytest
+
+from benchmarks import page
+from benchmarks.record import RESULTS, to_json
 from tests.conftest import ROOT
 
+COMPARISONS = sorted([*RESULTS.glob("*-run.json"), *RESULTS.glob("*-quick.json")])
 CITATION = re.compile(r"results/([0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9]{4}[a-z-]*)\.(md|json)")
 
 
@@ -47,3 +52,10 @@ def test_json_has_a_line_for_each_row() -> None:
     text = to_json(record)
     assert json.loads(text) == record
     assert text.splitlines()[2:5] == [' "loads": [', '  {"a": [[50, 1]]},', '  {"a": []}']
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_pages_of_comparisons_are_rendered(path: Path) -> None:
+    """The page of a comparison is the one that `render` writes from its figures."""
+    record = json.loads(path.read_text("utf-8"))
+    assert path.with_suffix(".md").read_text("utf-8") == page.page(record)
