@@ -16,13 +16,16 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from benchmarks.contestants.ours import ours
 from benchmarks.heads import ratios
 from benchmarks.load import drive
+from benchmarks.rounds import Bench, Scope
 from benchmarks.workloads import CHANGING_HEADS, HEADS_CLIENTS, LOADS, make_workloads
-from sentence_api.engine.artifact import TOKENIZER
+from sentence_api.engine.artifact import TOKENIZER, read_manifest
 from tests.conftest import ROOT
 
 # W3C Trace Context: version, trace id, parent id, flags; neither id is all zeros.
@@ -154,3 +157,37 @@ def test_ratios_are_taken_within_a_pair() -> None:
         {"pair": 1, "traced": False, "rate": 50.0},
     ]
     assert ratios(rows, "rate") == [0.8, 0.9]
+
+
+def test_a_run_records_the_known_heads(artifact: Path) -> None:
+    """A row of a run has the server's counter before and after its load."""
+    canary = read_manifest(artifact).canary
+    core = str(min(os.sched_getaffinity(0)))
+    scope = Scope(
+        rounds=1,
+        seconds=1,
+        loads=[("q7", HEADS_CLIENTS), (CHANGING_HEADS, HEADS_CLIENTS)],
+        paced=[],
+        beside=frozenset(),
+        two_cores=frozenset(),
+        one_core=core,
+        load_core=str(max(os.sched_getaffinity(0))),
+        both=core,
+        load_core_of_both=core,
+    )
+    bench = Bench(
+        scope,
+        [ours("float32")],
+        limits={},
+        workloads=make_workloads(artifact / TOKENIZER),
+        check=([canary.text], [canary.text], np.array([canary.vector] * 2)),
+        say=print,
+    )
+    bench.run()
+    assert bench.struck == {}
+    repeated, changing = bench.record["loads"]
+    before, after = repeated["known_heads"]
+    assert after - before > repeated["requests"] / 2
+    first, last = changing["known_heads"]
+    assert (changing["workload"], first, last) == (CHANGING_HEADS, last, last)
+    assert first >= after
