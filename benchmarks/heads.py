@@ -20,6 +20,7 @@ from benchmarks import machine
 from benchmarks.counters import Counters
 from benchmarks.load import drive
 from benchmarks.record import RESULTS, about, heading, write
+from benchmarks.running import Alone
 from benchmarks.server import ARTIFACT, Server, serving
 from benchmarks.workloads import HEADS_CLIENTS, make_workloads
 from sentence_api.engine.artifact import TOKENIZER
@@ -74,7 +75,7 @@ def _measure(
     server: Server, asked: list[Any], load_core: str, seconds: int, *, traced: bool
 ) -> dict[str, Any]:
     """Return the row of one load."""
-    before = Counters.read(server)
+    before, alone = Counters.read(server), Alone(server)
     load = drive(
         server.url,
         "/query",
@@ -84,9 +85,10 @@ def _measure(
         cores=load_core,
         traced=traced,
     ).without_failures()
-    after = Counters.read(server)
+    others, after = alone.others(), Counters.read(server)
     return {
         "traced": traced,
+        "others": others,
         "known_heads": [before.known_heads, after.known_heads],
         "cpu_milliseconds": after.cpu_milliseconds(before, load.requests),
         "outside_milliseconds": after.outside_milliseconds(before, load.requests),
@@ -100,8 +102,8 @@ def _page(record: dict[str, Any]) -> str:
     lines = [
         *heading(record, "Changing heads"),
         "| pair | heads | requests/s | p50 ms | p99 ms | CPU ms a request"
-        " | outside of the pass | known heads |",
-        "|---|---|---|---|---|---|---|---|",
+        " | outside of the pass | known heads | core used by others |",
+        "|---|---|---|---|---|---|---|---|---|",
         *map(_line, rows),
         "",
     ]
@@ -132,5 +134,6 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['cpu_milliseconds']:.3f}",
         f"{row['outside_milliseconds']:.3f}",
         f"{after - before} of {row['requests']} ({(after - before) / row['requests']:.1%})",
+        f"{row['others']:.0%}",
     )
     return f"| {' | '.join(cells)} |"

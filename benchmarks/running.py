@@ -15,7 +15,7 @@ import psutil
 from benchmarks.client import becomes_ready, free_port
 from benchmarks.contestants import Contestant, environment
 from benchmarks.machine import busy_seconds
-from benchmarks.server import ROOT, cpu_seconds
+from benchmarks.server import ROOT, Server, cpu_seconds
 from sentence_api.resources.process import process_memory
 
 LOGS = ROOT / "var" / "benchmarks" / "logs"
@@ -146,9 +146,9 @@ class Running:
 
 
 class Alone:
-    """The share of a contestant's cores that other processes used since this was made."""
+    """The share of a server's cores that other processes used since this was made."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running | Server) -> None:
         self._running = running
         self._began = time.monotonic()
         self._busy, self._own = busy_seconds(running.cores), running.cpu_seconds()

@@ -26,10 +26,11 @@ START_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A ready server: its address and its master."""
+    """A ready server: its address, its master and its cores in taskset's form."""
 
     url: str
     pid: int
+    cores: str
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the server's processes."""
@@ -71,7 +72,7 @@ def serving(
     try:
         if not becomes_ready(f"{url}/health/ready", START_SECONDS, lambda: process.poll() is None):
             raise TimeoutError(f"{url} was not ready within {START_SECONDS} s, or ended")
-        yield Server(url, process.pid)
+        yield Server(url, process.pid, cores)
     finally:
         process.terminate()
         process.wait(timeout=60)
