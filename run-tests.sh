@@ -52,6 +52,12 @@ ensure_browser() {
   tests/browser/install.sh || printf 'the tests in a browser will be skipped\n' >&2
 }
 
+# Without wrk the tests of a benchmark's load are skipped, likewise.
+ensure_load_generator() {
+  step 'wrk'
+  tests/benchmarks/install.sh || printf 'the tests of a load by wrk will be skipped\n' >&2
+}
+
 # Without Prometheus its tests are skipped, likewise.
 ensure_prometheus() {
   step 'Prometheus'
@@ -99,6 +105,7 @@ _main() {
   else
     ensure_model
     ensure_browser
+    ensure_load_generator
     ensure_prometheus
     ensure_engine
   fi

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.client import becomes_ready, free_port, get
 from sentence_api.resources.sizes import format_size, parse_size
 
 READY_SECONDS = 60
@@ -104,8 +102,7 @@ class Container:
 
     def worker_exits(self) -> dict[str, int]:
         """Return how many workers ended, by cause; see `sentence_api_worker_exits`."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:  # noqa: S310
-            lines = answer.read().decode().splitlines()
+        lines = get(f"{self.url}/metrics").splitlines()
         exits = (line.split('"') for line in lines if line.startswith("sentence_api_worker_exits_"))
         return {cause: int(float(count.rpartition(" ")[2])) for _, cause, count in exits}
 
@@ -142,9 +139,7 @@ def planned(image: str, tier: Tier, settings: dict[str, str]) -> dict[str, Any]:
 @contextmanager
 def running(image: str, tier: Tier, settings: dict[str, str]) -> Iterator[Container]:
     """Run `image` within a tier's limits until it is ready, and remove it afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     # Host network: a published port on loopback goes through a proxy, whose buffers would hide
     # the cost of clients that do not read.
     listen = variables({**settings, "SENTENCE_API_HOST": "127.0.0.1", "PORT": port})
@@ -250,13 +245,11 @@ def _numbers(path: Path) -> dict[str, int]:
 
 def _wait(url: str, identity: str) -> None:
     """Poll `/health/ready`, and give up when the container ends."""
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{url}/health/ready", timeout=5):  # noqa: S310
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.02)
-        if not inspect(identity, "{{.State.Running}}"):
-            raise Gone(f"the container ended: {docker('logs', '--tail', '5', identity)}")
-    raise TimeoutError(f"{url} was not ready within {READY_SECONDS} s")
+
+    def is_up() -> bool:
+        return bool(inspect(identity, "{{.State.Running}}"))
+
+    if not becomes_ready(f"{url}/health/ready", READY_SECONDS, is_up):
+        if is_up():
+            raise TimeoutError(f"{url} was not ready within {READY_SECONDS} s")
+        raise Gone(f"the container ended: {docker('logs', '--tail', '5', identity)}")

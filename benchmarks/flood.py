@@ -1,4 +1,4 @@
-"""The worst load that a plan allows; `benchmarks.memory` runs it in a process of its own.
+"""The worst load that a plan allows; `benchmarks memory` runs it in a process of its own.
 
 Most connections cost memory: the largest batches of the longest texts, bodies at the size limit,
 texts of megabytes, invalid bodies that are as expensive as possible to parse, bodies and heads that
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -110,7 +110,7 @@ def flood(url: str, *, connections: int, items: int, body_bytes: int, seconds: f
         seconds: Duration of the load.
     """
     arguments = (url, connections, items, body_bytes, seconds)
-    command = [sys.executable, "-m", "benchmarks.flood", *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks", "flood", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return Report(**json.loads(done.stdout))
 
@@ -350,21 +350,18 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
     return head[0].split(" ")[1], headers
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Run the load and print its report as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flood", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks flood", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("connections", type=int)
     parser.add_argument("items", type=int)
     parser.add_argument("body_bytes", type=int)
     parser.add_argument("seconds", type=float)
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     load = _Flood(given.url, given.connections, given.items, given.body_bytes)
     asyncio.run(load.run(given.seconds))
     print(json.dumps(asdict(load.report)))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ideal --fixed MS --text MS`: latencies of an ideal server.
+"""`python -m benchmarks ideal --fixed MS --text MS`: latencies of an ideal server.
 
 An ideal server loses no time. Requests of one text come at random (Poisson). Whenever the server is
 free, it takes all waiting requests into one pass, which takes a fixed time plus a time per text.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,13 +20,13 @@ _SEEDS = 15
 _PERCENTS = (50, 95, 99)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Print a line for each share of the rate at 64 connections."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ideal", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ideal", description=__doc__)
     parser.add_argument("--fixed", type=float, required=True, metavar="MS", help="of a pass")
     parser.add_argument("--text", type=float, required=True, metavar="MS", help="of each text")
     parser.add_argument("--seconds", type=float, default=60, help="of each of 15 runs (60)")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     fixed, text = given.fixed / 1000, given.text / 1000
     full = _FULL / (fixed + _FULL * text)
     for share in SHARES:
@@ -38,6 +39,7 @@ def main() -> None:
             f" p99 / p50 {statistics.median(steadiness):.2f}"
             f" ({steadiness[0]:.2f} to {steadiness[-1]:.2f})"
         )
+    return 0
 
 
 def latencies(rate: float, fixed: float, text: float, seconds: float, seed: int) -> list[float]:
@@ -53,7 +55,3 @@ def latencies(rate: float, fixed: float, text: float, seconds: float, seed: int)
         done[first:behind] = now
         first = behind
     return [float(each) for each in np.percentile(done - due, _PERCENTS)]
-
-
-if __name__ == "__main__":
-    main()

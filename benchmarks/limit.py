@@ -5,6 +5,7 @@ As a program it reads one task per line of JSON from standard input and answers 
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -35,7 +36,7 @@ class Limit:
     """
 
     def __init__(self, artifact: Path, precision: str, cores: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.limit", str(artifact), precision]
+        command = [sys.executable, "-m", "benchmarks", "limit", str(artifact), precision]
         self._processes = [
             subprocess.Popen(
                 ["taskset", "-c", core, *command],  # noqa: S607
@@ -112,9 +113,13 @@ def fastest(candidates: Sequence[Shapes], seconds_of: Callable[[Shapes], float])
     return min(candidates, key=seconds_of)
 
 
-def main(artifact: Path, precision: str) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Answer until the input ends."""
-    engine = load_engine(artifact, read_manifest(artifact), precision, threads=1)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks limit", description=__doc__)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("precision")
+    given = parser.parse_args(arguments)
+    engine = load_engine(given.artifact, read_manifest(given.artifact), given.precision, threads=1)
     engine.start()
 
     def seconds_of(shapes: Shapes, seconds: float = _LEAST_SECONDS) -> float:
@@ -142,7 +147,4 @@ def main(artifact: Path, precision: str) -> None:
         else:
             answer = seconds_of([tuple(each) for each in asked["shapes"]], asked["seconds"])
         print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    return 0

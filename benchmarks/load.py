@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,18 +63,31 @@ def bodies(path: str, asked: Sequence[object]) -> Iterator[Path]:
         yield Path(file.name)
 
 
-def driver(url: str, file: Path, connections: int, seconds: float, cores: str) -> list[str]:
-    """Return the command that posts the requests of `file` over this many connections."""
+def driver(
+    url: str, file: Path, connections: int, seconds: float, cores: str, *, traced: bool = False
+) -> list[str]:
+    """Return the command that posts the requests of `file` over this many connections.
+
+    With `traced`, each request has a `traceparent` header that no other request has.
+    """
     command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s"]
-    return [*command, "--timeout", f"{TIMEOUT_SECONDS}s", "-s", str(_SCRIPT), url, "--", str(file)]
+    command += ["--timeout", f"{TIMEOUT_SECONDS}s", "-s", str(_SCRIPT), url, "--", str(file)]
+    return [*command, secrets.token_hex(8)] if traced else command
 
 
 def drive(
-    url: str, path: str, asked: Sequence[object], *, connections: int, seconds: float, cores: str
+    url: str,
+    path: str,
+    asked: Sequence[object],
+    *,
+    connections: int,
+    seconds: float,
+    cores: str,
+    traced: bool = False,
 ) -> Load:
     """Post each of `asked` in turn over `connections` for this many seconds, from `cores`."""
     with bodies(path, asked) as file:
-        command = driver(url, file, connections, seconds, cores)
+        command = driver(url, file, connections, seconds, cores, traced=traced)
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return parse(done.stdout)
 

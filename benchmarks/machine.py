@@ -40,6 +40,12 @@ def kernel() -> str:
     return f"{platform.system()} {platform.release()}"
 
 
+def load_generator() -> str:
+    """Return the version of wrk."""
+    done = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False)  # noqa: S607
+    return (done.stdout + done.stderr).split(" Copyright")[0].strip()
+
+
 def busy_seconds(cores: str) -> float:
     """Return the CPU time used on these cores so far by all processes, stolen time included."""
     ticks = 0

@@ -1,4 +1,4 @@
-"""The memory contract: the worst load in containers of several sizes, and its conditions.
+"""`python -m benchmarks memory --image IMAGE`: the memory contract under the worst load.
 
 No process is killed for memory or crashes. The working set stays within 85 % of the limit under
 load and within 70 % when idle. The plan's predicted peak is within 20 % of the measured peak. Small
@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks import readme
 from benchmarks.container import Container, MemorySampler, Tier, docker, planned, running, variables
 from benchmarks.flood import Report, flood
-from benchmarks.machine import commit, processor
-from benchmarks.readme import RESULTS
-from benchmarks.server import ROOT
+from benchmarks.record import about, heading, source, write
 from sentence_api.resources.formula import USABLE_SHARE
 from sentence_api.settings import Settings
 
@@ -177,29 +173,27 @@ def _off(result: dict[str, Any]) -> float:
     return float(result["peak_bytes"] / result["predicted_bytes"] - 1)
 
 
-def _write(image: str, results: list[Result], faults: list[str], settings: dict[str, str]) -> None:
-    """Record a run, and update its table in the README."""
-    now = datetime.now(UTC)
-    record: dict[str, Any] = {
+def brief(record: dict[str, Any], name: str) -> str:
+    """Return the README's block for a result with this name."""
+    return "\n".join([source(record, name), "", table(record["tiers"])])
+
+
+def _record(
+    given: argparse.Namespace, arguments: Sequence[str], results: list[Result], faults: list[str]
+) -> dict[str, Any]:
+    """Return the record of a run: the machine, the image and the tiers."""
+    settings = dict(given.settings)
+    return {
         "about": {
-            "date": now.strftime("%Y-%m-%d %H:%M UTC"),
-            "command": " ".join(["python -m benchmarks.memory", *sys.argv[1:]]),
-            "commit": commit(),
-            "processor": processor(),
-            "kernel": platform.release(),
+            **about("memory", arguments),
             "docker": docker("version", "--format", "{{.Server.Version}}"),
-            "image": docker("image", "inspect", "--format", "{{.Id}}", image)[:19],
+            "image": docker("image", "inspect", "--format", "{{.Id}}", given.image)[:19],
             **settings,
-            **_versions(image, settings),
+            **_versions(given.image, settings),
         },
         "broken": faults,
         "tiers": [result.record() for result in results],
     }
-    stem = RESULTS / f"{now:%Y-%m-%d-%H%M}-memory"
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    stem.with_suffix(".md").write_text(_page(record), "utf-8")
-    print(f"wrote {stem.relative_to(ROOT)}.md and .json")
-    readme.put(BLOCK, table(record["tiers"]))
 
 
 def _versions(image: str, settings: dict[str, str]) -> dict[str, str]:
@@ -211,9 +205,8 @@ def _versions(image: str, settings: dict[str, str]) -> dict[str, str]:
 
 def _page(record: dict[str, Any]) -> str:
     """Render a run."""
-    lines = [f"# Memory contract, {record['about']['date']}", ""]
-    lines += [f"- {name}: {value}" for name, value in record["about"].items()]
-    lines += ["", "\n".join(record["broken"]) or "The contract holds.", "", table(record["tiers"])]
+    lines = heading(record, "Memory contract")
+    lines += ["\n".join(record["broken"]) or "The contract holds.", "", table(record["tiers"])]
     lines += ["", "What came of the connections, by kind and status:", ""]
     lines += ["| container | kind | outcomes |", "|---|---|---|"]
     for tier in record["tiers"]:
@@ -232,29 +225,36 @@ def _page(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the tiers and record them; return 1 if the contract does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
-    parser.add_argument("--image", required=True, help="what to run, as docker run takes it")
-    parser.add_argument("--seconds", type=float, default=60, help="of load in each tier (60)")
-    parser.add_argument("--tiers", default=TIERS, help=f"memory/CPUs, with commas ({TIERS})")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
-    parser.add_argument("--dry", action="store_true", help="write nothing")
-    given = parser.parse_args()
-    settings = dict(each.split("=", 1) for each in given.settings)
+    given = _parser().parse_args(arguments)
     results, faults = [], []
     for tier in map(Tier.parse, given.tiers.split(",")):
         print(f"{tier}: {given.seconds:g} s of load", flush=True)
-        result = run_tier(given.image, tier, given.seconds, settings)
+        result = run_tier(given.image, tier, given.seconds, dict(given.settings))
         results.append(result)
         faults += [f"{tier}: {each}" for each in broken(result)]
         print(json.dumps(result.record()), flush=True)
     print(table([each.record() for each in results]))
     print("\n".join(faults) or "the contract holds")
     if not given.dry:
-        _write(given.image, results, faults, settings)
+        record = _record(given, arguments, results, faults)
+        readme.put(BLOCK, brief(record, write(record, "memory", _page)))
     return bool(faults)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks memory", description=__doc__)
+    parser.add_argument("--image", required=True, help="what to run, as docker run takes it")
+    parser.add_argument("--seconds", type=float, default=60, help="of load in each tier (60)")
+    parser.add_argument("--tiers", default=TIERS, help=f"memory/CPUs, with commas ({TIERS})")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="settings",
+        type=lambda text: text.split("=", 1),
+    )
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    return parser

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.overhead [--rounds N] [--seconds N]`: the cost of metrics and history.
+"""`python -m benchmarks overhead [--rounds N] [--seconds N]`: the cost of metrics and history.
 
 It runs pairs at 64 connections, with and without counters and history, in alternating order. One
 worker saturates its core at that load, so throughput depends on the CPU time per request. CPU time
@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.load import drive
-from benchmarks.server import ARTIFACT, GUNICORN, serving
+from benchmarks.server import ARTIFACT, GUNICORN, UNMETERED, serving
 from benchmarks.workloads import make_workloads
 from sentence_api.engine.artifact import TOKENIZER
 
 CONNECTIONS = 64
-UNMETERED = "benchmarks.unmetered"
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Measure and print each pair and the median of the ratios."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks overhead", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=12, help="of each load")
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     texts = make_workloads(ARTIFACT / TOKENIZER)["q7"].requests
     asked = [{"question": text} for [text] in texts]
     ratios: dict[str, list[float]] = {"requests/s": [], "requests/CPU second": []}
@@ -40,13 +40,14 @@ def main() -> None:
     for name, known in ratios.items():
         least, most = min(known), max(known)
         print(f"{name}: median {statistics.median(known):.4f}, {least:.4f} to {most:.4f}")
+    return 0
 
 
 def _rates(asked: list[Any], seconds: int, *, metered: bool) -> tuple[float, float]:
     """Return one worker's requests per second on one core, and per second of its CPU time."""
     every = {} if metered else {"SENTENCE_API_HISTORY_SECONDS": 0}
-    module = GUNICORN if metered else UNMETERED
-    with serving("0", module, WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **every) as server:
+    program = GUNICORN if metered else UNMETERED
+    with serving("0", program, WEB_CONCURRENCY=1, SENTENCE_API_THREADS=1, **every) as server:
         _drive(server.url, asked, 2)
         before = server.cpu_seconds()
         rate = _drive(server.url, asked, seconds)
@@ -56,7 +57,3 @@ def _rates(asked: list[Any], seconds: int, *, metered: bool) -> tuple[float, flo
 def _drive(url: str, asked: list[Any], seconds: int) -> float:
     load = drive(url, "/query", asked, connections=CONNECTIONS, seconds=seconds, cores="1")
     return load.without_failures().rate
-
-
-if __name__ == "__main__":
-    main()

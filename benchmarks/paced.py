@@ -2,15 +2,17 @@
 
 wrk sends the next request after the last response, so a slow server gets fewer requests; Debian has
 no wrk2 or vegeta, and hey's `-q` waits for responses too. This runs as a separate program, on the
-core of the load: `python -m benchmarks.paced URL FILE RATE SECONDS SEED`.
+core of the load: `python -m benchmarks paced URL FILE RATE SECONDS SEED`.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def drive_paced(
 ) -> Load:
     """Send `asked` in turn at a mean rate of `rate` per second."""
     with bodies(path, asked) as file:
-        command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks.paced", url]
+        command = ["taskset", "-c", cores, sys.executable, "-m", "benchmarks", "paced", url]
         command += [str(file), str(rate), str(seconds), str(seed)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)
@@ -35,20 +37,27 @@ def drive_paced(
     return Load(milliseconds=milliseconds, **report)
 
 
-def main(url: str, file: Path, rate: float, seconds: float, seed: int) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Run, and print the fields of a `Load` as JSON."""
-    path, *lines = file.read_text("utf-8").splitlines()
+    given = _parser().parse_args(arguments)
+    path, *lines = given.file.read_text("utf-8").splitlines()
     headers = {"Content-Type": "application/json"}
-    requests = [post(url, path, line.encode(), headers) for line in lines]
-    pace = Pace(url, _MOST_CONNECTIONS)
+    requests = [post(given.url, path, line.encode(), headers) for line in lines]
+    pace = Pace(given.url, _MOST_CONNECTIONS)
     gc.disable()
-    answers = pace.at(requests, seconds, steady(rate, seconds, seed))
+    answers = pace.at(requests, given.seconds, steady(given.rate, given.seconds, given.seed))
     pace.close()
     curve = [[each, 1000 * answers.percentile(each)] for each in PERCENTILES]
     report = {"rate": answers.rate, "milliseconds": curve, "requests": len(answers.latencies)}
     print(json.dumps({**report, "failures": answers.failures}))
+    return 0
 
 
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    main(given[0], Path(given[1]), float(given[2]), float(given[3]), int(given[4]))
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks paced", description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("file", type=Path, help="a path, then a body on each line")
+    parser.add_argument("rate", type=float)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("seed", type=int)
+    return parser

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks import reach
-from benchmarks.figures import (
+from benchmarks.comparison import (
     MOST_OF_OTHERS,
     Record,
     Row,
@@ -16,8 +17,9 @@ from benchmarks.figures import (
     share,
     standing,
 )
+from benchmarks.record import heading, source
+from sentence_api.resources.sizes import MIB
 
-MIB = 1 << 20
 _NOTHING = "-"
 BLOCK = "comparison"
 # Columns of the README: workload, connections, and whether it is a rate or a latency.
@@ -40,9 +42,8 @@ def quiet(record: Record) -> str:
     )
 
 
-def brief(record: Record, name: str) -> str:
+def brief(record: dict[str, Any], name: str) -> str:
     """Return the README's block for a result with this name."""
-    about = record["about"]
     head = "on one core | 7 tokens, 64 connections | 30 tokens, 64 connections"
     head += " | one connection, median | memory, idle | start to ready"
     lines = [f"| {head} |", "|" + "---|" * 6]
@@ -58,18 +59,14 @@ def brief(record: Record, name: str) -> str:
                 cells.append(f"{rate:.0f}/s" if is_rate else f"{_latency(found, 50)} ms")
         cells += [_idle(record, contestant), _start(record, contestant)]
         lines.append(f"| {' | '.join(cells)} |")
-    where = f"{about['date'][:10]}, {about['processor']}, commit {about['commit']}"
-    return "\n".join([f"[{where}](benchmarks/results/{name}.md):", "", *lines])
+    return "\n".join([source(record, name), "", *lines])
 
 
-def page(record: Record, plots: Sequence[str]) -> str:
+def page(record: dict[str, Any]) -> str:
     """Return the result as Markdown."""
-    about, contestants = record["about"], record["contestants"]
-    lines = [f"# Benchmark of {about['date']}", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items()]
-    lines += ["", "## What was to be reached", "", reach.table(record), "", quiet(record), ""]
-    lines += [f"![{name}]({name})" for name in plots]
-    lines += ["", "## Contestants", "", *_contestants(record)]
+    contestants = record["contestants"]
+    lines = [*heading(record, "Benchmark"), "## What was to be reached", "", reach.table(record)]
+    lines += ["", quiet(record), "", "## Contestants", "", *_contestants(record)]
     for name, each in contestants.items():
         if each["out"]:
             lines.append(f"- **{name} is out**: {each['out']}")
@@ -149,7 +146,22 @@ def _loads(record: Record, workload: str, cores: int) -> list[str]:
         return []
     head = "connections | contestant | requests/s | tokens/s | p50 ms | p95 ms | p99 ms"
     head += " | useful GFLOP/s | share of the limit | failed"
-    return [f"| {head} |", "|" + "---|" * 10, *lines]
+    return [f"| {head} |", "|" + "---|" * 10, *lines, *_known_heads(measured)]
+
+
+def _known_heads(measured: Sequence[Row]) -> list[str]:
+    """Return how many requests had a head that our servers knew, where that was counted."""
+    counted = [
+        f"{row['contestant']} {row['known_heads'][1] - row['known_heads'][0]} of {row['requests']}"
+        f" at {row['connections']}"
+        for row in measured
+        if "known_heads" in row
+    ]
+    return (
+        ["", f"Requests with a known head, by connections: {'; '.join(counted)}."]
+        if counted
+        else []
+    )
 
 
 def _cells(record: Record, found: Sequence[Row], described: Row) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.planner [--seconds N]`: predictions of the capacity planner, tested.
+"""`python -m benchmarks planner [--seconds N]`: predictions of the capacity planner, tested.
 
 `python -m sentence_api bench` measures a server with one worker, then a server with two. From its
 figures the planner predicts the rate of a core for texts of several lengths, including lengths that
@@ -10,22 +10,19 @@ use the same two cores, so the rate at full load is predicted for the CPU time t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
 from benchmarks.load import drive
 from benchmarks.paced import drive_paced
-from benchmarks.readme import RESULTS
-from benchmarks.server import ARTIFACT, ROOT, Running, serving
+from benchmarks.record import about, heading, write
+from benchmarks.server import ARTIFACT, ROOT, Server, serving
 from benchmarks.texts import TextSource
 from sentence_api.capacity.measure import LATENCY_LENGTH, kept
 from sentence_api.capacity.plan import SHARE, Measurement
@@ -54,22 +51,25 @@ class Check:
         return self.seen / self.foretold - 1
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Measure, predict, test, and write the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks planner", description=__doc__)
     parser.add_argument("--seconds", type=int, default=12, help="of each load")
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     source = TextSource(ARTIFACT / TOKENIZER)
     asked = {
         length: [{"question": text} for text in source.texts([length] * _TEXTS)]
         for length in LENGTHS
     }
-    checks: list[Check] = []
+    checks: list[dict[str, Any]] = []
     for workers in WORKERS:
         for check in _checks(workers, asked, parsed.seconds):
-            checks.append(check)
-            print(_row(check), flush=True)
-    _write(checks)
+            checks.append({**asdict(check), "error": check.error})
+            print(_row(checks[-1]), flush=True)
+    worst = max(abs(check["error"]) for check in checks if check["is_rate"])
+    header = {**about("planner", arguments), "rates are off at most by": f"{worst:.0%}"}
+    write({"about": header, "checks": checks}, "planner", _page)
+    return 0
 
 
 def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator[Check]:
@@ -105,7 +105,7 @@ def _checks(workers: int, asked: dict[int, list[Any]], seconds: int) -> Iterator
         yield Check(workers, what, 1000 * known.p95, load.milliseconds[95.0])
 
 
-def _bench(server: Running, cores: str) -> Measurement:
+def _bench(server: Server, cores: str) -> Measurement:
     """Run `bench` as a user does."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sentence_api", "bench", "--url", server.url]
@@ -118,40 +118,15 @@ def _bench(server: Running, cores: str) -> Measurement:
         return kept(Path(folder))
 
 
-def _row(check: Check) -> str:
+def _row(check: dict[str, Any]) -> str:
     return (
-        f"| {check.workers} | {check.what} | {check.foretold:.3g} | {check.seen:.3g}"
-        f" | {check.error:+.0%} |"
+        f"| {check['workers']} | {check['what']} | {check['foretold']:.3g} | {check['seen']:.3g}"
+        f" | {check['error']:+.0%} |"
     )
 
 
-def _write(checks: list[Check]) -> None:
-    """Write the result as JSON and Markdown."""
-    now = datetime.now(UTC)
-    about = {
-        "date": f"{now:%Y-%m-%d %H:%M} UTC",
-        "command": " ".join(["python -m benchmarks.planner", *sys.argv[1:]]),
-        "commit": machine.commit(),
-        "processor": machine.processor(),
-        "kernel": machine.kernel(),
-    }
-    worst = max(abs(check.error) for check in checks if check.is_rate)
-    stem = RESULTS / f"{now:%Y-%m-%d-%H%M}-planner"
-    record = {"about": about, "checks": [{**asdict(each), "error": each.error} for each in checks]}
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    lines = [
-        f"# The planner against what happened, {about['date']}",
-        "",
-        *[f"- {name}: {value}" for name, value in about.items()],
-        f"- rates are off by {worst:.0%} at most",
-        "",
-        "| workers | what | foretold | seen | off by |",
-        "|---|---|---|---|---|",
-        *map(_row, checks),
-    ]
-    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"rates are off by {worst:.0%} at most; wrote {stem.relative_to(ROOT)}.json and .md")
-
-
-if __name__ == "__main__":
-    main()
+def _page(record: dict[str, Any]) -> str:
+    """Render a run."""
+    lines = heading(record, "The planner against what happened")
+    lines += ["| workers | what | foretold | seen | off by |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *map(_row, record["checks"])]) + "\n"

@@ -14,9 +14,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.typing import RcKeyType
 
-from benchmarks.figures import Record, median, rows, standing
+from benchmarks.comparison import Record, median, rows, standing
+from sentence_api.resources.sizes import MIB
 
-MIB = 1 << 20
 _CURVES = ("q7", "q30", "mixed")
 _LATENCY = (("q7", 1), ("q7", 64), ("q30", 64))
 # Text stays text, and equal figures give equal files.
@@ -29,6 +29,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 def draw(record: Record, folder: Path, stem: str) -> list[str]:
     """Draw the measurements and return the names of the files."""
+    folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     with mpl.rc_context(_STYLE):
         for name, draw_one, size in (

@@ -1,15 +1,26 @@
--- Posts JSON bodies in turn: wrk ... -s post.lua URL -- FILE
+-- Posts JSON bodies in turn: wrk ... -s post.lua URL -- FILE [RUN]
 -- The first line of FILE is the path, each other line is a body. Prints the measurements as one
--- line of JSON after "result ".
-local requests, next_one = {}, 0
+-- line of JSON after "result ". RUN, 16 hexadecimal digits unique to this run, gives each request a
+-- traceparent header of its own (W3C Trace Context) and is the first half of its trace id.
+local MARK = "the-traceparent"
+local requests, next_one, run, sent = {}, 0, nil, 0
+
+-- Splits a request where its traceparent goes, so that sending one formats no head.
+local function prepared(text)
+  if not run then return text end
+  local first, last = text:find(MARK, 1, true)
+  return { text:sub(1, first - 1), text:sub(last + 1) }
+end
 
 function init(arguments)
   wrk.method = "POST"
   wrk.headers["Content-Type"] = "application/json"
+  run = arguments[2]
+  wrk.headers["traceparent"] = run and MARK
   local path
   for line in io.lines(arguments[1]) do
     if path then
-      requests[#requests + 1] = wrk.format(nil, path, nil, line)
+      requests[#requests + 1] = prepared(wrk.format(nil, path, nil, line))
     else
       path = line
     end
@@ -18,7 +29,10 @@ end
 
 function request()
   next_one = next_one % #requests + 1
-  return requests[next_one]
+  local each = requests[next_one]
+  if not run then return each end
+  sent = sent + 1
+  return table.concat({ each[1], string.format("00-%s%016x-%016x-01", run, sent, sent), each[2] })
 end
 
 function done(summary, latency, _)

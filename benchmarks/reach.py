@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.figures import Record, best_of_ours, limit_of, median, percentile, ratios, rows
-
-MIB = 1 << 20
+from benchmarks.comparison import Record, best_of_ours, limit_of, median, percentile, ratios, rows
+from sentence_api.resources.sizes import MIB
 
 
 @dataclass(frozen=True, slots=True)

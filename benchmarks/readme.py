@@ -1,22 +1,10 @@
-"""Figures in the README: each block is rendered from the newest result of its kind."""
+"""Figures in the README: each block is rendered from the newest record of its kind."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from benchmarks.server import ROOT
 
-RESULTS = Path(__file__).parent / "results"
 README = ROOT / "README.md"
-
-
-def newest(kind: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the content of the newest result whose name ends with `kind`."""
-    path = max(RESULTS.glob(f"*-{kind}.json"), key=lambda each: each.name)
-    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return path.stem, record
 
 
 def section(text: str, name: str) -> str:

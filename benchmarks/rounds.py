@@ -13,9 +13,9 @@ from typing import Any
 from benchmarks.answers import Vectors, fault, least_cosine, sample
 from benchmarks.beside import small_beside_largest
 from benchmarks.contestants import Contestant
+from benchmarks.counters import Counters, pass_tokens
 from benchmarks.limit import Limit, Shapes
 from benchmarks.load import Load, bodies, drive, driver
-from benchmarks.outside import Counters
 from benchmarks.paced import drive_paced
 from benchmarks.running import Alone, DidNotStart, Running, Weighing
 from benchmarks.workloads import Workload
@@ -151,7 +151,8 @@ class Bench:
             if contestant.name in self._scope.beside & up.keys() and first_or_ours:
                 self._try(contestant, partial(self._beside_one, up, contestant.name))
         for name, running in up.items():
-            if tokens := Counters(running).pass_tokens():
+            if name.startswith("ours"):
+                tokens = pass_tokens(running.url)
                 limit = limits[running.contestant.precision]
                 width = max(map(max, self._workloads["largest"].lengths))
                 shape = [(max(1, tokens // width), width)]
@@ -247,22 +248,30 @@ class Bench:
         """Drive one contestant with one load."""
         running = up[name]
         running.resume()
-        counters = Counters(running)
+        is_ours = name.startswith("ours")
         path, asked = self._requests(running.contestant, workload)
         seconds = self._seconds(name, workload)
-        before = counters.read()
+        before = Counters.read(running) if is_ours else None
         alone = Alone(running)
         with Weighing(running) as weighing:
             load = drive(
-                running.url, path, asked, connections=connections, seconds=seconds, cores=cores
+                running.url,
+                path,
+                asked,
+                connections=connections,
+                seconds=seconds,
+                cores=cores,
+                traced=self._workloads[workload].traced,
             )
         others = alone.others()
-        outside = counters.outside_milliseconds(before, load.requests)
+        after = Counters.read(running) if is_ours else None
         key = {"contestant": name, "workload": workload, "connections": connections}
         self._say(_line(key, load))
-        self._note("loads", **key, others=others, **load.record())
+        heads = {"known_heads": [before.known_heads, after.known_heads]} if before and after else {}
+        self._note("loads", **key, others=others, **heads, **load.record())
         self._note("memory", **key, peak_bytes=weighing.peak_bytes)
-        if outside is not None:
+        if before and after and load.requests:
+            outside = after.outside_milliseconds(before, load.requests)
             self._note("outside", **key, milliseconds=outside)
         self._settle(up, name)
 

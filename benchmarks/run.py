@@ -1,26 +1,22 @@
 """`python -m benchmarks run [--quick]`: this server beside its alternatives.
 
 Each contestant runs on one core and is driven with wrk from another core; a full run then gives the
-main contestants two cores. The dated result is JSON, and Markdown with plots. A run needs Linux,
+main contestants two cores. The dated result is JSON, and Markdown. A run needs Linux,
 two cores, wrk (Debian: apt-get install wrk) and an exported model.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, page, plots, readme
+from benchmarks import machine
 from benchmarks.answers import reference
 from benchmarks.contestants import Contestant, Unavailable
 from benchmarks.contestants.classic import classic
@@ -28,7 +24,8 @@ from benchmarks.contestants.infinity import infinity, infinity_optimum
 from benchmarks.contestants.ours import model_folder, ours
 from benchmarks.contestants.tei import tei
 from benchmarks.limit import Limit
-from benchmarks.readme import RESULTS
+from benchmarks.record import RESULTS, about
+from benchmarks.render import publish
 from benchmarks.rounds import PACED_CONNECTIONS, Bench, Scope
 from benchmarks.server import ARTIFACT
 from benchmarks.workloads import LOADS, QUICK_LOADS, Workload, make_workloads
@@ -54,7 +51,7 @@ _ROUNDS, _SECONDS = 2, 3
 _CHECKED = 24
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     """Run, and write the result."""
     parsed = _parser().parse_args(arguments)
     names, scope = _names(parsed), _scope(parsed)
@@ -80,32 +77,14 @@ def main(arguments: Sequence[str]) -> None:
     )
     bench.run()
     record = {
-        "about": _about(arguments, load_before, time.monotonic() - began, scope),
+        "about": about("run", arguments)
+        | _scope_figures(load_before, time.monotonic() - began, scope),
         "contestants": _described(contestants, missing, bench.struck),
         "workloads": {name: _figures(each) for name, each in workloads.items()},
         **bench.record,
     }
-    write(record, parsed.results, "quick" if parsed.quick else "run")
-
-
-def write(record: dict[str, Any], folder: Path, kind: str) -> None:
-    """Write a result as JSON, Markdown and plots."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{record['about']['date'][:16].replace(' ', '-').replace(':', '')}-{kind}"
-    (folder / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    shown = plots.draw(record, folder, stem)
-    (folder / f"{stem}.md").write_text(page.page(record, shown), encoding="utf-8")
-    if kind == "run" and folder == RESULTS:
-        readme.put(page.BLOCK, page.brief(record, stem))
-    print(page.summary(record))
-    print(f"wrote {folder / stem}.md, .json and {len(shown)} plots")
-
-
-def render(arguments: Sequence[str]) -> None:
-    """Write page and plots of a result again, from its JSON."""
-    for name in arguments:
-        path = Path(name)
-        write(json.loads(path.read_text("utf-8")), path.parent, path.stem.rsplit("-", 1)[-1])
+    publish(record, parsed.results, "quick" if parsed.quick else "run")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -203,19 +182,9 @@ def _chosen(words: Sequence[str]) -> list[tuple[str, int]]:
     return loads
 
 
-def _about(
-    arguments: Sequence[str], load_before: float, took: float, scope: Scope
-) -> dict[str, Any]:
-    wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False)  # noqa: S607
+def _scope_figures(load_before: float, took: float, scope: Scope) -> dict[str, Any]:
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python -m benchmarks run", *arguments]),
-        "commit": machine.commit(),
-        "processor": machine.processor(),
-        "memory": machine.memory(),
-        "kernel": machine.kernel(),
-        "python": sys.version.split()[0],
-        "load generator": (wrk.stdout + wrk.stderr).split(" Copyright")[0].strip(),
+        "load generator": machine.load_generator(),
         "load average before": round(load_before, 2),
         "minutes": round(took / 60, 1),
         "rounds": scope.rounds,

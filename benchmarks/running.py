@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from typing import Self
 
 import psutil
 
+from benchmarks.client import becomes_ready, free_port
 from benchmarks.contestants import Contestant, environment
 from benchmarks.machine import busy_seconds
-from benchmarks.server import ROOT, cpu_seconds
+from benchmarks.server import ROOT, Server, cpu_seconds
 from sentence_api.resources.process import process_memory
 
 LOGS = ROOT / "var" / "benchmarks" / "logs"
@@ -45,9 +43,7 @@ class Running:
     def __init__(self, contestant: Contestant, cores: str) -> None:
         self.contestant = contestant
         self.cores = cores
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         LOGS.mkdir(parents=True, exist_ok=True)
         self._log = LOGS / f"{contestant.name}.log"
@@ -131,14 +127,9 @@ class Running:
                     os.kill(process.pid, number)
 
     def _wait(self) -> None:
-        until = time.monotonic() + _START_SECONDS
-        while time.monotonic() < until and self._process.poll() is None:
-            try:
-                with urllib.request.urlopen(self.url + self.contestant.ready, timeout=5):  # noqa: S310
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.01)
-        raise DidNotStart(f"not ready after {_START_SECONDS} s, or ended: {self._said()}")
+        address = self.url + self.contestant.ready
+        if not becomes_ready(address, _START_SECONDS, lambda: self._process.poll() is None):
+            raise DidNotStart(f"not ready after {_START_SECONDS} s, or ended: {self._said()}")
 
     def _said(self) -> str:
         lines = self._log.read_text("utf-8", errors="replace").strip().splitlines()
@@ -155,9 +146,9 @@ class Running:
 
 
 class Alone:
-    """The share of a contestant's cores that other processes used since this was made."""
+    """The share of a server's cores that other processes used since this was made."""
 
-    def __init__(self, running: Running) -> None:
+    def __init__(self, running: Running | Server) -> None:
         self._running = running
         self._began = time.monotonic()
         self._busy, self._own = busy_seconds(running.cores), running.cpu_seconds()

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from benchmarks.client import becomes_ready, free_port
+
 ROOT = Path(__file__).parent.parent
 ARTIFACT = ROOT / "var" / "artifacts" / "all-MiniLM-L6-v2-openvino"
 CONFIG = "gunicorn-production.conf.py"
-GUNICORN = "gunicorn"
+# Arguments of Python that run the server, with its counters and without them.
+GUNICORN = ("-m", "gunicorn")
+UNMETERED = ("-m", "benchmarks", "unmetered")
 START_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A ready server: its address, its master, and how long it took to answer."""
+class Server:
+    """A ready server: its address, its master and its cores in taskset's form."""
 
     url: str
     pid: int
-    ready_seconds: float
-
-    def processes(self) -> list[int]:
-        """Return the ids of the master and its workers."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
-        return [self.pid, *map(int, children.split())]
+    cores: str
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the server's processes."""
-        return cpu_seconds(map(psutil.Process, self.processes()))
+        master = psutil.Process(self.pid)
+        return cpu_seconds([master, *master.children()])
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
@@ -53,17 +49,20 @@ def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
 
 
 @contextmanager
-def serving(cores: str, module: str = GUNICORN, **settings: str | int) -> Iterator[Running]:
-    """Run a server on `cores` (as taskset takes them) and stop it afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def serving(
+    cores: str, program: Sequence[str] = GUNICORN, **settings: str | int
+) -> Iterator[Server]:
+    """Run a server on `cores` (as taskset takes them) and stop it afterwards.
+
+    Raises:
+        TimeoutError: The server is not ready in time, or has ended.
+    """
+    port = free_port()
     history = tempfile.TemporaryDirectory()
     environment = {**os.environ, "SENTENCE_API_HISTORY": history.name}
     environment |= {name: str(value) for name, value in settings.items()}
-    started = time.monotonic()
     process = subprocess.Popen(
-        ["taskset", "-c", cores, sys.executable, "-m", module, "-c", CONFIG],  # noqa: S607
+        ["taskset", "-c", cores, sys.executable, *program, "-c", CONFIG],  # noqa: S607
         cwd=ROOT,
         env={**environment, "PORT": str(port)},
         stdout=subprocess.DEVNULL,
@@ -71,21 +70,10 @@ def serving(cores: str, module: str = GUNICORN, **settings: str | int) -> Iterat
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait(url)
-        yield Running(url, process.pid, time.monotonic() - started)
+        if not becomes_ready(f"{url}/health/ready", START_SECONDS, lambda: process.poll() is None):
+            raise TimeoutError(f"{url} was not ready within {START_SECONDS} s, or ended")
+        yield Server(url, process.pid, cores)
     finally:
         process.terminate()
         process.wait(timeout=60)
         history.cleanup()
-
-
-def _wait(url: str) -> None:
-    """Poll `/health/ready`."""
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{url}/health/ready", timeout=5):  # noqa: S310
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.01)
-    raise TimeoutError(f"{url} was not ready within {START_SECONDS} s")

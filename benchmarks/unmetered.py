@@ -1,8 +1,9 @@
-"""`python -m benchmarks.unmetered`: the server without its counters, for comparison."""
+"""`python -m benchmarks unmetered ...`: the server without its counters, for comparison."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from gevent import monkey
 
@@ -17,13 +18,10 @@ def _nothing(*_: object) -> None:
     """Count nothing."""
 
 
-def main() -> None:
-    """Run gunicorn with the arguments of the command line."""
+def main(arguments: Sequence[str]) -> int:
+    """Run gunicorn with these arguments."""
     for name in ("on_response", "on_encoded", "on_pass", "on_collect"):
         setattr(Metrics, name, _nothing)
-    sys.argv[0] = "gunicorn"
+    sys.argv = ["gunicorn", *arguments]
     run()
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.texts import TextSource, log_normal
@@ -14,6 +14,10 @@ _SINGLES, _PASSAGES, _BATCHES, _LARGEST_BATCHES = 1000, 200, 40, 4
 _MEDIAN, _SIGMA, _LEAST, _MOST = 30, 0.8, 4, 256
 LARGEST_ITEMS = 256
 
+# As "mixed", with heads that change, like those of clients that trace their requests.
+CHANGING_HEADS = "changing-heads"
+HEADS_CLIENTS = 20
+
 _EVERY = (1, 4, 16, 64, 256)
 # Workloads and connections of a full and of a quick run, in their order.
 LOADS = tuple(
@@ -21,7 +25,8 @@ LOADS = tuple(
     for name, every in {
         "q7": _EVERY,
         "q30": _EVERY,
-        "mixed": _EVERY,
+        "mixed": (*_EVERY, HEADS_CLIENTS),
+        CHANGING_HEADS: (HEADS_CLIENTS,),
         "passages": (1, 16),
         "batch4": (4,),
         "batch32": (4,),
@@ -41,12 +46,14 @@ class Workload:
         title: Name for people.
         lengths: Tokens of each text of each request.
         requests: The texts of each request, in the order in which they are sent.
+        traced: Whether each request has a `traceparent` header of its own, so that no head repeats.
     """
 
     name: str
     title: str
     lengths: list[list[int]]
     requests: list[list[str]]
+    traced: bool = False
 
     @property
     def batch(self) -> int:
@@ -91,7 +98,11 @@ def make_workloads(tokenizer: Path) -> dict[str, Workload]:
             [[256] * LARGEST_ITEMS] * _LARGEST_BATCHES,
         ),
     }
-    return {
+    made = {
         name: Workload(name, title, lengths, [source.texts(each) for each in lengths])
         for name, (title, lengths) in kinds.items()
+    }
+    title = "mixed lengths, changing heads (a traceparent header in each)"
+    return made | {
+        CHANGING_HEADS: replace(made["mixed"], name=CHANGING_HEADS, title=title, traced=True)
     }

@@ -10,7 +10,8 @@ import httpx2
 import pytest
 
 from benchmarks import memory, page
-from benchmarks.readme import newest, section
+from benchmarks.readme import section
+from benchmarks.record import newest
 from sentence_api.cli.rendering import sizing_table
 from sentence_api.cli.settings import settings_page
 from sentence_api.engine.artifact import read_manifest
@@ -49,10 +50,10 @@ def test_sizing_table_is_rendered_by_the_formula() -> None:
 
 
 def test_memory_contract_is_rendered_from_its_newest_result() -> None:
-    """The README shows the newest run of `benchmarks.memory`, and that run kept the contract."""
-    _, record = newest("memory")
+    """The README shows the newest run of `benchmarks memory`, and that run kept the contract."""
+    name, record = newest("memory")
     assert record["broken"] == []
-    assert section(README, memory.BLOCK) == memory.table(record["tiers"])
+    assert section(README, memory.BLOCK) == memory.brief(record, name)
 
 
 def test_comparison_is_rendered_from_its_newest_result() -> None:

@@ -29,8 +29,6 @@ RETIRED_PHRASES = (
 CLAUSE = re.compile(r"(What|Whatever|Whoever|That)\b")
 # History, and what commands print.
 LEFT_ALONE = ("CHANGELOG.md", "docs/adr/", "docs/configuration.md", "benchmarks/results/")
-# Modules that keep a retired name for now, with what becomes of them.
-KEPT_MODULES = {"benchmarks/figures.py"}
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -56,8 +54,7 @@ def docstrings(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_no_retired_module() -> None:
     """A module is named by the field's word for what it knows."""
-    names = {name for name in PRODUCT if Path(name).stem in RETIRED_MODULES}
-    assert names == KEPT_MODULES
+    assert [name for name in PRODUCT if Path(name).stem in RETIRED_MODULES] == []
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 Vector = list[float]
-LoadResult = Mapping[str, Any]
 # Least cosine to the reference, by the precision of a contestant.
 FAITHFUL = {"float32": 0.9999, "bfloat16": 0.999}
 

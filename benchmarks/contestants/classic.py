@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from typing import Any
 
 from benchmarks.contestants import Contestant, Unavailable, count
-from benchmarks.contestants.ours import model_folder
+from benchmarks.contestants.ours import ask, model_folder, vectors
 from benchmarks.server import ROOT
 from benchmarks.workloads import LOADS
 
@@ -32,8 +31,8 @@ def classic(*, collects: bool = True) -> Contestant:
         precision="float32",
         command=_command,
         ready="/health",
-        ask=_ask,
-        vectors=_vectors,
+        ask=ask,
+        vectors=vectors,
         folder=ROOT,
         environment={
             "CLASSIC_MODEL": str(model_folder()),
@@ -50,14 +49,3 @@ def _command(cores: str, port: int) -> list[str]:
     app = ["benchmarks.contestants.classic_app:app", "--bind", f"127.0.0.1:{port}"]
     # The default of 30 s would kill a worker over its largest batches.
     return [sys.executable, "-m", "gunicorn", f"-w{count(cores)}", "--timeout", "300", *app]
-
-
-def _ask(texts: Any) -> tuple[str, Any]:
-    if len(texts) == 1:
-        return "/query", {"question": texts[0]}
-    return "/query/batch", {"questions": list(texts)}
-
-
-def _vectors(answer: Any) -> list[list[float]]:
-    vectors: list[list[float]] = answer.get("embeddings") or [answer["embedding"]]
-    return vectors

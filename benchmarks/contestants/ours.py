@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def ours(precision: str, *, engine: str = "openvino", collects: bool = True) -> 
         precision=precision,
         command=_command,
         ready="/health/ready",
-        ask=_ask,
-        vectors=_vectors,
+        ask=ask,
+        vectors=vectors,
         folder=ROOT,
         environment={
             "ENGINE": engine,
@@ -62,15 +63,17 @@ def _command(cores: str, port: int) -> list[str]:
     return ["env", *workers, sys.executable, "-m", "gunicorn", "-c", CONFIG]
 
 
-def _ask(texts: Any) -> tuple[str, Any]:
+def ask(texts: Sequence[str]) -> tuple[str, Any]:
+    """Return path and body of a request in the native form."""
     if len(texts) == 1:
         return "/query", {"question": texts[0]}
     return "/query/batch", {"questions": list(texts)}
 
 
-def _vectors(answer: Any) -> list[list[float]]:
-    vectors: list[list[float]] = answer.get("embeddings") or [answer["embedding"]]
-    return vectors
+def vectors(answer: Any) -> list[list[float]]:
+    """Return the vectors of a response in the native form."""
+    found: list[list[float]] = answer.get("embeddings") or [answer["embedding"]]
+    return found
 
 
 def model_folder() -> Path:

@@ -1,4 +1,4 @@
-"""Parts of `benchmarks.memory` that need no engine: verdict, parsing and table."""
+"""Parts of `benchmarks memory` that need no engine: verdict, parsing and table."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ import pytest
 
 from benchmarks import page, plots, reach
 from benchmarks.answers import fault, least_cosine
+from benchmarks.comparison import disturbed, ratios, share
 from benchmarks.contestants import Contestant
-from benchmarks.figures import disturbed, ratios, share
 from benchmarks.ideal import latencies
 from benchmarks.limit import fastest, packed, shared
 from benchmarks.load import bodies, parse
@@ -289,14 +289,15 @@ def test_what_was_reached() -> None:
 def test_the_page_has_every_figure(tmp_path: Path) -> None:
     """A row has rates, tokens, latencies and the limit; disqualified contestants are listed."""
     record = _record()
-    names = plots.draw(record, tmp_path, "x")
-    shown = page.page(record, names)
+    record["loads"][0]["known_heads"] = [5, 80]
+    shown = page.page(record)
     assert "| 64 | ours-fp32 | 700.0 | 4900 | 72.9 | 138.5 | 144.4 | 104 | 70% | 0 |" in shown
     assert "| - | limit, float32 | 1000.0 | 7000 | - | - | - | 149 | 100% | - |" in shown
     assert "- **classic is out**: it broke" in shown
     assert "| 64 | classic" not in shown
     assert "**1 of 5 loads on one core were disturbed**" in shown
-    for name in names:
+    assert "Requests with a known head, by connections: ours-fp32 75 of 100 at 64." in shown
+    for name in plots.draw(record, tmp_path, "x"):
         assert (tmp_path / name).read_text("utf-8").startswith("<?xml")
 
 
@@ -316,24 +317,3 @@ def test_an_ideal_server_loses_no_time() -> None:
     assert alone == pytest.approx([0.005] * 3)
     median, _, most = latencies(rate=300, fixed=0.003, text=0.002, seconds=60, seed=1)
     assert 0.010 < median < most < 0.1
-
-
-@pytest.mark.parametrize("arguments", [["run", "--quick"], ["render", "result.json"]])
-def test_a_deployment_does_not_bring_what_a_benchmark_needs(arguments: list[str]) -> None:
-    """A missing package is one line with its name and how to install it."""
-    without = (
-        "import runpy, sys; sys.modules['matplotlib'] = None;"
-        " runpy.run_module('benchmarks', run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", without, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (
-        1,
-        "",
-        "benchmarks: matplotlib is not installed; next: requirements/install.sh dev\n",
-    )

@@ -1,4 +1,4 @@
-"""The memory contract in short, with the code of `benchmarks.memory`, and its violations."""
+"""The memory contract in short, with the code of `benchmarks memory`, and its violations."""
 
 from __future__ import annotations
 

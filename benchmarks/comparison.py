@@ -1,4 +1,4 @@
-"""Medians and ratios of the results of a run. Pure."""
+"""Rows of a comparison: selections, medians and ratios within a round. Pure."""
 
 from __future__ import annotations
 
