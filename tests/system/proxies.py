@@ -90,7 +90,11 @@ class Proxy(ABC):
                 stdout=output,
                 stderr=output,
             )
-        assert eventually(self._answers), self.error_log.read_text()
+        try:
+            assert eventually(self._answers), self.error_log.read_text()
+        except AssertionError:
+            self.stop()
+            raise
 
     @abstractmethod
     def _command(self) -> list[str]:
