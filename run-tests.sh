@@ -64,6 +64,12 @@ ensure_prometheus() {
   tests/observability/install.sh || printf 'the tests of the alert rules will be skipped\n' >&2
 }
 
+# Without nginx or Caddy their tests are skipped, likewise.
+ensure_proxies() {
+  step 'proxies'
+  tests/system/install.sh || printf 'the tests behind nginx and Caddy will be skipped\n' >&2
+}
+
 # Only CI installs an engine: elsewhere the machine's owner decides.
 ensure_engine() {
   step 'Docker engine'
@@ -107,6 +113,7 @@ _main() {
     ensure_browser
     ensure_load_generator
     ensure_prometheus
+    ensure_proxies
     ensure_engine
   fi
   step 'pytest'

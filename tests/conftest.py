@@ -66,6 +66,13 @@ def artifact() -> Path:
     return path
 
 
+def free_port() -> int:
+    """Return a port of the loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @dataclass
 class Server:
     """A running gunicorn of ours, seen from outside."""
@@ -87,10 +94,10 @@ def serve(
     """Return a function that starts a server with some settings and waits until it is ready."""
     servers: list[Server] = []
 
-    def start(config: str = "gunicorn-production.conf.py", **settings: str | int) -> Server:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    def start(
+        config: str = "gunicorn-production.conf.py", *, port: int = 0, **settings: str | int
+    ) -> Server:
+        port = port or free_port()
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
         given = {name: str(value) for name, value in settings.items()}
         log = tmp_path_factory.mktemp("server") / "server.log"

@@ -53,3 +53,25 @@ apt_install() {
   apt_update
   apt install -y --no-install-recommends "$@" >/dev/null || die "could not install $*" 'see the error above'
 }
+
+# Unpacks packages into a folder, without their dependencies: nothing is installed or started.
+apt_unpack() {
+  local folder=$1
+  shift
+  mkdir -p "${folder}"
+  cd "${folder}" || return
+  if ! apt_download "$@" 2>/dev/null; then
+    [[ "${EUID}" == 0 ]] || die "apt does not know $*" 'run apt-get update as root, then this again'
+    apt_update
+    apt_download "$@" || die "could not fetch $*" 'see the error above'
+  fi
+  local package
+  for package in *.deb; do
+    dpkg -x "${package}" . || die "could not unpack ${package}" 'see the error above'
+    rm "${package}"
+  done
+}
+
+apt_download() {
+  apt -o APT::Sandbox::User=root download "$@"
+}

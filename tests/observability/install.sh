@@ -32,27 +32,13 @@ programs() {
   done
 }
 
-download() {
-  apt -o APT::Sandbox::User=root download prometheus
-}
-
-unpack() {
-  require_debian promtool Prometheus
-  say 'fetching the package (20 MB)'
-  mkdir -p "${FOLDER}"
-  cd "${FOLDER}"
-  if ! download 2>/dev/null; then
-    [[ "${EUID}" == 0 ]] || die 'apt does not know the package' 'run apt-get update as root, then this again'
-    apt_update
-    download || die 'could not fetch the package' 'see the error above'
-  fi
-  dpkg -x prometheus_*.deb . || die 'could not unpack the package' 'see the error above'
-  rm prometheus_*.deb
-}
-
 _main() {
   take_arguments "$@"
-  programs >/dev/null || unpack
+  if ! programs >/dev/null; then
+    require_debian promtool Prometheus
+    say 'fetching the package (20 MB)'
+    apt_unpack "${FOLDER}" prometheus
+  fi
   printf 'prometheus: '
   programs | paste -sd ' ' || die 'the package lacks a program' "look into ${FOLDER}"
 }
