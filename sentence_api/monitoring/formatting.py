@@ -75,6 +75,11 @@ def _block(level: int) -> str:
     return " " if level <= 0 else _BLOCKS[min(level, len(_BLOCKS)) - 1]
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 worker`, `2 workers`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def format_cpus(number: float) -> str:
     """Return a number of CPUs with its noun: `1 CPU`, `2.5 CPUs`."""
     return f"{number:g} CPU" + ("" if number == 1 else "s")

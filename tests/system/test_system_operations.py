@@ -31,7 +31,11 @@ LONG = "one two three four five six seven eight nine ten " * 8
 BATCH = {"questions": [f"{n} {LONG}" for n in range(64)]}
 OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_SECONDS, "trust_env": False}
 # Rates cover the last seconds here, so that a test need not last a minute.
-QUICK = {"SENTENCE_API_HISTORY_SECONDS": 0.5, "SENTENCE_API_STATUS_WINDOW": 3}
+QUICK = {
+    "SENTENCE_API_HISTORY_SECONDS": 0.5,
+    "SENTENCE_API_STATUS_WINDOW": 3,
+    "SENTENCE_API_SETTLING_SECONDS": 3,
+}
 
 
 def check(server: Any, *arguments: str) -> tuple[int, str]:
@@ -233,7 +237,10 @@ def cpu_ticks(pid: int) -> int:
 def test_a_slow_engine(seconds: float, verdict: str, start: Callable[..., Any]) -> None:
     """Slow forward passes raise the 95th percentile."""
     server = start(
-        WEB_CONCURRENCY=1, SENTENCE_API_HISTORY_SECONDS=0.5, SENTENCE_API_STATUS_WINDOW=60
+        WEB_CONCURRENCY=1,
+        SENTENCE_API_HISTORY_SECONDS=0.5,
+        SENTENCE_API_STATUS_WINDOW=60,
+        SENTENCE_API_SETTLING_SECONDS=0,
     )
     (worker,) = server.workers()
     before = cpu_ticks(worker)
