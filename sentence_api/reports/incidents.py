@@ -44,7 +44,7 @@ class Episode:
 def find(course: Course, events: Sequence[Event]) -> list[Episode]:
     """Return the episodes of a course, with the events of its time, oldest first."""
     marks = [(each.begun, each.time) for each in course.moments if _high(each)]
-    marks += [(absence.since, absence.until) for absence in course.absences]
+    marks += [(absence.since, absence.until) for absence in course.missed]
     marks += [(event.time, event.time) for event in events if event.kind in UNPLANNED]
     spans: list[list[float]] = []
     for begin, end in sorted(marks):
@@ -73,7 +73,7 @@ def _episode(
     high = {name for each in moments for name in _high(each)}
     inside = sorted((e for e in events if begin <= e.time <= end), key=lambda e: e.time)
     kinds = [event.kind for event in inside]
-    away = [each for each in course.absences if each.since < end and each.until > begin]
+    away = [each for each in course.missed if each.since < end and each.until > begin]
     verdicts = [each.verdicts[name] for each in moments for name in high]
     if away or "oom" in kinds:
         verdicts.append(Verdict.CRITICAL)

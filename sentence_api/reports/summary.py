@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sentence_api.monitoring import formatting, indicators
+from sentence_api.monitoring.formatting import count
 from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.indicator import Basis
 from sentence_api.monitoring.judgement import Row
@@ -102,9 +103,9 @@ def report(
     found = incidents.find(course, inside)
     longest = sorted(found, key=_weight, reverse=True)[:_MOST_EPISODES]
     metrics = [_metric(course, name, at, row) for name, (at, row) in course.worst.items()]
-    away = bool(course.absences) and not course.absences[-1].is_over
+    away = any(not absence.is_over for absence in course.absences)
     verdicts = [metric.row.verdict for metric in metrics]
-    if course.absences:
+    if course.missed:
         verdicts.append(Verdict.CRITICAL)
     last = list(course.moments[-1].verdicts.values()) if course.moments else []
     parts = sizing.compare(course, server)
@@ -118,14 +119,14 @@ def report(
         verdict=worst(verdicts),
         now=Verdict.CRITICAL if away else worst(last),
         summary=[
-            *_summary(course, found, ends, away=away, end=worst(last)),
+            *_summary(course, server, found, ends, away=away, end=worst(last)),
             *([_SHORTER] if since > asked else []),
         ],
         metrics=metrics,
         episodes=sorted(longest, key=lambda episode: episode.since),
         episodes_left=len(found) - len(longest),
         ends=dict(ends),
-        slowest=_slowest(course.moments),
+        slowest=_slowest(course.settled),
         parts=parts,
         advice=_advice(metrics, parts),
     )
@@ -161,6 +162,7 @@ def _slowest(moments: Sequence[Moment]) -> list[Moment]:
 
 def _summary(
     course: Course,
+    server: Server,
     found: Sequence[incidents.Episode],
     ends: Counter[str],
     *,
@@ -171,12 +173,20 @@ def _summary(
     refused = sum(sum(each.figures.rejected.values()) for each in course.moments)
     failed = sum(each.figures.failed for each in course.moments)
     said = [
-        f"{requests} requests for vectors; {refused} refused for load, {failed} answered with a"
-        " status from 500 up.",
+        f"{count(requests, 'request')} for vectors; {refused} refused for load, {failed} answered"
+        " with a status from 500 up.",
     ]
+    if early := sum(each.figures.requests for each in course.moments if each.is_settling):
+        said.append(
+            f"{early} of them came within {formatting.span(server.settling_seconds)} of a start,"
+            " when load is not judged."
+        )
     if causes := ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind]):
         said.append(f"Unplanned ends of a worker or the server: {causes}.")
-    if absent := sum(absence.until - absence.since for absence in course.absences):
+    if restarts := [each for each in course.absences if each.is_restart]:
+        down = formatting.span(sum(each.until - each.since for each in restarts))
+        said.append(f"{count(len(restarts), 'restart')}, without a server for {down} in all.")
+    if absent := sum(absence.until - absence.since for absence in course.missed):
         said.append(f"No server for {formatting.span(absent)} in all.")
     if not found:
         said.append("Nothing was out of the normal.")
