@@ -181,7 +181,20 @@ def test_a_clean_restart_is_an_event() -> None:
     ]
     assert [each.is_restart for each in found.course.absences] == [True]
     parts = {part.name: part.peak for part in found.parts}
+    assert not any(moment.is_settling for moment in found.slowest)
     assert (parts["CPU"], parts["workers ready"]) == ("0.20, 10 %", "2 at the fewest")
+
+
+def test_a_long_probe_is_in_no_window() -> None:
+    """A window after the settling time holds nothing of it, though it would reach back."""
+    scene = Scene()
+    scene.run(30)
+    scene.restart(away=2)
+    scene.run(50, cpu=1.0)
+    scene.run(300)
+    assert (scene.report().verdict, scene.report().episodes) == ("normal", [])
+    scene.run(70, cpu=1.0)
+    assert scene.report().verdict == "critical"
 
 
 def test_a_restart_that_takes_too_long_is_an_incident() -> None:
@@ -441,7 +454,7 @@ def test_an_empty_time_is_written_too() -> None:
     events = [Event(BEGIN + 1, "start", "starts")]
     written = files(report([], events, SERVER, BEGIN, BEGIN + 60))
     assert "<svg" not in written["report.html"]
-    assert "There were no requests." in written["report.md"]
+    assert "There were no requests to judge." in written["report.md"]
 
 
 @pytest.mark.parametrize(
