@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sentence_api.monitoring import formatting, indicators
@@ -257,24 +257,11 @@ def as_dict(found: Report) -> dict[str, Any]:
             }
             for each in found.episodes
         ],
-        "absences": [
-            {"since": each.since, "until": each.until, "is_over": each.is_over}
-            for each in found.course.absences
-        ],
+        "absences": [asdict(each) for each in found.course.absences],
         "ends": found.ends,
         "events": [_event(event) for event in found.events],
         "slowest": [_moment(each) for each in found.slowest],
-        "plan_against_use": [
-            {
-                "name": part.name,
-                "planned": part.planned,
-                "usual": part.usual,
-                "peak": part.peak,
-                "fit": part.fit,
-                "advice": part.advice,
-            }
-            for part in found.parts
-        ],
+        "plan_against_use": [asdict(part) for part in found.parts],
         "advice": found.advice,
         "course": [_moment(each) for each in found.course.moments],
     }
@@ -301,4 +288,5 @@ def _moment(moment: Moment) -> dict[str, Any]:
         "queue_share": figures.queue_share,
         "ready": figures.ready,
         "exits": figures.exits,
+        "is_settling": moment.is_settling,
     }

@@ -120,6 +120,17 @@ def test_every_worker_gives_the_same_status(start: Callable[..., Any]) -> None:
     assert texts == {"30 requests"}
 
 
+def test_the_load_of_the_start_is_in_no_later_window(start: Callable[..., Any]) -> None:
+    """What a deployment asks right after the start is shown, and forgotten when it settles."""
+    server = start(WEB_CONCURRENCY=1, **{**QUICK, "SENTENCE_API_STATUS_WINDOW": 60})
+    for _ in range(5):
+        query(server)
+    assert eventually(lambda: rows(server)["latency"]["text"].endswith(" of 5 requests"))
+    assert not rows(server)["latency"]["is_judged"]
+    assert eventually(lambda: rows(server)["latency"]["text"] == "no requests")
+    assert rows(server)["latency"]["is_judged"]
+
+
 def test_six_crashes_are_a_warning(start: Callable[..., Any]) -> None:
     """Six killed workers turn restarts to warning, with their cause; four do not."""
     server = start(WEB_CONCURRENCY=2, **QUICK)
