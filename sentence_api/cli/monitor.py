@@ -94,7 +94,7 @@ def line(look: Poll) -> str:
         f"{status['time']} {status['state']} {status['verdict']}",
         *(f"{name} {_percent(rows[name]['value'])}" for name in ("memory", "cpu")),
         f"p95 {formatting.seconds(rows['latency']['value'])}",
-        f"{status['requests_per_second']:.1f} requests/s",
+        f"{formatting.rate(status.get('requests_per_second'))} requests/s",
         *(f"{name} {_percent(rows[name]['value'])}" for name in ("queue", "rejected", "errors")),
         f"restarts {rows['restarts']['value']}",
         "oom_kills"

@@ -65,7 +65,7 @@ def _head(status: Status, url: str, width: int, trouble: str | None) -> list[Lin
         (status["state"].upper(), "bold" if status["state"] == "ready" else STYLES["critical"]),
         "  ",
         (status["verdict"], STYLES[status["verdict"]]),
-        f"  {status['requests_per_second']:.1f} requests/s,"
+        f"  {formatting.rate(status.get('requests_per_second'))} requests/s,"
         f" rates over {status['window_seconds']:.0f} s",
     )
     return [what, _right(state, url, width)]

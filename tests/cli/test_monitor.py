@@ -138,6 +138,15 @@ def test_the_rate_is_over_the_window_it_names() -> None:
     assert "  177.0 requests/s  " in line(Poll({**RECORDED, **changes}, None))
 
 
+def test_an_older_server_has_no_rate() -> None:
+    """The status of a version without the rate is shown without it."""
+    older = {name: value for name, value in RECORDED.items() if name != "requests_per_second"}
+    assert "  - requests/s  " in line(Poll(older, None))
+    console = Console(width=80, height=24, file=io.StringIO(), color_system=None)
+    console.print(screen.frame(older, URL, 80, 24))
+    assert "  - requests/s, rates over 60 s" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(0, "0 workers"), (1, "1 worker"), (1234567, "1234567 workers")]
 )

@@ -121,13 +121,18 @@ def test_every_worker_gives_the_same_status(start: Callable[..., Any]) -> None:
 
 
 def test_the_load_of_the_start_is_in_no_later_window(start: Callable[..., Any]) -> None:
-    """What a deployment asks right after the start is shown, and forgotten when it settles."""
-    server = start(WEB_CONCURRENCY=1, **{**QUICK, "SENTENCE_API_STATUS_WINDOW": 60})
+    """Requests right after the start are shown, and forgotten when the server has settled."""
+    server = start(
+        WEB_CONCURRENCY=1,
+        SENTENCE_API_HISTORY_SECONDS=0.5,
+        SENTENCE_API_STATUS_WINDOW=60,
+        SENTENCE_API_SETTLING_SECONDS=15,
+    )
     for _ in range(5):
         query(server)
     assert eventually(lambda: rows(server)["latency"]["text"].endswith(" of 5 requests"))
     assert not rows(server)["latency"]["is_judged"]
-    assert eventually(lambda: rows(server)["latency"]["text"] == "no requests")
+    assert eventually(lambda: rows(server)["latency"]["text"] == "no requests", 30)
     assert rows(server)["latency"]["is_judged"]
 
 
@@ -289,7 +294,7 @@ def test_no_history_is_kept_where_it_is_off(start: Callable[..., Any], tmp_path:
     query(server)
     found = status(server)
     assert (found["state"], found["events"]) == ("ready", [])
-    assert rows(server)["latency"]["text"].endswith("of 1 requests")
+    assert rows(server)["latency"]["text"].endswith("of 1 request")
     assert not (tmp_path / "none").exists()
 
 
