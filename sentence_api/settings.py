@@ -138,6 +138,13 @@ class Settings(BaseModel):
     status_window: float = _field(
         60.0, "Seconds that the rates and shares of /status are over.", ge=1, le=3600
     )
+    settling_seconds: float = _field(
+        60.0,
+        "Seconds after a start in which load is shown but not judged: loading, warm-up and the"
+        " deployment's own tests.",
+        ge=0,
+        le=3600,
+    )
     memory_warning: float = _percent(70, "Working set in percent of the limit: warning from here.")
     memory_critical: float = _percent(85, "The same: critical above this.")
     cpu_warning: float = _percent(80, "CPU time in percent of the quota: warning from here.")

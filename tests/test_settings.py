@@ -43,6 +43,7 @@ DEFAULTS = {
     "history": Path("var/history"),
     "history_seconds": 10.0,
     "status_window": 60.0,
+    "settling_seconds": 60.0,
     "memory_warning": 70.0,
     "memory_critical": 85.0,
     "cpu_warning": 80.0,
@@ -98,6 +99,7 @@ BOUNDS = {
     "recycle_min_age": (0, None),
     "history_seconds": (0, 3600),
     "status_window": (1, 3600),
+    "settling_seconds": (0, 3600),
     "memory_critical": (1, 100),
 }
 

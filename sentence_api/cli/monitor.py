@@ -89,12 +89,11 @@ def line(look: Poll) -> str:
         return f"{now} no answer: {look.trouble}"
     status = look.status
     rows = {row["name"]: row for row in status["rows"]}
-    rates = status["recent"]["requests_per_second"]
     figures = [
         f"{status['time']} {status['state']} {status['verdict']}",
         *(f"{name} {_percent(rows[name]['value'])}" for name in ("memory", "cpu")),
         f"p95 {formatting.seconds(rows['latency']['value'])}",
-        f"{rates[-1] if rates and rates[-1] is not None else 0:.1f} requests/s",
+        f"{formatting.rate(status.get('requests_per_second'))} requests/s",
         *(f"{name} {_percent(rows[name]['value'])}" for name in ("queue", "rejected", "errors")),
         f"restarts {rows['restarts']['value']}",
         "oom_kills"

@@ -78,7 +78,8 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
         say(f"watching for {parsed.duration:g} s")
         time.sleep(parsed.duration)
     until = time.time()
-    found = read(history, until - (parsed.duration or parsed.since), until)
+    since = until - (parsed.duration or parsed.since)
+    found = read(history, since, until, settings.settling_seconds)
     written = files(found)
     if parsed.output == STDOUT:
         _write_tar(written)
@@ -88,8 +89,14 @@ def run(parsed: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def read(history: History, since: float, until: float) -> Report:
+def read(history: History, since: float, until: float, settling_seconds: float) -> Report:
     """Return the report on a period.
+
+    Args:
+        history: The history of the server.
+        since: Start of the period.
+        until: End of the period.
+        settling_seconds: For a history of a version that did not store it.
 
     Raises:
         NoHistory: The history holds nothing of the period.
@@ -104,6 +111,8 @@ def read(history: History, since: float, until: float) -> Report:
         plan=Plan(**plan),
         thresholds=Thresholds(**bounds),
         window_seconds=described["window_seconds"],
+        # Older versions did not describe it.
+        settling_seconds=described.get("settling_seconds", settling_seconds),
     )
     hour_before = since - INCIDENT_SECONDS
     samples = history.each_sample(hour_before, until)

@@ -61,12 +61,11 @@ def _head(status: Status, url: str, width: int, trouble: str | None) -> list[Lin
     _right(what, f"{formatting.clock(now, now)} UTC", width)
     if trouble:
         return [what, Text(f"no answer at {url}: {trouble}; asking again", STYLES["critical"])]
-    rates = status["recent"]["requests_per_second"]
     state = Text.assemble(
         (status["state"].upper(), "bold" if status["state"] == "ready" else STYLES["critical"]),
         "  ",
         (status["verdict"], STYLES[status["verdict"]]),
-        f"  {rates[-1] if rates and rates[-1] is not None else 0:.1f} requests/s,"
+        f"  {formatting.rate(status.get('requests_per_second'))} requests/s,"
         f" rates over {status['window_seconds']:.0f} s",
     )
     return [what, _right(state, url, width)]

@@ -1,9 +1,12 @@
-"""Loader of an artifact. torch is imported only when it is the engine."""
+"""Loader of an artifact.
+
+A plan asks it for a precision, so tokenizer and engines are imported only where a model is loaded.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,10 +21,12 @@ from sentence_api.engine.artifact import (
 )
 from sentence_api.engine.fidelity import canary_cosine
 from sentence_api.engine.interface import Engine
-from sentence_api.engine.tokenizer import TextTokenizer
 from sentence_api.errors import ArtifactInvalid
 from sentence_api.settings import Engine as EngineName
 from sentence_api.settings import Precision
+
+if TYPE_CHECKING:
+    from sentence_api.engine.tokenizer import TextTokenizer
 
 
 class LoadedModel(NamedTuple):
@@ -45,6 +50,8 @@ def load_model(artifact: Path, precision: str, threads: int) -> LoadedModel:
     Raises:
         ArtifactInvalid: A file is missing, altered, not listed or a pickle, or cannot be read.
     """
+    from sentence_api.engine.tokenizer import TextTokenizer  # noqa: PLC0415
+
     manifest = read_manifest(artifact)
     verify(artifact, manifest)
     tokenizer = TextTokenizer(artifact / TOKENIZER, manifest.max_tokens)

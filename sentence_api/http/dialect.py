@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -15,8 +16,6 @@ from sentence_api.serving.model import Embeddings
 
 InputType = Literal["query", "document"]
 EncodingFormat = Literal["float", "base64"]
-
-_FIRST_SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,12 @@ class Refusal:
 
     @property
     def type(self) -> str:
-        """The side at fault: `invalid_request_error` or `server_error`."""
-        return "invalid_request_error" if self.status < _FIRST_SERVER_ERROR else "server_error"
+        """The side at fault; `rate_limit_error` if the same request may succeed later."""
+        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return "rate_limit_error"
+        if self.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "invalid_request_error"
+        return "server_error"
 
 
 R = TypeVar("R", bound=Request)

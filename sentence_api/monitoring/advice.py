@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sentence_api.monitoring.formatting import format_cpus
+from sentence_api.monitoring.formatting import count, format_cpus
 from sentence_api.monitoring.observation import Observation
 from sentence_api.monitoring.rates import percent
 from sentence_api.resources.sizes import GIB, MIB, format_size
@@ -51,7 +51,7 @@ def latency(seen: Observation) -> str:
         more = format_cpus(figures.cpu_limit + max(_CPU_STEP, figures.cpu_limit / 2))
         return f"{slow} and the CPU is busy: raise its limit to {more}, or send smaller batches"
     if thresholds.throttled.judge(percent(figures.throttled_share)).is_high:
-        return f"{slow} while the CPU is throttled: see that row"
+        return f"{slow} and {throttled(seen)}"
     return (
         f"{slow} and the CPU is not the reason: look for large batches (up to"
         f" {seen.plan.max_request_items} texts a request, MAX_REQUEST_ITEMS) and swapping or busy"
@@ -65,8 +65,8 @@ def restarts(seen: Observation) -> str:
     if causes.get("oom", 0) >= causes.get("crash", 0):
         return _killed(causes.get("oom", 0), seen)
     return (
-        f"{causes['crash']} workers crashed in an hour: read why in {LOGS}; if they hung on long"
-        " requests, raise SENTENCE_API_WORKER_TIMEOUT"
+        f"{count(causes['crash'], 'worker')} crashed in an hour: read why in {LOGS}; if they hung"
+        " on long requests, raise SENTENCE_API_WORKER_TIMEOUT"
     )
 
 
@@ -92,8 +92,8 @@ def throttled(seen: Observation) -> str:
 def queue(seen: Observation) -> str:
     """Name more CPUs or a longer queue."""
     return (
-        f"a queue is {100 * seen.figures.queue_share:.0f} % full: add CPUs (now"
-        f" {format_cpus(seen.figures.cpu_limit)}), or let more wait with"
+        f"a queue is {100 * seen.figures.queue_share:.0f} % full:"
+        f" {_more_cpus(seen) or 'send fewer requests at a time'}, or let more wait with"
         f" SENTENCE_API_MAX_QUEUE_TOKENS above {seen.plan.max_queue_tokens}"
     )
 
@@ -101,7 +101,7 @@ def queue(seen: Observation) -> str:
 def rejected(seen: Observation) -> str:
     """Name the bound that was reached."""
     figures = seen.figures
-    reasons = ", ".join(f"{count} {reason}" for reason, count in figures.rejected.items())
+    reasons = ", ".join(f"{number} {reason}" for reason, number in figures.rejected.items())
     if figures.rejected.get("deadline_exceeded", 0) > figures.rejected.get("queue_full", 0):
         bound = "raise SENTENCE_API_REQUEST_TIMEOUT"
     elif figures.queue_share >= _FULL_QUEUE:
@@ -109,20 +109,29 @@ def rejected(seen: Observation) -> str:
     else:
         # With room in the queue, the bound on the memory of running requests was reached.
         bound = "send smaller ones"
-    return (
-        f"{sum(figures.rejected.values())} requests refused ({reasons}): add CPUs (now"
-        f" {format_cpus(figures.cpu_limit)}), send fewer at a time, or {bound}"
-    )
+    refused = count(sum(figures.rejected.values()), "request")
+    more = f"{cpus}, " if (cpus := _more_cpus(seen)) else ""
+    return f"{refused} refused ({reasons}): {more}send fewer at a time, or {bound}"
 
 
 def errors(seen: Observation) -> str:
     """Return where the reason is logged."""
-    return f"{seen.figures.failed} requests failed: read why in {LOGS}"
+    return f"{count(seen.figures.failed, 'request')} failed: read why in {LOGS}"
 
 
 def drift(seen: Observation) -> str:
     """List the differences, and name the command that removes them."""
     return f"{'; '.join(seen.drift)}: run ./deploy-production.sh to follow the plan again"
+
+
+def _more_cpus(seen: Observation) -> str:
+    """Name more CPUs; empty where the rows of the CPU are normal."""
+    figures, bounds = seen.figures, seen.thresholds
+    is_short = (
+        bounds.cpu.judge(percent(figures.cpu_share)).is_high
+        or bounds.throttled.judge(percent(figures.throttled_share)).is_high
+    )
+    return f"add CPUs (now {format_cpus(figures.cpu_limit)})" if is_short else ""
 
 
 def _killed(kills: int, seen: Observation) -> str:
@@ -138,4 +147,4 @@ def _more_memory(seen: Observation) -> str:
     step = _SMALL_STEP if needed < 2 * GIB else _LARGE_STEP
     limit = math.ceil(needed / step) * step
     fewer = f"set WEB_CONCURRENCY={plan.workers - 1} or " if plan.workers > 1 else ""
-    return f"{fewer}raise the memory limit to {limit // MIB}M"
+    return f"{fewer}raise the memory limit to {limit // MIB} MiB"

@@ -17,6 +17,11 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.0f} ms"
 
 
+def rate(value: float | None) -> str:
+    """Return a number per second: `81.5`; an older version's status has none."""
+    return UNKNOWN if value is None else f"{value:.1f}"
+
+
 def span(value: float) -> str:
     """Return a longer time in its two largest units: `40 s`, `26 h 4 min`, `3 d 2 h`."""
     whole = max(0, round(value))
@@ -73,6 +78,11 @@ def _columns(values: Sequence[float | None], width: int) -> list[float | None]:
 
 def _block(level: int) -> str:
     return " " if level <= 0 else _BLOCKS[min(level, len(_BLOCKS)) - 1]
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 worker`, `2 workers`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def format_cpus(number: float) -> str:

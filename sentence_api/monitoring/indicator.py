@@ -59,6 +59,7 @@ class Indicator:
         fixed: Rule of the verdict; without one, the bounds are a setting.
         basis: Basis of the value.
         lower_is_worse: Whether a smaller value is worse.
+        settles: Whether a start raises it, so that it is not judged while the server settles.
         hold: Time that it must last before an alert fires.
         panel: Title on the dashboard, if it is not `title`.
         detail: Returns a report's phrase on an incident, from the peak and the figures meanwhile.
@@ -77,6 +78,7 @@ class Indicator:
     fixed: Threshold | Condition | None = None
     basis: Basis = Basis.WINDOW
     lower_is_worse: bool = False
+    settles: bool = False
     hold: str = HOLD
     panel: str = ""
     detail: Callable[[float, Sequence[Figures]], str] | None = None

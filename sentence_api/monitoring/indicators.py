@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sentence_api.monitoring import advice
-from sentence_api.monitoring.formatting import format_cpus, seconds
+from sentence_api.monitoring.formatting import count, format_cpus, seconds
 from sentence_api.monitoring.indicator import Basis, Condition, Indicator
 from sentence_api.monitoring.observation import INCIDENT_SECONDS, Observation
 from sentence_api.monitoring.rates import PERCENTILE, REFUSED_BY_LOAD, Figures, percent
@@ -38,33 +38,33 @@ def names(basis: Basis) -> set[str]:
 
 
 def _readiness(seen: Observation, ready: float) -> str:
-    text = f"{ready} of {seen.figures.planned} workers ready"
+    text = f"{ready} of {count(seen.figures.planned, 'worker')} ready"
     return text if seen.state == "ready" else f"{text}, {seen.state}"
 
 
 def _latency(seen: Observation, _: float) -> str:
-    return f"{seconds(seen.figures.p95_seconds)} of {seen.figures.requests} requests"
+    return f"{seconds(seen.figures.p95_seconds)} of {count(seen.figures.requests, 'request')}"
 
 
-def _restarts(seen: Observation, count: float) -> str:
-    causes = ", ".join(f"{number} {cause}" for cause, number in seen.incidents.restarts.items())
-    return f"{count} unplanned in an hour" + (f": {causes}" if causes else "")
+def _restarts(seen: Observation, number: float) -> str:
+    causes = ", ".join(f"{ends} {cause}" for cause, ends in seen.incidents.restarts.items())
+    return f"{number} unplanned in an hour" + (f": {causes}" if causes else "")
 
 
 def _of_requests(seen: Observation, share: float) -> str:
     """Return a percentage that is often near zero, without hiding that it is not."""
     shown = f"{share:.2g}" if 0 < share < 10 else f"{share:.0f}"  # noqa: PLR2004
-    return f"{shown} % of {seen.figures.requests} requests"
+    return f"{shown} % of {count(seen.figures.requests, 'request')}"
 
 
 def _refused(_: float, meanwhile: Sequence[Figures]) -> str:
     refused = sum(sum(each.rejected.values()) for each in meanwhile)
-    return f"{refused} of {sum(each.requests for each in meanwhile)} requests refused"
+    return f"{refused} of {count(sum(each.requests for each in meanwhile), 'request')} refused"
 
 
 def _failed(_: float, meanwhile: Sequence[Figures]) -> str:
     failed = sum(each.failed for each in meanwhile)
-    return f"{failed} of {sum(each.requests for each in meanwhile)} requests failed"
+    return f"{failed} of {count(sum(each.requests for each in meanwhile), 'request')} failed"
 
 
 def _rate(series: str) -> str:
@@ -88,7 +88,9 @@ INDICATORS: tuple[Indicator, ...] = (
         text=_readiness,
         advice=advice.readiness,
         fixed=Condition(
-            holds=lambda seen: seen.state != "ready" or not seen.figures.ready,
+            holds=lambda seen: (
+                seen.state != "ready" or not (seen.figures.ready or seen.is_settling)
+            ),
             verdict=Verdict.CRITICAL,
             gauge="sentence_api_workers_ready",
         ),
@@ -119,6 +121,7 @@ INDICATORS: tuple[Indicator, ...] = (
         text=lambda seen, share: f"{share:.0f} % of {format_cpus(seen.figures.cpu_limit)}",
         advice=advice.cpu,
         detail=lambda peak, _: f"CPU up to {peak:.0f} %",
+        settles=True,
         promql=f"100 * {_rate('cpu_seconds_total')} / sentence_api_cpu_limit_cores",
         summary="the CPU is at {{ $value | humanize }} % of its quota",
         hint=f"Raise the CPU limit or send fewer requests at a time. {_CHECK}",
@@ -132,6 +135,7 @@ INDICATORS: tuple[Indicator, ...] = (
         absent="no requests",
         advice=advice.latency,
         detail=lambda peak, _: f"p95 up to {seconds(peak)}",
+        settles=True,
         promql=(
             f"histogram_quantile({PERCENTILE:g}, sum without (route)"
             f" ({_rate(f'request_seconds_bucket{{{_ROUTE}}}')}))"
@@ -186,6 +190,7 @@ INDICATORS: tuple[Indicator, ...] = (
         absent="no CPU quota",
         advice=advice.throttled,
         detail=lambda peak, _: f"throttled in up to {peak:.0f} % of the periods",
+        settles=True,
         promql=f"100 * {_rate('cpu_throttled_periods_total')} / {_rate('cpu_periods_total')}",
         summary="the CPU quota runs out in {{ $value | humanize }} % of the periods",
         hint=f"Raise the CPU limit or set WEB_CONCURRENCY lower. {_CHECK}",
@@ -198,6 +203,7 @@ INDICATORS: tuple[Indicator, ...] = (
         text=lambda seen, share: f"{share:.0f} % of {seen.plan.max_queue_tokens} tokens",
         advice=advice.queue,
         detail=lambda peak, _: f"queue up to {peak:.0f} % full",
+        settles=True,
         promql="100 * sentence_api_queue_fullness_ratio",
         summary="a queue is {{ $value | humanize }} % full",
         hint=f"Add CPUs, or let more wait with SENTENCE_API_MAX_QUEUE_TOKENS. {_CHECK}",
@@ -211,6 +217,7 @@ INDICATORS: tuple[Indicator, ...] = (
         text=_of_requests,
         advice=advice.rejected,
         detail=_refused,
+        settles=True,
         promql=(
             "100 * sum without (reason)"
             f" ({_rate(f'rejected_requests_total{_REFUSED}')}) / {_requests(_ROUTE)}"
@@ -234,7 +241,7 @@ INDICATORS: tuple[Indicator, ...] = (
         name="drift",
         title="Drift",
         value=lambda seen: len(seen.drift),
-        text=lambda _, count: f"{count} off the plan" if count else "as planned",
+        text=lambda _, number: f"{number} off the plan" if number else "as planned",
         advice=advice.drift,
         fixed=Condition(
             holds=lambda seen: bool(seen.drift),

@@ -27,6 +27,7 @@ class Row:
         critical: The bound above which it is critical.
         verdict: The verdict.
         advice: The change to make, or None when all is well.
+        is_judged: False if it is normal only because the server has just started.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     critical: float | None
     verdict: Verdict
     advice: str | None = None
+    is_judged: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -45,16 +47,26 @@ class Row:
 
 
 def judge(
-    figures: Figures, incidents: Incidents, plan: Plan, thresholds: Thresholds, state: str
+    figures: Figures,
+    incidents: Incidents,
+    plan: Plan,
+    thresholds: Thresholds,
+    state: str,
+    *,
+    is_settling: bool = False,
 ) -> list[Row]:
     """Return a row for each indicator, in their order; arguments as those of `Observation`."""
-    seen = Observation(figures, incidents, plan, thresholds, state)
+    seen = Observation(figures, incidents, plan, thresholds, state, is_settling)
     return [_row(each, seen) for each in indicators.INDICATORS]
 
 
 def _row(indicator: Indicator, seen: Observation) -> Row:
     value = indicator.value(seen)
     verdict = indicator.judge(seen, value)
+    text = indicator.absent or "unknown" if value is None else indicator.text(seen, value)
+    is_judged = not (indicator.settles and seen.is_settling)
+    if verdict.is_high and not is_judged:
+        verdict, text = Verdict.NORMAL, f"{text}, just started"
     rule = indicator.rule(seen.thresholds)
     bounds = rule if isinstance(rule, Threshold) else None
     return Row(
@@ -62,9 +74,10 @@ def _row(indicator: Indicator, seen: Observation) -> Row:
         title=indicator.title,
         value=value,
         unit=indicator.unit,
-        text=indicator.absent or "unknown" if value is None else indicator.text(seen, value),
+        text=text,
         warning=bounds.warning if bounds and bounds.has_warning else None,
         critical=bounds.critical if bounds else None,
         verdict=verdict,
         advice=indicator.advice(seen) if verdict.is_high else None,
+        is_judged=is_judged,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sentence_api.monitoring.formatting import count
 from sentence_api.monitoring.rates import Figures
 from sentence_api.monitoring.thresholds import Thresholds
 from sentence_api.resources.plan import Plan
@@ -36,6 +37,7 @@ class Observation:
         plan: The plan in use, whose numbers the advice names.
         thresholds: The bounds.
         state: `ready`, `starting`, `draining` or `unhealthy`.
+        is_settling: Whether it has just started; see `settling.py`.
     """
 
     figures: Figures
@@ -43,10 +45,13 @@ class Observation:
     plan: Plan
     thresholds: Thresholds
     state: str
+    is_settling: bool = False
 
     @property
     def drift(self) -> list[str]:
         """Differences between the running service and its plan, a phrase each."""
         alive, planned = self.figures.alive, self.figures.planned
-        workers = [] if alive == planned else [f"{alive} workers live, {planned} are planned"]
+        # Workers are forked one after another.
+        differ = alive != planned and not self.is_settling
+        workers = [f"{count(alive, 'worker')} alive, {planned} planned"] if differ else []
         return [*workers, *self.figures.drift]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,11 +12,13 @@ from typing import Any
 from sentence_api import __version__
 from sentence_api.engine.artifact import Manifest
 from sentence_api.monitoring.exposition import families
+from sentence_api.monitoring.formatting import count
 from sentence_api.monitoring.history import History, open_history
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.observation import INCIDENT_SECONDS
 from sentence_api.monitoring.recorder import Recorder
 from sentence_api.monitoring.sampler import Sampler
+from sentence_api.monitoring.settling import is_settling, window_begin
 from sentence_api.monitoring.status import RECENT_SECONDS, StatusInputs, status
 from sentence_api.monitoring.thresholds import thresholds_of
 from sentence_api.resources.plan import Plan
@@ -105,15 +108,18 @@ class Monitoring:
                 "the server ended without being stopped: it was killed, or the machine went down",
                 when=self._observer.first.started - 1e-3,
             )
-        self._history.describe(
-            {
-                "service": self._model.as_dict(),
-                "plan": self._plan.as_dict(),
-                "thresholds": asdict(self._thresholds),
-                "window_seconds": self._settings.status_window,
-            }
-        )
-        self.note("start", f"version {__version__} starts with {self._plan.workers} workers")
+        server = {
+            "service": self._model.as_dict(),
+            "plan": self._plan.as_dict(),
+            "thresholds": asdict(self._thresholds),
+            "window_seconds": self._settings.status_window,
+            "settling_seconds": self._settings.settling_seconds,
+        }
+        # Stored as JSON, where a tuple is a list.
+        again = "re" if json.loads(json.dumps(server)) == self._history.description() else ""
+        self._history.describe(server)
+        workers = count(self._plan.workers, "worker")
+        self.note("start", f"version {__version__} {again}starts with {workers}")
 
     def start_recording(self) -> None:
         """Start recording samples; called in each worker."""
@@ -130,18 +136,20 @@ class Monitoring:
 
     def _status(self) -> dict[str, Any]:
         sample, first, history = self._observer.take(), self._observer.first, self._history
-        earlier = dict.fromkeys((self._settings.status_window, INCIDENT_SECONDS), first)
+        settling = self._settings.settling_seconds
+        older = hour = first
         if history is not None:
-            for seconds in earlier:
-                kept = history.sample_at(sample.time - seconds, sample.started)
-                earlier[seconds] = kept or first
+            begin = window_begin(sample, self._settings.status_window, settling)
+            older = history.sample_at(begin, sample.started) or first
+            hour = history.sample_at(sample.time - INCIDENT_SECONDS, sample.started) or first
         facts = StatusInputs(
             state=_STATES.get(self._state(), self._state()),
             newer=sample,
-            older=earlier[self._settings.status_window],
-            hour=earlier[INCIDENT_SECONDS],
+            older=older,
+            hour=hour,
             recent=history.samples(sample.time - RECENT_SECONDS) if history else [],
             events=history.events(most=_EVENTS_READ) if history else [],
+            is_settling=is_settling(sample, settling),
         )
         return status(self._model.as_dict(), facts, self._plan, self._thresholds)
 

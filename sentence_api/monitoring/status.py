@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.judgement import Row, judge
 from sentence_api.monitoring.observation import INCIDENT_SECONDS, Incidents
-from sentence_api.monitoring.rates import Figures, percent, window
+from sentence_api.monitoring.rates import Figures, percent, window, windows
 from sentence_api.monitoring.sample import UNPLANNED, Sample
 from sentence_api.monitoring.thresholds import Thresholds, worst
 from sentence_api.resources.plan import Plan
@@ -31,6 +30,7 @@ class StatusInputs:
         hour: The baseline of restarts and kills.
         recent: The samples of the last minutes, oldest first.
         events: The events of the last hour and more, newest first.
+        is_settling: Whether the server has just started.
     """
 
     state: str
@@ -39,6 +39,7 @@ class StatusInputs:
     hour: Sample
     recent: Sequence[Sample]
     events: Sequence[Event]
+    is_settling: bool = False
 
 
 def status(
@@ -46,7 +47,9 @@ def status(
 ) -> dict[str, Any]:
     """Return the status, ready for JSON."""
     figures = window(facts.older, facts.newer)
-    rows = judge(figures, incidents(facts), plan, thresholds, facts.state)
+    rows = judge(
+        figures, incidents(facts), plan, thresholds, facts.state, is_settling=facts.is_settling
+    )
     return document(service, facts, plan, figures, rows)
 
 
@@ -60,6 +63,7 @@ def document(
         "state": facts.state,
         "verdict": worst([row.verdict for row in rows]),
         "window_seconds": round(figures.seconds, 1),
+        "requests_per_second": round(figures.requests_per_second, 2),
         "rows": [row.as_dict() for row in rows],
         "plan": plan.as_dict(),
         "workers": [asdict(worker) for worker in figures.workers],
@@ -95,7 +99,7 @@ def incidents(facts: StatusInputs) -> Incidents:
 
 def recent(samples: Sequence[Sample]) -> dict[str, list[float | None]]:
     """Return the main figures over time, one point per pair of neighbouring samples."""
-    pairs = list(pairwise(samples))
+    pairs = list(windows(samples))
     found = [window(older, newer) for older, newer in pairs]
     return {
         "times": [round(newer.time, 1) for _, newer in pairs],

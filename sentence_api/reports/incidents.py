@@ -44,7 +44,7 @@ class Incident:
 def find_incidents(timeline: Timeline, events: Sequence[Event]) -> list[Incident]:
     """Return the incidents of a timeline, with the events of its time, oldest first."""
     marks = [(each.begun, each.time) for each in timeline.moments if _high(each)]
-    marks += [(absence.since, absence.until) for absence in timeline.absences]
+    marks += [(absence.since, absence.until) for absence in timeline.missed]
     marks += [(event.time, event.time) for event in events if event.kind in UNPLANNED]
     spans: list[list[float]] = []
     for begin, end in sorted(marks):
@@ -73,7 +73,7 @@ def _incident(
     high = {name for each in moments for name in _high(each)}
     inside = sorted((e for e in events if begin <= e.time <= end), key=lambda e: e.time)
     kinds = [event.kind for event in inside]
-    away = [each for each in timeline.absences if each.since < end and each.until > begin]
+    away = [each for each in timeline.missed if each.since < end and each.until > begin]
     verdicts = [each.verdicts[name] for each in moments for name in high]
     if away or "oom" in kinds:
         verdicts.append(Verdict.CRITICAL)

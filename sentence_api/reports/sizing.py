@@ -48,13 +48,13 @@ class Part:
 
 def compare(timeline: Timeline, server: Server) -> list[Part]:
     """Return every part of the plan whose use the timeline shows."""
-    moments = timeline.moments
+    moments = timeline.settled
     if not moments:
         return []
     seconds = sum(each.figures.seconds for each in moments)
     parts = [
         _memory(moments, server, seconds),
-        _cpu(timeline, server, seconds),
+        _cpu(moments, server, seconds),
         _workers(moments, server),
         _queue(moments, server),
     ]
@@ -94,7 +94,7 @@ def _memory(moments: Sequence[Moment], server: Server, seconds: float) -> Part |
     needed = max(peak, plan.predicted_peak_bytes)
     if fit is Fit.LARGE and needed < _HALF * limit:
         better = math.ceil(100 * needed / bounds.warning / _STEP) * _STEP
-        advice = f"a memory limit of {format_size(better)} would do"
+        advice = f"a memory limit of {better // MIB} MiB would do"
     elif fit is Fit.LARGE:
         fit = Fit.FITS
     return Part(
@@ -107,8 +107,7 @@ def _memory(moments: Sequence[Moment], server: Server, seconds: float) -> Part |
     )
 
 
-def _cpu(timeline: Timeline, server: Server, seconds: float) -> Part | None:
-    moments = timeline.moments
+def _cpu(moments: Sequence[Moment], server: Server, seconds: float) -> Part | None:
     used = [
         (each.figures.cpus_used, each.figures.seconds)
         for each in moments

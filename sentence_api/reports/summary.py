@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sentence_api.monitoring import formatting, indicators
+from sentence_api.monitoring.formatting import count
 from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.indicator import Basis
 from sentence_api.monitoring.judgement import Row
@@ -103,9 +104,9 @@ def report(
     found = find_incidents(timeline, inside)
     longest = sorted(found, key=_weight, reverse=True)[:_MOST_INCIDENTS]
     metrics = [_metric(timeline, name, at, row) for name, (at, row) in timeline.worst.items()]
-    away = bool(timeline.absences) and not timeline.absences[-1].is_over
+    away = any(not absence.is_over for absence in timeline.absences)
     verdicts = [metric.row.verdict for metric in metrics]
-    if timeline.absences:
+    if timeline.missed:
         verdicts.append(Verdict.CRITICAL)
     last = list(timeline.moments[-1].verdicts.values()) if timeline.moments else []
     parts = sizing.compare(timeline, server)
@@ -119,14 +120,14 @@ def report(
         verdict=worst(verdicts),
         now=Verdict.CRITICAL if away else worst(last),
         summary=[
-            *_summary(timeline, found, ends, away=away, end=worst(last)),
+            *_summary(timeline, server, found, ends, away=away, end=worst(last)),
             *([_SHORTER] if since > asked else []),
         ],
         metrics=metrics,
         incidents=sorted(longest, key=lambda incident: incident.since),
         incidents_left=len(found) - len(longest),
         ends=dict(ends),
-        slowest=_slowest(timeline.moments),
+        slowest=_slowest(timeline.settled),
         parts=parts,
         advice=_advice(metrics, parts),
     )
@@ -162,6 +163,7 @@ def _slowest(moments: Sequence[Moment]) -> list[Moment]:
 
 def _summary(
     timeline: Timeline,
+    server: Server,
     found: Sequence[Incident],
     ends: Counter[str],
     *,
@@ -172,12 +174,20 @@ def _summary(
     refused = sum(sum(each.figures.rejected.values()) for each in timeline.moments)
     failed = sum(each.figures.failed for each in timeline.moments)
     said = [
-        f"{requests} requests for vectors; {refused} refused for load, {failed} answered with a"
-        " status from 500 up.",
+        f"{count(requests, 'request')} for vectors; {refused} refused for load, {failed} answered"
+        " with a status from 500 up.",
     ]
+    if early := sum(each.figures.requests for each in timeline.moments if each.is_settling):
+        said.append(
+            f"{early} of them came within {formatting.span(server.settling_seconds)} of a start,"
+            " when load is not judged."
+        )
     if causes := ", ".join(f"{ends[kind]} {kind}" for kind in UNPLANNED if ends[kind]):
         said.append(f"Unplanned ends of a worker or the server: {causes}.")
-    if absent := sum(absence.until - absence.since for absence in timeline.absences):
+    if restarts := [each for each in timeline.absences if each.is_restart]:
+        down = formatting.span(sum(each.until - each.since for each in restarts))
+        said.append(f"{count(len(restarts), 'restart')}, without a server for {down} in all.")
+    if absent := sum(absence.until - absence.since for absence in timeline.missed):
         said.append(f"No server for {formatting.span(absent)} in all.")
     if not found:
         said.append("Nothing was out of the normal.")
@@ -248,24 +258,11 @@ def as_dict(found: Report) -> dict[str, Any]:
             }
             for each in found.incidents
         ],
-        "absences": [
-            {"since": each.since, "until": each.until, "is_over": each.is_over}
-            for each in found.timeline.absences
-        ],
+        "absences": [asdict(each) for each in found.timeline.absences],
         "ends": found.ends,
         "events": [_event(event) for event in found.events],
         "slowest": [_moment(each) for each in found.slowest],
-        "plan_against_use": [
-            {
-                "name": part.name,
-                "planned": part.planned,
-                "usual": part.usual,
-                "peak": part.peak,
-                "fit": part.fit,
-                "advice": part.advice,
-            }
-            for part in found.parts
-        ],
+        "plan_against_use": [asdict(part) for part in found.parts],
         "advice": found.advice,
         "course": [_moment(each) for each in found.timeline.moments],
     }
@@ -292,4 +289,5 @@ def _moment(moment: Moment) -> dict[str, Any]:
         "queue_share": figures.queue_share,
         "ready": figures.ready,
         "exits": figures.exits,
+        "is_settling": moment.is_settling,
     }

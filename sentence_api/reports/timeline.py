@@ -16,14 +16,18 @@ from sentence_api.monitoring.history import Event
 from sentence_api.monitoring.indicator import Indicator
 from sentence_api.monitoring.judgement import Row, judge
 from sentence_api.monitoring.observation import INCIDENT_SECONDS, Incidents
-from sentence_api.monitoring.rates import Figures, window
+from sentence_api.monitoring.rates import LEAST_SECONDS, Figures, window
 from sentence_api.monitoring.sample import UNPLANNED, Sample
+from sentence_api.monitoring.settling import is_settling, window_begin
 from sentence_api.monitoring.thresholds import Thresholds, Verdict
 from sentence_api.resources.plan import Plan
 
 # No server ran in a gap longer than this, and longer than this multiple of the usual interval.
 _AWAY_SECONDS = 60.0
 _AWAY_DISTANCES = 6
+# A start this soon after a stop makes both a restart. A longer absence was missed by somebody, even
+# if the stop was asked for.
+_RESTART_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,14 @@ class Server:
         plan: The plan of the server.
         thresholds: The thresholds of the server.
         window_seconds: Window of the rates in a status.
+        settling_seconds: Time after a start that no verdict is on.
     """
 
     service: Mapping[str, object]
     plan: Plan
     thresholds: Thresholds
     window_seconds: float
+    settling_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,14 @@ class Moment:
         figures: Figures of the time since the previous sample.
         values: Value of each row that `check` would have shown.
         verdicts: Verdict of each row.
+        is_settling: Whether the server had just started.
     """
 
     time: float
     figures: Figures
     values: Mapping[str, float | None]
     verdicts: Mapping[str, Verdict]
+    is_settling: bool
 
     @property
     def begun(self) -> float:
@@ -67,11 +75,19 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Period without a server; `is_over` says whether a server came back."""
+    """Period without a server.
+
+    Attributes:
+        since: Its beginning.
+        until: Its end.
+        is_over: Whether a server came back.
+        is_restart: Whether the server was stopped and soon started again: no incident.
+    """
 
     since: float
     until: float
     is_over: bool
+    is_restart: bool = False
 
 
 @dataclass(slots=True)
@@ -90,11 +106,21 @@ class Timeline:
     worst: dict[str, tuple[float, Row]] = field(default_factory=dict)
     peak_private_bytes: int | None = None
 
+    @property
+    def missed(self) -> list[Absence]:
+        """Absences that were no restarts."""
+        return [each for each in self.absences if not each.is_restart]
+
+    @property
+    def settled(self) -> list[Moment]:
+        """Moments in which load is judged."""
+        return [each for each in self.moments if not each.is_settling]
+
     def seconds(self, name: str, verdict: Verdict) -> float:
         """Return the seconds for which a row had a verdict."""
         found = sum(each.figures.seconds for each in self.moments if each.verdicts[name] is verdict)
         if name == "readiness" and verdict is Verdict.CRITICAL:
-            found += sum(absence.until - absence.since for absence in self.absences)
+            found += sum(absence.until - absence.since for absence in self.missed)
         return found
 
 
@@ -125,29 +151,53 @@ def follow(
         if before is None and (last is not None or first_known):
             before = _at_start(last or sample, sample)
             if last is not None and sample.time >= since and before.time > last.time:
-                away = Absence(max(last.time, since), before.time, is_over=True)
-                timeline.absences.append(away)
+                timeline.absences.append(_absence(events, last, before.time, since))
+        last = sample
+        if before is not None and sample.time - before.time < LEAST_SECONDS:
+            # The next window begins where this one does.
+            if not life:
+                life.append(before)
+            continue
         if before is not None:
             hour.count(before, sample)
-            while len(life) > 1 and life[1].time <= sample.time - server.window_seconds:
+            begin = window_begin(sample, server.window_seconds, server.settling_seconds)
+            while len(life) > 1 and life[1].time <= begin:
                 life.popleft()
             if sample.time >= since:
+                settling = is_settling(sample, server.settling_seconds)
                 judged = window(life[0] if life else before, sample)
                 rows = judge(
                     judged,
                     hour.incidents(sample),
                     server.plan,
                     server.thresholds,
-                    "ready" if judged.ready else "unhealthy",
+                    "ready" if judged.ready or settling else "unhealthy",
+                    is_settling=settling,
                 )
-                _keep(timeline, sample, window(before, sample), rows)
+                _keep(timeline, sample, window(before, sample), rows, settling)
         life.append(sample)
-        last = sample
     if last is not None:
         usual = timeline.moments[-1].figures.seconds if timeline.moments else 0.0
         if until - last.time > max(_AWAY_SECONDS, _AWAY_DISTANCES * usual):
             timeline.absences.append(Absence(max(last.time, since), until, is_over=False))
     return timeline
+
+
+def _absence(events: Sequence[Event], last: Sample, begun: float, since: float) -> Absence:
+    """Return the absence between a server's last sample and the start of the next server."""
+    ends = [
+        event
+        for event in events
+        if event.kind in {*UNPLANNED, "stop"} and last.started < event.time <= begun
+    ]
+    end = max(ends, key=lambda event: event.time, default=None)
+    stopped = end.time if end is not None and end.kind == "stop" else None
+    return Absence(
+        since=max(since, last.time, stopped or 0.0),
+        until=begun,
+        is_over=True,
+        is_restart=stopped is not None and begun - stopped <= _RESTART_SECONDS,
+    )
 
 
 def _at_start(known: Sample, first: Sample) -> Sample:
@@ -162,13 +212,16 @@ def _at_start(known: Sample, first: Sample) -> Sample:
     return known.model_copy(update={"time": earlier, "started": first.started - 1})
 
 
-def _keep(timeline: Timeline, sample: Sample, figures: Figures, rows: Sequence[Row]) -> None:
+def _keep(
+    timeline: Timeline, sample: Sample, figures: Figures, rows: Sequence[Row], settling: bool
+) -> None:
     timeline.moments.append(
         Moment(
             time=sample.time,
             figures=figures,
             values={row.name: row.value for row in rows},
             verdicts={row.name: row.verdict for row in rows},
+            is_settling=settling,
         )
     )
     for indicator, row in zip(indicators.INDICATORS, rows, strict=True):
@@ -179,10 +232,14 @@ def _keep(timeline: Timeline, sample: Sample, figures: Figures, rows: Sequence[R
     timeline.peak_private_bytes = max([*private, timeline.peak_private_bytes or 0]) or None
 
 
-def _badness(indicator: Indicator, row: Row) -> tuple[bool, int, float]:
-    """Return what a worse row has more of; any known value is worse than an unknown one."""
+def _badness(indicator: Indicator, row: Row) -> tuple[bool, bool, int, float]:
+    """Return what a worse row has more of; any known value is worse than an unknown one.
+
+    A row that is not judged gives way to any other.
+    """
     value = row.value or 0.0
     return (
+        row.is_judged,
         row.verdict is not Verdict.UNKNOWN,
         row.verdict.severity,
         -value if indicator.lower_is_worse else value,

@@ -53,7 +53,7 @@ def test_a_small_terminal_shows_all() -> None:
         ["Memory", "██████████────", "74", "%", "of", "768", "MiB", "70", "/", "85", "%", "warning"]
     )
     text = "\n".join(lines)
-    assert "raise the memory limit\n to 1024M." in text
+    assert "raise the memory limit\n to 1024 MiB." in text
     assert re.search(r"^ +1 +5210 +38 min 12 s +113 MiB +39.2 +139 ms +2 *$", text, re.MULTILINE)
     assert re.search(r"^06:21:54 +worker 1 crashed \(process 4130\) *$", text, re.MULTILINE)
 
@@ -129,6 +129,30 @@ def test_bars(values: list[float | None], width: int, height: int, found: list[s
 def test_spans(value: float, text: str) -> None:
     """A duration is written in its two largest units."""
     assert formatting.span(value) == text
+
+
+def test_the_rate_is_over_the_window_it_names() -> None:
+    """Header and line show the rate over the window, not over the last seconds."""
+    changes = {"requests_per_second": 177.0, "window_seconds": 41.2}
+    assert "  177.0 requests/s, rates over 41 s" in drawn(80, 24, **changes)[1]
+    assert "  177.0 requests/s  " in line(Poll({**RECORDED, **changes}, None))
+
+
+def test_an_older_server_has_no_rate() -> None:
+    """The status of a version without the rate is shown without it."""
+    older = {name: value for name, value in RECORDED.items() if name != "requests_per_second"}
+    assert "  - requests/s  " in line(Poll(older, None))
+    console = Console(width=80, height=24, file=io.StringIO(), color_system=None)
+    console.print(screen.frame(older, URL, 80, 24))
+    assert "  - requests/s, rates over 60 s" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 workers"), (1, "1 worker"), (1234567, "1234567 workers")]
+)
+def test_counts(number: int, text: str) -> None:
+    """A number stands with its noun in full, singular for one."""
+    assert formatting.count(number, "worker") == text
 
 
 def test_a_line() -> None:

@@ -18,7 +18,11 @@ from tests.system.wire import awaited
 MIB = 1 << 20
 LIMIT = 384 * MIB
 # Rates cover the last seconds here, so that a test need not last a minute.
-QUICK = ("SENTENCE_API_HISTORY_SECONDS=0.5", "SENTENCE_API_STATUS_WINDOW=3")
+QUICK = (
+    "SENTENCE_API_HISTORY_SECONDS=0.5",
+    "SENTENCE_API_STATUS_WINDOW=3",
+    "SENTENCE_API_SETTLING_SECONDS=3",
+)
 # Becomes a likelier OOM victim than gunicorn's master, which in float32 is as large.
 HOLD = """
 import os, time

@@ -47,6 +47,10 @@ def served() -> Served:
     return serve()
 
 
+# The type of every other status is `invalid_request_error`.
+ERROR_TYPES = {429: "rate_limit_error", **dict.fromkeys((500, 501, 503), "server_error")}
+
+
 def assert_error(
     response: TestResponse, status: int, code: str, message: str | None, param: str | None = None
 ) -> None:
@@ -59,7 +63,7 @@ def assert_error(
         assert re.fullmatch(r"[^\n]+", message)
     assert body == {
         "error": {
-            "type": "invalid_request_error" if status < 500 else "server_error",
+            "type": ERROR_TYPES.get(status, "invalid_request_error"),
             "code": code,
             "message": message,
             "param": param,

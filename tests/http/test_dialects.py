@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
-from sentence_api.errors import TextTooLong
+from sentence_api.errors import QueueFull, TextTooLong
 from sentence_api.http.dialect import paths
 from sentence_api.http.dialects import DIALECTS
 from sentence_api.http.exchange import Exchange
@@ -30,7 +30,7 @@ SHOUTS = '''
 import json
 from dataclasses import dataclass
 
-from sentence_api.errors import InvalidValue, TooManyItems
+from sentence_api.errors import QueueFull, InvalidValue, TooManyItems
 from sentence_api.http.dialect import Dialect
 
 
@@ -203,6 +203,10 @@ def test_an_entry_shapes_its_errors(
     assert ask(["a"] * 4)[::2] == (422, [422, client, "too_many_items", None, "mine"])
     served.model.error = TextTooLong("too long", index=1)
     assert ask(["a", "b"])[::2] == (422, [422, client, "text_too_long", "shout 2", "mine"])
+    served.model.error = QueueFull("full", retry_after_seconds=7)
+    status, headers, body = ask(["a"])
+    assert (status, body) == (429, [429, "rate_limit_error", "queue_full", None, "mine"])
+    assert headers["Retry-After"] == "7"
     served.model.error = RuntimeError("secret")
     assert ask(["a"])[::2] == (500, [500, server, "internal_error", None, "mine"])
     served.lifecycle.unloaded()

@@ -91,6 +91,7 @@ def test_it_is_judged() -> None:
         "critical": 40,
         "verdict": "critical",
         "advice": "send 100 requests without toys",
+        "is_judged": True,
     }
 
 
@@ -130,7 +131,7 @@ def test_it_is_on_the_dashboard() -> None:
 
 def test_it_is_reported() -> None:
     """A report has its worst moment, its incident, its advice and a line in each file."""
-    server = Server(SERVICE, PLAN, THRESHOLDS, 60.0)
+    server = Server(SERVICE, PLAN, THRESHOLDS, 60.0, 0.0)
     found = report(samples(), [], server, 1000, 1120)
     metric = {metric.row.name: metric for metric in found.metrics}["toy"]
     assert (metric.row.text, metric.at, metric.critical_seconds) == (

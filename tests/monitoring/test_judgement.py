@@ -155,7 +155,7 @@ def test_only_ready_is_ready(state: str) -> None:
             "memory",
             PEACE,
             {"memory_bytes": 466 * MIB},
-            "memory 91 % of 512 MiB: set WEB_CONCURRENCY=1 or raise the memory limit to 768M",
+            "memory 91 % of 512 MiB: set WEB_CONCURRENCY=1 or raise the memory limit to 768 MiB",
         ),
         (
             "cpu",
@@ -182,7 +182,7 @@ def test_only_ready_is_ready(state: str) -> None:
             Incidents({"oom": 1}, 1),
             {"memory_bytes": 500 * MIB},
             "the kernel killed 1 for memory: set WEB_CONCURRENCY=1 or raise the memory limit to"
-            " 768M",
+            " 768 MiB",
         ),
         (
             "throttled",
@@ -195,13 +195,13 @@ def test_only_ready_is_ready(state: str) -> None:
             "rejected",
             PEACE,
             {"rejected": {"queue_full": 5, "deadline_exceeded": 10}},
-            "15 requests refused (5 queue_full, 10 deadline_exceeded): add CPUs (now 1.5 CPUs),"
-            " send fewer at a time, or raise SENTENCE_API_REQUEST_TIMEOUT",
+            "15 requests refused (5 queue_full, 10 deadline_exceeded): send fewer at a time, or"
+            " raise SENTENCE_API_REQUEST_TIMEOUT",
         ),
         (
             "rejected",
             PEACE,
-            {"rejected": {"queue_full": 15}, "queue_share": 0.6},
+            {"rejected": {"queue_full": 15}, "queue_share": 0.6, "cpus_used": 1.3},
             "15 requests refused (15 queue_full): add CPUs (now 1.5 CPUs), send fewer at a time, or"
             " raise SENTENCE_API_MAX_QUEUE_TOKENS above 196608",
         ),
@@ -209,20 +209,94 @@ def test_only_ready_is_ready(state: str) -> None:
             "rejected",
             PEACE,
             {"rejected": {"queue_full": 15}, "queue_share": 0.2},
-            "15 requests refused (15 queue_full): add CPUs (now 1.5 CPUs), send fewer at a time, or"
-            " send smaller ones",
+            "15 requests refused (15 queue_full): send fewer at a time, or send smaller ones",
+        ),
+        (
+            "rejected",
+            PEACE,
+            {"rejected": {"queue_full": 1}, "requests": 1},
+            "1 request refused (1 queue_full): send fewer at a time, or send smaller ones",
+        ),
+        (
+            "queue",
+            PEACE,
+            {"queue_share": 0.6},
+            "a queue is 60 % full: send fewer requests at a time, or let more wait with"
+            " SENTENCE_API_MAX_QUEUE_TOKENS above 196608",
+        ),
+        (
+            "queue",
+            PEACE,
+            {"queue_share": 0.6, "throttled_share": 0.4},
+            "a queue is 60 % full: add CPUs (now 1.5 CPUs), or let more wait with"
+            " SENTENCE_API_MAX_QUEUE_TOKENS above 196608",
+        ),
+        (
+            "latency",
+            PEACE,
+            {"p95_seconds": 3.0, "throttled_share": 0.4},
+            "95 % of the requests take up to 3.0 s and the quota of 1.5 CPUs runs out in 40 % of"
+            " the periods: raise it to 2 CPUs or set WEB_CONCURRENCY=1",
+        ),
+        (
+            "errors",
+            PEACE,
+            {"failed": 1, "requests": 1},
+            "1 request failed: read why in ./deploy-production.sh logs",
         ),
         (
             "drift",
             PEACE,
             {"alive": 1},
-            "1 workers live, 2 are planned: run ./deploy-production.sh to follow the plan again",
+            "1 worker alive, 2 planned: run ./deploy-production.sh to follow the plan again",
         ),
     ],
 )
 def test_advice(row: str, incidents: Incidents, changes: dict[str, Any], advice: str) -> None:
     """The advice names the figure and the number to change."""
     assert rows(incidents, **changes)[row].advice == advice
+
+
+BUSY = {
+    "cpus_used": 1.5,
+    "p95_seconds": 6.0,
+    "throttled_share": 0.6,
+    "queue_share": 0.95,
+    "rejected": {"queue_full": 600},
+    "alive": 1,
+    "ready": 0,
+}
+
+
+def test_a_settling_server_is_not_judged_by_its_load() -> None:
+    """Loading, the fork of the workers and a probe make no verdict, and the rows say why."""
+    found = judge(replace(CALM, **BUSY), PEACE, PLAN, THRESHOLDS, "ready", is_settling=True)
+    assert {row.name: (row.text, row.advice) for row in found if row.verdict != "normal"} == {}
+    assert [row.name for row in found if not row.is_judged] == [
+        "cpu", "latency", "throttled", "queue", "rejected",
+    ]  # fmt: skip
+    texts = {row.name: row.text for row in found}
+    assert texts["cpu"] == "100 % of 1.5 CPUs, just started"
+    assert (texts["memory"], texts["drift"]) == ("39 % of 512 MiB", "as planned")
+
+
+@pytest.mark.parametrize(
+    ("row", "incidents", "changes", "state"),
+    [
+        ("readiness", PEACE, {}, "starting"),
+        ("memory", PEACE, {"memory_bytes": 500 * MIB}, "ready"),
+        ("restarts", Incidents({"crash": 21}, 0), {}, "ready"),
+        ("oom_kills", Incidents({}, 1), {}, "ready"),
+        ("errors", PEACE, {"failed": 100}, "ready"),
+    ],
+)
+def test_a_settling_server_is_judged_otherwise(
+    row: str, incidents: Incidents, changes: dict[str, Any], state: str
+) -> None:
+    """Memory, crashes, kills and failures count from the first moment on."""
+    seen = replace(CALM, **changes)
+    found = judge(seen, incidents, PLAN, THRESHOLDS, state, is_settling=True)
+    assert {each.name for each in found if each.verdict == "critical"} == {row}
 
 
 def test_thresholds_can_be_set() -> None:

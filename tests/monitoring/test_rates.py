@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentence_api.monitoring.rates import quantile, window
+from sentence_api.monitoring.rates import quantile, window, windows
 from sentence_api.monitoring.sample import SECONDS, WorkerSample
+from sentence_api.monitoring.settling import is_settling, window_begin
 from tests.builders import sample
 
 NONE = (0,) * (len(SECONDS) + 1)
@@ -135,6 +136,23 @@ def test_workers() -> None:
 def test_quantile(seconds: list[float], expected: float | None) -> None:
     """The 95th percentile is interpolated within its bucket, as in Prometheus."""
     assert quantile(durations(*seconds)) == (expected and pytest.approx(expected))
+
+
+def test_no_window_is_shorter_than_a_second() -> None:
+    """A sample just after another is left out; the next window begins where the last one ended."""
+    times = [1000.0, 1000.07, 1001.0, 1001.9, 1011.0]
+    found = [(older.time, newer.time) for older, newer in windows(map(sample, times))]
+    assert found == [(1000.0, 1001.0), (1001.0, 1011.0)]
+
+
+@pytest.mark.parametrize(
+    ("time", "settling", "begin"),
+    [(1030, True, 1060), (1060.5, True, 1060), (1090, False, 1060), (1121, False, 1061)],
+)
+def test_a_window_begins_after_settling(time: float, settling: bool, begin: float) -> None:
+    """A judged window is at least a second long, and holds nothing of the settling time."""
+    assert is_settling(sample(time), 60) is settling
+    assert window_begin(sample(time), 60, 60) == begin
 
 
 def test_quantile_of_other_buckets() -> None:

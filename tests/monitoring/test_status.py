@@ -61,6 +61,7 @@ def test_the_contract() -> None:
         "state",
         "verdict",
         "window_seconds",
+        "requests_per_second",
         "rows",
         "plan",
         "workers",
@@ -81,6 +82,7 @@ def test_the_contract() -> None:
         "critical": 85.0,
         "verdict": "warning",
         "advice": found["rows"][1]["advice"],
+        "is_judged": True,
     }
     assert found["plan"] == PLAN.as_dict()
     assert found["workers"][0] == {
@@ -103,6 +105,15 @@ def test_the_contract() -> None:
     assert found["events"] == [
         {"time": "1970-01-01T00:16:45+00:00", "kind": "start", "text": "It starts."}
     ]
+
+
+def test_the_rate_is_over_the_window() -> None:
+    """The rate of requests covers the window, however near the last sample is."""
+    newer = NEWER.model_copy(update={"requests": {"200": 6000}})
+    nearest = newer.model_copy(update={"time": newer.time - 0.5})
+    found = document(newer=newer, recent=[OLDER, nearest])
+    assert found["requests_per_second"] == 100
+    assert found["recent"]["times"] == [1069.5]
 
 
 def test_no_more_events_than_a_page_shows() -> None:

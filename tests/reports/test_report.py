@@ -12,6 +12,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,96 +23,17 @@ import pytest
 from sentence_api.__main__ import main
 from sentence_api.cli.report import duration, read
 from sentence_api.monitoring.history import Event, History
-from sentence_api.monitoring.sample import SECONDS, Sample, WorkerSample
-from sentence_api.monitoring.thresholds import Verdict, thresholds_of
-from sentence_api.reports import charts
+from sentence_api.monitoring.thresholds import Verdict
+from sentence_api.reports import charts, drawing
+from sentence_api.reports.drawing import Frame, Line, Marker
 from sentence_api.reports.pages import files
 from sentence_api.reports.sizing import Fit, quantile
-from sentence_api.reports.summary import Report, report
-from sentence_api.reports.timeline import Absence, Server, follow
-from sentence_api.resources.footprint import REFERENCE
-from sentence_api.resources.formula import make_plan
-from sentence_api.resources.plan import Machine
-from sentence_api.resources.sizes import GIB, MIB
-from sentence_api.settings import Settings
+from sentence_api.reports.summary import report
+from sentence_api.reports.timeline import Absence, follow
+from sentence_api.resources.sizes import MIB
 from tests.conftest import ROOT
 from tests.conftest import Server as Running
-
-# A model whose peak is predicted below half of the limit.
-SMALL = REFERENCE.model_copy(update={"base_bytes": 156 * MIB})
-PLAN = make_plan(Machine(2, GIB, contained=True), SMALL)
-SERVICE = {"version": "1.2.3", "model": "tiny <b>", "precision": "float32"}
-SERVER = Server(SERVICE, PLAN, thresholds_of(Settings()), 60.0)
-# 2026-11-21 07:00 UTC.
-BEGIN = 1_795_244_400.0
-STEP = 10.0
-
-
-class Scene:
-    """A simulated server and its clock."""
-
-    def __init__(self) -> None:
-        self.samples: list[Sample] = []
-        self.events: list[Event] = []
-        self.now = BEGIN
-        self.begin_life()
-
-    def begin_life(self) -> None:
-        """Start the server with all counters at zero."""
-        self.started = self.now
-        self.cpu, self.requests, self.refused = 0.0, 0, 0
-        self.buckets = [0] * (len(SECONDS) + 1)
-        self.kills = 0
-        self.events.append(Event(self.now, "start", "version 1.2.3 starts with 2 workers"))
-        self.sample(200 * MIB, 0.0)
-
-    def sample(self, memory: int, queue: float) -> None:
-        """Take one sample."""
-        worker = WorkerSample(
-            slot=0, pid=7, started=self.started, ready=True, private_bytes=90 * MIB
-        )
-        self.samples.append(
-            Sample(
-                time=self.now,
-                started=self.started,
-                memory_bytes=memory,
-                memory_limit_bytes=GIB,
-                cpu_seconds=self.cpu,
-                cpu_limit=2.0,
-                oom_kills=self.kills,
-                requests={"200": self.requests - self.refused, "429": self.refused},
-                rejected={"queue_full": self.refused},
-                seconds=tuple(self.buckets),
-                queue_share=queue,
-                planned=2,
-                workers=(worker, worker.model_copy(update={"slot": 1})),
-            )
-        )
-
-    def run(
-        self,
-        seconds: float,
-        *,
-        cpu: float = 0.1,
-        rate: int = 5,
-        refused: int = 0,
-        took: float = 0.005,
-        memory: int = 200 * MIB,
-        queue: float = 0.0,
-    ) -> None:
-        """Let time pass under a constant load."""
-        for _ in range(int(seconds / STEP)):
-            self.now += STEP
-            self.cpu += 2.0 * cpu * STEP
-            self.requests += round(rate * STEP)
-            self.refused += round(refused * STEP)
-            for index, bound in enumerate([*SECONDS, float("inf")]):
-                self.buckets[index] += round(rate * STEP) if took <= bound else 0
-            self.sample(memory, queue)
-
-    def report(self, server: Server = SERVER) -> Report:
-        """Return the report on the whole scene."""
-        return report(self.samples, self.events, server, BEGIN, self.now)
+from tests.reports.scene import BEGIN, PLAN, SERVER, SERVICE, STEP, Scene
 
 
 @pytest.fixture
@@ -151,6 +73,7 @@ def test_an_incident_is_seen(incident: Scene) -> None:
     assert found.ends == {"oom": 1}
     assert found.summary == [
         "12000 requests for vectors; 2400 refused for load, 0 answered with a status from 500 up.",
+        "300 of them came within 1 min of a start, when load is not judged.",
         "Unplanned ends of a worker or the server: 1 oom.",
         "The last incident is over: nothing new for 4 min 55 s before the end. Still not normal, as"
         " counted over an hour: OOM kills.",
@@ -238,6 +161,84 @@ def test_what_is_too_small_is_said() -> None:
     assert found.incidents[0].title == "CPU busy, memory high"
     assert not found.incidents[0].is_over
     assert found.summary[-1] == "At the end it is still critical."
+
+
+def test_a_clean_restart_is_an_event() -> None:
+    """Loading, the fork of the workers and a deployment's own probe make no incident."""
+    scene = Scene()
+    scene.run(300)
+    scene.restart(away=2)
+    scene.run(600)
+    found = scene.report()
+    assert (found.verdict, found.now, found.incidents, found.advice) == ("normal", "normal", [], [])
+    assert {metric.row.verdict for metric in found.metrics} == {Verdict.NORMAL}
+    assert max(metric.row.value or 0 for metric in found.metrics if metric.row.unit == "%") < 20
+    assert found.summary == [
+        "5400 requests for vectors; 90 refused for load, 0 answered with a status from 500 up.",
+        "1450 of them came within 1 min of a start, when load is not judged.",
+        "1 restart, without a server for 2 s in all.",
+        "Nothing was out of the normal.",
+    ]
+    assert [each.is_restart for each in found.timeline.absences] == [True]
+    parts = {part.name: part.peak for part in found.parts}
+    assert not any(moment.is_settling for moment in found.slowest)
+    assert (parts["CPU"], parts["workers ready"]) == ("0.20, 10 %", "2 at the fewest")
+
+
+def test_a_long_probe_is_in_no_window() -> None:
+    """A window after the settling time holds nothing of it, though it would reach back."""
+    scene = Scene()
+    scene.run(30)
+    scene.restart(away=2)
+    scene.run(50, cpu=1.0)
+    scene.run(300)
+    assert (scene.report().verdict, scene.report().incidents) == ("normal", [])
+    scene.run(70, cpu=1.0)
+    assert scene.report().verdict == "critical"
+
+
+def test_a_restart_that_takes_too_long_is_an_incident() -> None:
+    """A server that was stopped and came back after more than a minute was missed."""
+    scene = Scene()
+    scene.run(120)
+    stopped = scene.now
+    scene.restart(away=70)
+    scene.run(120)
+    found = scene.report()
+    assert found.timeline.absences == [Absence(stopped, stopped + 70, is_over=True)]
+    assert found.verdict == "critical"
+    assert [each.title for each in found.incidents] == ["not ready"]
+
+
+def test_a_crash_while_settling_is_an_incident() -> None:
+    """Crashes count from the first moment on."""
+    scene = Scene()
+    scene.run(120)
+    scene.restart(away=2)
+    scene.events.append(Event(scene.now + 3, "crash", "worker 0 crashed"))
+    scene.run(120)
+    assert [each.title for each in scene.report().incidents] == ["1 crash"]
+
+
+def test_overload_after_settling_is_an_incident() -> None:
+    """A load that goes on after the settling time is judged by the time after it."""
+    scene = Scene()
+    scene.run(30)
+    scene.restart(away=2)
+    scene.run(180, cpu=1.0)
+    found = scene.report()
+    assert [each.title for each in found.incidents] == ["CPU busy"]
+    assert found.incidents[0].since >= scene.started + 60
+
+
+def test_a_short_window_is_joined_to_the_next() -> None:
+    """No figure is over less than a second, and no request is lost by that."""
+    scene = Scene()
+    scene.run(30)
+    scene.restart(away=2)
+    moments = scene.report().timeline.moments[3:]
+    assert [moment.figures.seconds for moment in moments] == [pytest.approx(STEP)]
+    assert sum(moment.figures.requests for moment in moments) == 900
 
 
 def test_a_time_without_a_server() -> None:
@@ -363,8 +364,8 @@ def test_charts_keep_peaks_and_bounds(incident: Scene) -> None:
     drawn = charts.draw(found.timeline, found.events, SERVER, BEGIN, incident.now)
     assert [name for _, name in drawn[2].keys] == ["all", "refused"]
     assert drawn[3].note == ""
-    for color in ("accent", "warning", "critical", "mark"):
-        assert f"stroke:var(--{color})" in drawn[3].svg
+    for kind in ("line accent", "level warning", "level critical", "marker mark"):
+        assert f'class="{kind}"' in drawn[3].svg
     calm = Scene()
     calm.run(600)
     timeline = calm.report().timeline
@@ -373,12 +374,87 @@ def test_charts_keep_peaks_and_bounds(incident: Scene) -> None:
     )
 
 
+FRAME = Frame(0.0, 484.0, [(0.0, 100.0), (100.0, 200.0), (300.0, 484.0)], [])
+
+
+def paths(svg: str, kind: str) -> list[str]:
+    """Return the paths of a class."""
+    return re.findall(rf'<path class="{kind}" d="([^"]*)"/>', svg)
+
+
+def test_each_run_of_a_line_has_its_own_area() -> None:
+    """Areas go straight down to zero at both ends of a run, and are empty in a gap."""
+    line = Line("x", "accent", [(100, 5.0), (200, 10.0), (201, None), (300, 10.0)], fill=True)
+    svg = drawing.draw("X", [line], [], FRAME, full=10.0, say=str)
+    assert paths(svg, "area accent") == [
+        "M144.0 160.0L144.0 84.0L244.0 8.0V160.0Z",
+        "M344.0 160.0L344.0 8.0V160.0Z",
+    ]
+    assert paths(svg, "line accent") == ["M144.0 84.0L244.0 8.0h0", "M344.0 8.0h0"]
+
+
+def test_a_chart_tells_its_values_and_events_on_hover() -> None:
+    """Each point has a column with its times and values; markers have their events, escaped."""
+    markers = [Marker(400, "start", "version <1> starts"), Marker(400.5, "start", "it restarts")]
+    markers += [Marker(401, "start", f"again {n}") for n in range(7)]
+    lines = [
+        Line("CPU", "accent", [(100, 5.0), (200, None), (484, 7.25)]),
+        Line("throttled", "second", [(100, 1.0), (200, 2.0), (484, None)]),
+    ]
+    svg = drawing.draw(
+        "X", lines, [], replace(FRAME, markers=markers), full=10.0, say=lambda v: f"{v:g} %"
+    )
+    assert re.findall(r"<title>([^<]*)</title>", svg) == [
+        "00:00:00 to 00:01:40\nCPU 5 %\nthrottled 1 %",
+        "00:01:40 to 00:03:20\nthrottled 2 %",
+        "00:05:00 to 00:08:04\nCPU 7.25 %",
+        "00:06:40 version &lt;1&gt; starts\n00:06:40 it restarts",
+        "\n".join(f"00:06:41 again {n}" for n in range(5)) + "\nand 2 more",
+    ]
+
+
+def test_starts_and_crashes_are_marked() -> None:
+    """Every chart marks deployments, restarts, crashes and kills, each with its time and text."""
+    scene = Scene()
+    scene.run(120)
+    scene.restart(away=2)
+    scene.events.append(Event(scene.now + 3, "crash", "worker 0 crashed"))
+    scene.run(120)
+    for chart in charts.draw(scene.report().timeline, scene.events, SERVER, BEGIN, scene.now):
+        found = re.findall(r'<g class="marker (\w+)"><rect[^>]*><title>([^<]*)</title>', chart.svg)
+        # The first minute after a start is shaded; after the restart 130 s of 252 s are left.
+        shaded = re.findall(
+            r'<rect class="unjudged" x="([\d.]*)" y="8" width="([\d.]*)"', chart.svg
+        )
+        assert shaded == [("44.0", "115.2"), ("278.3", "115.2")]
+        assert found == [
+            ("start", "07:00:00 version 1.2.3 starts with 2 workers"),
+            ("start", "07:02:02 version 1.2.3 restarts with 2 workers"),
+            ("mark", "07:02:15 worker 0 crashed"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "labels"),
+    [
+        (0.0, 40.0, ["01 Jan", "00:00:10", "00:00:20", "00:00:30", "00:00:40"]),
+        (90.0, 600.0, ["00:02", "00:04", "00:06", "00:08", "00:10"]),
+        (0.0, 86400.0, ["01 Jan", "06:00", "12:00", "18:00", "02 Jan"]),
+        (0.0, 86400.0 * 14, ["01 Jan", "04 Jan", "07 Jan", "10 Jan", "13 Jan"]),
+    ],
+)
+def test_times_are_round(since: float, until: float, labels: list[str]) -> None:
+    """A period has few round times; midnight is a date."""
+    svg = drawing.draw("X", [], [], Frame(since, until, [], []), full=10.0, say=str)
+    assert re.findall(r'y="184.0"[^>]*>([^<]*)<', svg) == labels
+
+
 def test_an_empty_time_is_written_too() -> None:
     """Events without samples give a page without charts."""
     events = [Event(BEGIN + 1, "start", "starts")]
     written = files(report([], events, SERVER, BEGIN, BEGIN + 60))
     assert "<svg" not in written["report.html"]
-    assert "There were no requests." in written["report.md"]
+    assert "There were no requests to judge." in written["report.md"]
 
 
 @pytest.mark.parametrize(
@@ -453,7 +529,7 @@ def test_a_real_server_with_a_crash(serve: Callable[..., Running], tmp_path: Pat
     while "crash" not in {event.kind for event in history.events()} or len(server.workers()) < 2:
         assert time.monotonic() < until, server.log.read_text()
         time.sleep(0.1)
-    command = [sys.executable, "-m", "sentence_api", "report", "--duration", "2"]
+    command = [sys.executable, "-m", "sentence_api", "report", "--duration", "4"]
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")},
         "SENTENCE_API_HISTORY": str(server.log.with_name("history")),
@@ -469,7 +545,7 @@ def test_a_real_server_with_a_crash(serve: Callable[..., Running], tmp_path: Pat
     found = json.loads((tmp_path / "made" / "report.json").read_text())
     assert len(found["course"]) >= 3
     assert found["service"]["model"] == "all-MiniLM-L6-v2"
-    whole = read(history, time.time() - 600, time.time())
+    whole = read(history, time.time() - 600, time.time(), 0.0)
     assert whole.ends == {"crash": 1}
     assert sum(moment.figures.requests for moment in whole.timeline.moments) == 20
     crash = next(e for e in whole.incidents if "1 crash" in e.title)

@@ -10,7 +10,10 @@ import pytest
 from prometheus_client import values
 from prometheus_client.parser import text_string_to_metric_families
 
+from sentence_api import __version__
 from sentence_api.errors import CanaryFailed
+from sentence_api.monitoring.formatting import count
+from sentence_api.monitoring.history import History
 from sentence_api.monitoring.metrics import Metrics
 from sentence_api.monitoring.service import Monitoring, ServedModel
 from sentence_api.resources.formula import make_plan
@@ -329,3 +332,19 @@ def test_a_new_worker_has_an_empty_queue(serve: Callable[..., Server]) -> None:
     server.model.waiting_tokens = 0
     server.start_worker(0)
     assert "queue_tokens" not in server.counts()
+
+
+def test_a_start_says_whether_anything_is_new(
+    serve: Callable[..., Server], directory: Path
+) -> None:
+    """A start with the same model, plan and thresholds is a restart; its event says so."""
+    for window in (60, 60, 30):
+        serve(status_window=window).processes.server_starts()
+    history = History(directory / "history")
+    texts = [event.text for event in history.events() if event.kind == "start"]
+    workers = count(PLAN.workers, "worker")
+    assert texts[::-1] == [
+        f"version {__version__} starts with {workers}",
+        f"version {__version__} restarts with {workers}",
+        f"version {__version__} starts with {workers}",
+    ]

@@ -66,7 +66,7 @@ def test_full_queue_then_room_again(tight: Any) -> None:
                 refused = answer if answer.status_code != 200 else None
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (429, "queue_full")
-    assert error["type"] == "invalid_request_error"
+    assert error["type"] == "rate_limit_error"
     assert re.fullmatch(r"\d+ tokens are waiting already; try again later", error["message"])
     assert int(refused.headers["Retry-After"]) >= 1
     assert post(tight.url, "/query", {"question": "fox"}).status_code == 200

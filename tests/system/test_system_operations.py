@@ -29,7 +29,11 @@ QUERY = {"question": "What is machine learning?"}
 LONG = "one two three four five six seven eight nine ten " * 8
 BATCH = {"questions": [f"{n} {LONG}" for n in range(64)]}
 # Rates cover the last seconds here, so that a test need not last a minute.
-QUICK = {"SENTENCE_API_HISTORY_SECONDS": 0.5, "SENTENCE_API_STATUS_WINDOW": 3}
+QUICK = {
+    "SENTENCE_API_HISTORY_SECONDS": 0.5,
+    "SENTENCE_API_STATUS_WINDOW": 3,
+    "SENTENCE_API_SETTLING_SECONDS": 3,
+}
 
 
 # The production configuration, with an engine that is slow for a text with a word in it.
@@ -132,6 +136,21 @@ def test_every_worker_gives_the_same_status(start: Callable[..., Any]) -> None:
         return {rows(server)["latency"]["text"].split(" of ")[1] for _ in range(12)}
 
     awaited(texts, {"30 requests"}.__eq__)
+
+
+def test_the_load_of_the_start_is_in_no_later_window(start: Callable[..., Any]) -> None:
+    """Requests right after the start are not judged, also by windows that would reach back."""
+    server = start(
+        WEB_CONCURRENCY=1,
+        SENTENCE_API_HISTORY_SECONDS=0.5,
+        SENTENCE_API_STATUS_WINDOW=60,
+        SENTENCE_API_SETTLING_SECONDS=20,
+    )
+    for _ in range(5):
+        query(server)
+    assert not rows(server)["latency"]["is_judged"]
+    assert eventually(lambda: rows(server)["latency"]["is_judged"], 30)
+    assert rows(server)["latency"]["text"] == "no requests"
 
 
 def test_six_crashes_are_a_warning(start: Callable[..., Any]) -> None:
@@ -247,6 +266,7 @@ def test_a_slow_engine(start: Callable[..., Any], tmp_path: Path) -> None:
         WEB_CONCURRENCY=1,
         SENTENCE_API_HISTORY_SECONDS=0.5,
         SENTENCE_API_STATUS_WINDOW=60,
+        SENTENCE_API_SETTLING_SECONDS=0,
     )
     for seconds, verdict, code in ((2.2, "warning", 1), (5.2, "critical", 2)):
         question = {"question": f"{verdict} zebra"}
@@ -278,7 +298,7 @@ def test_no_history_is_kept_where_it_is_off(start: Callable[..., Any], tmp_path:
     found = status(server)
     assert (found["state"], found["events"]) == ("ready", [])
     text = awaited(lambda: rows(server)["latency"]["text"], lambda text: " of " in text)
-    assert text.endswith("of 1 requests")
+    assert text.endswith("of 1 request")
     assert not (tmp_path / "none").exists()
 
 
