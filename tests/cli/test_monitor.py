@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import io
 import json
@@ -259,12 +260,14 @@ def test_a_real_terminal(serve: Callable[..., Server]) -> None:
     signal.signal(signal.SIGINT, ours)
     os.close(inside)
     seen = ""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     while seen.count("Drift") < 2:
-        seen += os.read(terminal, 65536).decode()
+        # A character may come in two pieces.
+        seen += decoder.decode(os.read(terminal, 65536))
     process.send_signal(signal.SIGINT)
     try:
         while piece := os.read(terminal, 65536):
-            seen += piece.decode()
+            seen += decoder.decode(piece)
     except OSError:  # the other end of the terminal is closed
         pass
     os.close(terminal)

@@ -143,7 +143,7 @@ def test_memory_near_the_limit(container: Container) -> None:
             # The check itself uses part of the memory that it measures.
             assert row["value"] == pytest.approx(container.stats()[0], rel=0.05)
             shown = container.check_until(code)
-    assert re.search(r"memory 9\d % of 384 MiB: raise the memory limit to \d+M\.", shown)
+    assert re.search(r"memory 9\d % of 384 MiB: raise the memory limit to \d+ MiB\.", shown)
 
 
 def test_cpu_at_the_quota(container: Container) -> None:

@@ -18,6 +18,7 @@ import pytest
 from sentence_api.http.exchange import _REQUEST_ID
 from sentence_api.resources.formula import REQUEST_ITEMS
 from sentence_api.resources.sizes import MIB
+from sentence_api.server.draining import STOPPED
 from sentence_api.settings import Settings
 from tests.system.proxies import FIRST, NAME, SECOND, Caddy, Nginx, Proxy, blocks
 from tests.system.proxy_clients import QUERY, Load, ask, connected, curl, received
@@ -315,7 +316,7 @@ def test_stopped_servers(proxies: list[Proxy], server: Any, serve: Callable[...,
         # The page's advice for Caddy, which cannot repeat a request with a body.
         with caddy.changed({FIRST: SECOND}):
             server.process.terminate()
-            assert server.process.wait(timeout=TIMEOUT_SECONDS) == 0
+            assert server.process.wait(timeout=TIMEOUT_SECONDS) == STOPPED
             load.wait_for(50)
             load.end()
     assert set(load.seen) == {200}, load.seen
