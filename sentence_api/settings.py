@@ -128,6 +128,9 @@ class Settings(BaseModel):
         "info", "Least severe level that is logged.", "LOG_LEVEL"
     )
     access_log: bool = _field(False, "Log a line per request.")
+    log_file: Path | None = _field(
+        None, "File that stderr goes to; the server moves its content away when it is 10 MiB long."
+    )
 
     history: Path = _field(
         Path("var/history"), "Folder of the history that check, monitor and report read."

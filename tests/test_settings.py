@@ -40,6 +40,7 @@ DEFAULTS = {
     "recycle_min_age": 720,
     "log_level": "info",
     "access_log": False,
+    "log_file": None,
     "history": Path("var/history"),
     "history_seconds": 10.0,
     "status_window": 60.0,

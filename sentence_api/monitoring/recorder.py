@@ -12,6 +12,7 @@ import gevent
 from sentence_api.monitoring.history import History
 from sentence_api.monitoring.sample import Sample
 from sentence_api.resources.lock import FileLock
+from sentence_api.resources.rotation import rotate
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,22 @@ class Recorder:
         history: Stores the samples.
         lock: File that the workers lock.
         every: Seconds between two samples.
+        log_file: Log of this server, which is rotated meanwhile, or None.
     """
 
     def __init__(
-        self, take: Callable[[], Sample], history: History, lock: Path, every: float
+        self,
+        take: Callable[[], Sample],
+        history: History,
+        lock: Path,
+        every: float,
+        log_file: Path | None = None,
     ) -> None:
         self._take = take
         self._history = history
         self._lock = FileLock(lock)
         self._every = every
+        self._log_file = log_file
         self._next_prune = 0.0
 
     def start(self) -> None:
@@ -58,3 +66,5 @@ class Recorder:
         if time.monotonic() >= self._next_prune:
             self._next_prune = time.monotonic() + _PRUNE_SECONDS
             self._history.prune(time.time())
+            if self._log_file is not None:
+                rotate(self._log_file)

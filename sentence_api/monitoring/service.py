@@ -125,7 +125,8 @@ class Monitoring:
         """Start recording samples; called in each worker."""
         if self._history is not None and self._directory is not None:
             lock, every = self._directory / _LOCK, self._settings.history_seconds
-            Recorder(self._observer.take, self._history, lock, every).start()
+            log_file = self._settings.log_file
+            Recorder(self._observer.take, self._history, lock, every, log_file).start()
 
     def status(self) -> dict[str, Any]:
         """Return the status for `GET /status`, at most `CACHE_SECONDS` old."""
