@@ -9,34 +9,45 @@ usage() {
 Usage: ./deploy-production.sh [COMMAND] [OPTIONS]
 
 Commands:
-  up          start the API, or replace the running one, and verify it (default)
-  down        stop it
-  status      say whether it runs and is ready; exit 1 if not
-  logs        show the end of its log (--follow to keep showing)
-  plan        show how this machine would be used (takes the options of
-              python -m sentence_api plan: --cpus --memory --format --explain)
-  rollback    go back to the container version before this one
-  wheelhouse  collect what a build installs into wheelhouse/; builds of the
-              image need no network from then on
+  up            start the API, or replace the running one, and verify it (default)
+  down          stop it
+  restart       start the running version again
+  status        say whether it runs and is ready; exit 1 if not
+  logs          show the end of its log (--follow to keep showing)
+  plan          show how this machine would be used (takes the options of
+                python -m sentence_api plan: --cpus --memory --format --explain)
+  releases      list the versions that were deployed, and what differs
+  rollback [N]  go back to the version before this one, or to release N
+  env           print the variables of docker-compose.production.yml, for .env
+  wheelhouse    collect what a build installs into wheelhouse/; builds of the
+                image need no network from then on
 
-Options:
-  --local           no containers: a virtual environment and gunicorn in this
-                    folder; also what happens where no Docker engine answers
+Options of up; deployment.env keeps them for the next time:
+  --name NAME       name of the container (default sentence-transformer-api)
   --port N          port to listen on (default 5001)
   --bind ADDRESS    address to listen on (default 127.0.0.1)
-  --cpus N          plan the container for so many CPUs
-  --memory SIZE     plan the container for so much memory, as 8G
+  --cpus N          plan the container for N CPUs
+  --memory SIZE     plan the container for this much memory, as 8G
   --base-image REF  image to build on instead of the Dockerfile's
   --keys FILE       file with one API key a line; the query calls then need one,
                     as Authorization: Bearer KEY
+  --no-keys         need no API key from now on
   --swarm           deploy to the swarm that this engine manages; updates lose
                     no request
   --replicas N      containers of the swarm (default 1)
+
+Other options:
+  --local           no containers: a virtual environment and gunicorn in this
+                    folder; also what happens where no Docker engine answers
+  --systemd         with --local: a unit that starts it again, within limits
+  --config FILE     file that keeps the choices (default deployment.env)
   --dry-run         print every command and file of an up, change nothing
   --build-only      build the image and stop there
   -h, --help        this text
+  --version         the version
 
-Settings are environment variables: docs/configuration.md lists them.
+Settings are environment variables, kept in deployment.env too:
+docs/configuration.md lists them. An empty value returns to a default.
 EOF
 }
 
@@ -57,6 +68,9 @@ _main() {
   for argument in "$@"; do
     if [[ "${argument}" == -h || "${argument}" == --help ]]; then
       usage
+      exit 0
+    elif [[ "${argument}" == --version ]]; then
+      sed -n 's/^__version__ = "\(.*\)"/\1/p' "${ROOT}/sentence_api/__init__.py"
       exit 0
     fi
   done

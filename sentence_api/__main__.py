@@ -11,6 +11,7 @@ modules may move. The image's label says that it has them (`deploy/image.py`).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -44,13 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given[0] if given else ""
     if name in COMMANDS:
-        status: int = importlib.import_module(COMMANDS[name][0]).main(given[1:])
-        return status
+        return _run(COMMANDS[name][0], given[1:])
     if name in {"-h", "--help", "--version"}:
         sys.stdout.write(f"{__version__}\n" if name == "--version" else _help())
         return 0
     sys.stderr.write(f"sentence-api: {_mistake(name)}; see {PROGRAM} --help\n")
     return USAGE
+
+
+def _run(module: str, arguments: Sequence[str]) -> int:
+    """Run a command; a reader that has read enough, such as `head`, is no error."""
+    try:
+        status: int = importlib.import_module(module).main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
 def _help() -> str:

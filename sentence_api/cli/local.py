@@ -24,7 +24,9 @@ def main(arguments: Sequence[str]) -> int:
         description="Run a step of ./deploy-production.sh --local.",
     )
     parser.add_argument("action", choices=("up", "down", "status", "has-model"))
-    action = parser.parse_args(arguments).action
+    parser.add_argument("--systemd", action="store_true", help="of up: let systemd run it")
+    parsed = parser.parse_args(arguments)
+    action = parsed.action
     settings, files = read_settings(os.environ), local.Files()
     # Flushed, so that progress shows through a pipe too.
     say = partial(print, flush=True)
@@ -32,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if local.status(files, say) else FAILURE
     if action == "has-model":
         return 0 if artifact_path(settings).exists() else FAILURE
-    if action == "up":
+    if action == "up" and parsed.systemd:
+        local.up_systemd(settings, files, say, plan_table)
+    elif action == "up":
         local.up(settings, files, say, plan_table)
     else:
         say("stopped" if local.down(settings, files) else "nothing was running")

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from sentence_api.deploy.choices import ENGINE, MODEL, MODEL_REVISION, settings_inside
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.options import SETTINGS, Options
-from sentence_api.deploy.release import PROJECT
+from sentence_api.deploy.options import Options, options_of
+from sentence_api.deploy.release import PROJECT, Release
 from sentence_api.errors import DeploymentFailed
 from sentence_api.resources.sizes import parse_size
 
@@ -27,53 +30,17 @@ PROTOCOL_LABEL, PROTOCOL = f"{PROJECT}.protocol", 1
 # List that makes a wheelhouse complete, and digest of the requirements it was collected for.
 CHECKSUMS = "SHA256SUMS"
 COLLECTED_FOR = "REQUIREMENTS"
-# Build arguments baked into the image, and the settings that they come from.
-_BAKED = {
-    "MODEL": ("SENTENCE_API_MODEL", "SENTENCE_TRANSFORMER_MODEL"),
-    "MODEL_REVISION": ("SENTENCE_API_MODEL_REVISION",),
-    "ENGINE": ("SENTENCE_API_ENGINE", "ENGINE"),
-}
-# The deployment decides on addresses, files and limits, so these are not passed into the container.
-_OF_THE_DEPLOYMENT = {
-    *SETTINGS,
-    *("SENTENCE_API_ARTIFACT", "SENTENCE_API_HISTORY"),
-    *(name for names in _BAKED.values() for name in names),
-}
-# Names without our prefix that people already know; a test compares them with `Settings`.
-SHORT_SETTINGS = frozenset(
-    {
-        "DEVICE",
-        "FORCE_CPU",
-        "LOG_LEVEL",
-        "MAX_BATCH_ITEMS",
-        "MAX_BATCH_TOKENS",
-        "MAX_BODY_BYTES",
-        "MAX_CONCURRENT_REQUESTS",
-        "MAX_REQUESTS",
-        "MAX_REQUEST_ITEMS",
-        "MAX_WORKERS",
-        "PRECISION",
-        "WEB_CONCURRENCY",
-    }
-)
+# Build arguments baked into the image, and the choices that they come from.
+_BAKED = {"MODEL": MODEL, "MODEL_REVISION": MODEL_REVISION, "ENGINE": ENGINE}
+# Attestations would give each build another image id, also where nothing has changed.
+_BUILD_ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDKIT_PROGRESS": "plain"}
+_STEP = re.compile(r"#\d+ \[(.+? +\d+/\d+)\] (.*)|Step (\d+/\d+) : (.*)")
+_LOG_LINES = 30
 
 
-def chosen_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the user's settings that also hold inside the container."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if (name.startswith("SENTENCE_API_") or name in SHORT_SETTINGS)
-        and name not in _OF_THE_DEPLOYMENT
-    }
-
-
-def build_command(options: Options, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the `docker` command that builds the image for these options and settings."""
-    baked = {
-        argument: next((environ[name] for name in names if environ.get(name)), None)
-        for argument, names in _BAKED.items()
-    }
+def build_command(options: Options, choices: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the `docker` command that builds the image for these choices."""
+    baked = {argument: choices.get(name) for argument, name in _BAKED.items()}
     target = "runtime-torch" if baked["ENGINE"] == "torch" else "runtime"
     arguments = {
         "BASE_IMAGE": options.base_image,
@@ -90,8 +57,14 @@ def build_command(options: Options, environ: Mapping[str, str]) -> tuple[str, ..
     )
 
 
-def build(command: tuple[str, ...], docker: Docker) -> str:
+def build(command: tuple[str, ...], docker: Docker, log: Path, say: Callable[[str], None]) -> str:
     """Build the image and return its id.
+
+    Args:
+        command: The `docker` command of the build.
+        docker: The engine.
+        log: File for the whole output.
+        say: Shows progress.
 
     Raises:
         DeploymentFailed: The build failed; the message names ways around a download that failed.
@@ -106,14 +79,41 @@ def build(command: tuple[str, ...], docker: Docker) -> str:
             f"{WHEELHOUSE}/ was collected for other requirements than these; run"
             " ./deploy-production.sh wheelhouse again, or remove it to build with a network"
         )
+    first = not docker.works("image", "inspect", IMAGE)
+    say("building the image" + ("; the first time takes minutes" if first else ""))
     try:
-        docker.show(*command)
+        with log.open("w", encoding="utf-8") as file:
+            docker.stream(*command, environ=_BUILD_ENVIRONMENT, on_line=_Progress(file, say))
     except DeploymentFailed as exc:
+        for line in log.read_text("utf-8").splitlines()[-_LOG_LINES:]:
+            say(line)
         raise DeploymentFailed(
-            f"{exc}; if it could not fetch its base image or packages, see --base-image and"
-            " wheelhouse in docs/operations.md"
+            f"{exc}; its output is in {log}; if it could not fetch its base image or packages,"
+            " see --base-image and wheelhouse in docs/deployment.md"
         ) from exc
     return image_id(docker)
+
+
+class _Progress:
+    """Progress of a build: its output goes to a file, and a line is shown every few seconds."""
+
+    SECONDS = 10.0
+
+    def __init__(self, file: IO[str], say: Callable[[str], None]) -> None:
+        self._file = file
+        self._say = say
+        self._began = self._said = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Note a line of output."""
+        self._file.write(f"{line}\n")
+        self._file.flush()
+        step = _STEP.match(line)
+        now = time.monotonic()
+        if step and now - self._said >= self.SECONDS:
+            self._said = now
+            place, what = step[1] or step[3], step[2] or step[4]
+            self._say(f"  {now - self._began:.0f} s: [{place}] {what[:60]}")
 
 
 def image_id(docker: Docker) -> str:
@@ -176,6 +176,50 @@ def plan_of(
     if "stop_grace_seconds" not in plan:
         raise DeploymentFailed("the image is of an older version; build it with --build-only")
     return plan
+
+
+def kept_tag(release: Release) -> str:
+    """Return the tag that keeps a release's image from being pruned."""
+    return f"{PROJECT}:{release.name}-{release.image.removeprefix('sha256:')[:12]}"
+
+
+def keep(release: Release, docker: Docker) -> None:
+    """Tag the image of a release, so that `docker image prune` leaves it."""
+    docker.ask("tag", release.image, kept_tag(release))
+
+
+def let_go(dropped: Iterable[Release], kept: Iterable[Release], docker: Docker) -> None:
+    """Remove the tags of releases that are not kept, and the images that nothing else has."""
+    for tag in {kept_tag(each) for each in dropped} - {kept_tag(each) for each in kept}:
+        docker.works("image", "rm", tag)
+
+
+def plan_command(
+    arguments: Sequence[str], choices: Mapping[str, str], docker: Docker
+) -> tuple[str, ...] | None:
+    """Return the command that shows the plan of the next deployment; None without an image.
+
+    Args:
+        arguments: Arguments of `python -m sentence_api plan`.
+        choices: The person's choices.
+        docker: The engine, which may be missing.
+    """
+    if not docker.works("image", "inspect", IMAGE):
+        return None
+    machine = json.loads(docker.ask("info", "--format", "{{json .}}"))
+    options = options_of(choices)
+    found = {
+        "--cpus": f"{options.cpus or machine['NCPU']:g}",
+        "--memory": options.memory or str(machine["MemTotal"]),
+    }
+    given = {argument.partition("=")[0] for argument in arguments}
+    size = [word for name, value in found.items() if name not in given for word in (name, value)]
+    settings = sorted(settings_inside(choices).items())
+    return (
+        *("docker", "run", "--rm", "--network", "none", "--entrypoint", "python"),
+        *(f"--env={name}={value}" for name, value in settings),
+        *(IMAGE, "-m", "sentence_api", "plan", *size, *arguments),
+    )
 
 
 def has_commands(image: str, docker: Docker) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from sentence_api.deploy import systemd
 from sentence_api.deploy.address import bind_error, local_url
 from sentence_api.deploy.smoke import how_to, is_ready, smoke
 from sentence_api.engine.artifact import artifact_path, read_manifest, verify
@@ -21,8 +25,9 @@ from sentence_api.keys import first_key
 from sentence_api.planning import PlanInputs, find_subject, plan_subject, stop_grace
 from sentence_api.resources.plan import Plan
 from sentence_api.resources.process import process_memory
+from sentence_api.resources.rotation import rotate
 from sentence_api.resources.sizes import format_size
-from sentence_api.settings import Settings
+from sentence_api.settings import PREFIX, Settings
 
 CONFIG = "gunicorn-production.conf.py"
 START_SECONDS = 60
@@ -50,7 +55,7 @@ class Files:
 
     @property
     def log(self) -> Path:
-        """Output of the server since its start."""
+        """Output of the server; older parts have a number behind the name."""
         return self.folder / "server.log"
 
 
@@ -64,29 +69,108 @@ def up(settings: Settings, files: Files, say: Say, show: Show) -> None:
         show: Renders the plan for a person.
 
     Raises:
-        StartupError: The server does not work; nothing is left running.
+        StartupError: The server does not work; what ran before runs again.
     """
     key = first_key(settings.keys_file)
     _ensure_artifact(settings, say)
     subject = find_subject(settings)
     plan = plan_subject(subject, settings)
     say(show(plan, subject))
-    if running(files) is not None:
+    url = local_url(settings.host, settings.port)
+    current = running(files)
+    if current is None or files.url.read_text("utf-8").strip() != url:
+        _require_free(settings.host, settings.port)
+    if current is not None:
+        _prove(settings, files, key, say)
         say("stopping the running server")
+        before = current.environ()
         down(settings, files)
-    _require_free(settings.host, settings.port)
-    started = time.monotonic()
-    process = _start(settings, files)
     try:
-        url = local_url(settings.host, settings.port)
-        _wait_until_ready(process, url, files, say)
-        ready_seconds = time.monotonic() - started
-        dimensions = smoke(url, key=key)
-    except BaseException:
+        dimensions, seconds = _start_and_test(settings, files, key, say)
+    except BaseException as exc:
         down(settings, files)
-        raise
-    say(f"ready after {ready_seconds:.1f} s; /query and /query/batch give {dimensions} dimensions")
-    say(how_to(url))
+        if current is None:
+            raise
+        say("going back to the settings of the server before; this takes a few seconds")
+        _start_again(before, files, say)
+        raise DeploymentFailed(f"{exc or 'interrupted'}; what ran before is back") from exc
+    say(f"ready after {seconds:.1f} s; /query and /query/batch give {dimensions} dimensions")
+    say(how_to(url, settings.keys_file))
+
+
+def up_systemd(settings: Settings, files: Files, say: Say, show: Show) -> None:
+    """Export the model if there is none, and let systemd run the server.
+
+    Raises:
+        StartupError: The server does not work, or systemd refuses its unit.
+    """
+    key = first_key(settings.keys_file)
+    _ensure_artifact(settings, say)
+    subject = find_subject(settings)
+    plan = plan_subject(subject, settings)
+    say(show(plan, subject))
+    if down(settings, files):
+        say("stopped the server that ran without systemd")
+    root = Path.cwd()
+    given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    environment = {
+        **given,
+        "SENTENCE_API_HOST": settings.host,
+        "SENTENCE_API_PORT": str(settings.port),
+    }
+    owner = pwd.getpwuid(root.stat().st_uid).pw_name
+    text = systemd.unit(plan, environment, root, owner, stop_grace(settings))
+    url = local_url(settings.host, settings.port)
+    systemd.install(text, url, key, files.folder, say)
+
+
+def _prove(settings: Settings, files: Files, key: str | None, say: Say) -> None:
+    """Start and test the new server beside the running one, on a free port, and stop it."""
+    say("proving the new server beside the running one")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # Its history would mix with that of the server that serves.
+    alone = settings.model_copy(update={"host": "127.0.0.1", "port": port, "history_seconds": 0.0})
+    candidate = Files(files.folder / "candidate")
+    try:
+        _start_and_test(alone, candidate, key, say)
+    except DeploymentFailed as exc:
+        raise DeploymentFailed(f"{exc}; nothing was changed") from exc
+    finally:
+        down(alone, candidate)
+        shutil.rmtree(candidate.folder, ignore_errors=True)
+
+
+def _start_and_test(
+    settings: Settings, files: Files, key: str | None, say: Say
+) -> tuple[int, float]:
+    """Start a server; return the dimensions of its vectors and the seconds until it was ready."""
+    started = time.monotonic()
+    process = _start(_environment(settings), files)
+    files.url.write_text(f"{local_url(settings.host, settings.port)}\n", encoding="utf-8")
+    url = local_url(settings.host, settings.port)
+    _wait_until_ready(process, url, files, say)
+    seconds = time.monotonic() - started
+    return smoke(url, key=key), seconds
+
+
+def _start_again(environment: dict[str, str], files: Files, say: Say) -> None:
+    """Start a server as it was started before."""
+    url = local_url(environment["SENTENCE_API_HOST"], environment["SENTENCE_API_PORT"])
+    process = _start(environment, files)
+    files.url.write_text(f"{url}\n", encoding="utf-8")
+    _wait_until_ready(process, url, files, say)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the environment of a server at this address."""
+    return {
+        **os.environ,
+        "SENTENCE_API_HOST": settings.host,
+        "SENTENCE_API_PORT": str(settings.port),
+        "SENTENCE_API_HISTORY_SECONDS": str(settings.history_seconds),
+    }
 
 
 def down(settings: Settings, files: Files) -> bool:
@@ -159,25 +243,20 @@ def _require_free(host: str, port: int) -> None:
         )
 
 
-def _start(settings: Settings, files: Files) -> subprocess.Popen[bytes]:
+def _start(environment: dict[str, str], files: Files) -> subprocess.Popen[bytes]:
     """Start gunicorn in a new session, so that it outlives this process."""
-    files.folder.mkdir(exist_ok=True)
-    environment = {
-        **os.environ,
-        "SENTENCE_API_HOST": settings.host,
-        "SENTENCE_API_PORT": str(settings.port),
-    }
-    with files.log.open("wb") as log:
+    files.folder.mkdir(parents=True, exist_ok=True)
+    rotate(files.log)
+    with files.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", CONFIG],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**environment, "SENTENCE_API_LOG_FILE": str(files.log.resolve())},
             start_new_session=True,
         )
     files.pid.write_text(f"{process.pid}\n", encoding="ascii")
-    files.url.write_text(f"{local_url(settings.host, settings.port)}\n", encoding="utf-8")
     return process
 
 

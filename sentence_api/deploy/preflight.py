@@ -5,27 +5,36 @@ Standard library only: it runs on the host.
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sentence_api.deploy.address import bind_error
+from sentence_api.deploy.address import before_port, bind_error
 from sentence_api.deploy.docker import Docker
 from sentence_api.deploy.options import Options
 from sentence_api.deploy.release import Release
 from sentence_api.errors import DeploymentFailed
+from sentence_api.resources.sizes import parse_size
 
 DISK_NEEDED = 4 << 30
 
 
-def require_docker(options: Options, docker: Docker) -> None:
+def require_docker(options: Options, docker: Docker, *, recorded: bool) -> None:
     """Refuse a host that lacks a Docker engine, Compose or a swarm.
+
+    Args:
+        options: The person's choices.
+        docker: The engine.
+        recorded: Whether a deployment in containers is recorded here.
 
     Raises:
         DeploymentFailed: One of them is missing.
     """
-    if not docker.works("info"):
-        raise DeploymentFailed("no Docker engine answers; start it, or deploy with --local")
+    complaint = docker.complaint()
+    if complaint:
+        raise DeploymentFailed(no_engine(complaint, recorded=recorded))
     if options.swarm:
         if docker.ask("info", "--format", "{{.Swarm.ControlAvailable}}") != "true":
             raise DeploymentFailed(
@@ -37,29 +46,73 @@ def require_docker(options: Options, docker: Docker) -> None:
         )
 
 
-def check_room(options: Options, current: Release | None, docker: Docker) -> None:
+def no_engine(complaint: str, *, recorded: bool) -> str:
+    """Return why no engine can be used, by Docker's complaint, and what to do."""
+    if "permission denied" in complaint.lower():
+        return (
+            "this user may not use the Docker engine: join its group with"
+            " sudo usermod -aG docker $USER and log in again, or use a rootless engine"
+        )
+    also = "" if recorded else ", or deploy with --local"
+    return f"no Docker engine answers: start it with sudo systemctl start docker{also}"
+
+
+def check_room(options: Options, known: Sequence[Release], docker: Docker) -> None:
     """Refuse a deployment that would fail after its build.
 
+    Args:
+        options: The person's choices.
+        known: What may run, and hold the address, of this deployment.
+        docker: The engine.
+
     Raises:
-        DeploymentFailed: The disk is full, the port is taken, or the other mode is running.
+        DeploymentFailed: The disk is full, the address cannot be used, the machine is smaller than
+            the limits, or the other mode is running.
     """
     folder = Path(docker.ask("info", "--format", "{{.DockerRootDir}}"))
     if folder.exists() and shutil.disk_usage(folder).free < DISK_NEEDED:
         raise DeploymentFailed(
-            f"less than {DISK_NEEDED >> 30} GiB free below {folder}; free some with"
-            " docker system prune"
+            f"less than {DISK_NEEDED >> 30} GiB free below {folder}; free some, for example with"
+            " docker builder prune"
         )
-    if current is not None and current.swarm != options.swarm:
-        running, wanted = ("a swarm", "without") if current.swarm else ("Compose", "with")
+    if any(each.swarm != options.swarm for each in known):
+        running, wanted = ("Compose", "with") if options.swarm else ("a swarm", "without")
         raise DeploymentFailed(
             f"what runs was deployed with {running}; run ./deploy-production.sh down before"
             f" deploying {wanted} --swarm"
         )
-    taken = current is None and bind_error(options.bind, options.port)
-    if taken:
+    _check_size(options, docker)
+    _check_address(options, known)
+
+
+def _check_size(options: Options, docker: Docker) -> None:
+    """Refuse limits beyond the engine's machine."""
+    machine = json.loads(docker.ask("info", "--format", "{{json .}}"))
+    if options.cpus is not None and options.cpus > machine["NCPU"]:
         raise DeploymentFailed(
-            f"port {options.port} on {options.bind} cannot be used ({taken}); choose another with"
-            " --port"
+            f"--cpus {options.cpus:g} is more than this machine has, {machine['NCPU']}"
+        )
+    if options.memory is not None and parse_size(options.memory) > machine["MemTotal"]:
+        raise DeploymentFailed(
+            f"--memory {options.memory} is more than this machine has,"
+            f" {machine['MemTotal'] >> 20} MiB"
+        )
+
+
+def _check_address(options: Options, known: Sequence[Release]) -> None:
+    """Refuse an address that this host lacks, or on which another program listens."""
+    published = f"{before_port(options.bind)}:{options.port}"
+    before = {each.variables["SENTENCE_API_PUBLISH"] for each in known}
+    if published in before:
+        return
+    # Of another address of the same port, what runs may hold it.
+    same_port = any(each.rpartition(":")[2] == str(options.port) for each in before)
+    reason = bind_error(options.bind, 0 if same_port else options.port)
+    if reason:
+        other = "--bind" if bind_error(options.bind, 0) else "--port"
+        raise DeploymentFailed(
+            f"port {options.port} on {options.bind} cannot be used ({reason}); choose another with"
+            f" {other}"
         )
 
 

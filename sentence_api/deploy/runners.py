@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.release import PROJECT, Release, State
+from sentence_api.deploy.release import Release, State
 from sentence_api.deploy.smoke import is_ready, smoke
 from sentence_api.errors import DeploymentFailed
 
@@ -22,8 +22,6 @@ INSIDE = "http://127.0.0.1:5001"
 # Tests the server of a container from inside, with its own model's canary.
 SMOKE_INSIDE = ("python", "-m", "sentence_api", "smoke", INSIDE)
 _KERNEL_NETWORK = Path("/proc/net")
-_SERVICE = f"{PROJECT}_api"
-_OF_THE_SERVICE = f"com.docker.swarm.service.name={_SERVICE}"
 
 Canary = tuple[str, list[float]]
 
@@ -41,6 +39,13 @@ class Runner(Protocol):
 
         Raises:
             DeploymentFailed: The release does not become ready.
+        """
+
+    def wait(self, release: Release) -> None:
+        """Wait until every replica of the started release is ready.
+
+        Raises:
+            DeploymentFailed: It does not become ready.
         """
 
     def is_ready(self, release: Release) -> bool:
@@ -70,16 +75,19 @@ class Runner(Protocol):
 class Compose:
     """Runner of one container on this machine."""
 
-    def __init__(self, docker: Docker, state: State) -> None:
+    def __init__(self, docker: Docker, state: State, name: str) -> None:
         self._docker = docker
         self._state = state
+        self._name = name
 
     def start_command(self) -> tuple[str, ...]:  # noqa: D102
         return self._compose("up", "--detach", "--no-build")
 
     def start(self, release: Release) -> None:  # noqa: D102
-        self._state.prepare(release)
         self._docker.ask(*self.start_command())
+        self.wait(release)
+
+    def wait(self, release: Release) -> None:  # noqa: D102
         wait_until(lambda: self.is_ready(release), self._docker, self.containers()[:1])
 
     def is_ready(self, release: Release) -> bool:  # noqa: D102
@@ -89,10 +97,13 @@ class Compose:
         smoke(release.url, canary, release.key)
 
     def stop(self) -> None:  # noqa: D102
-        self._docker.ask(*self._compose("down", "--remove-orphans"))
+        # By the project's labels: its variables may be those of another release, or gone.
+        self._docker.ask(
+            *("compose", "--project-name", self._name, "down", "--remove-orphans"),
+        )
 
     def containers(self) -> list[str]:  # noqa: D102
-        return _containers(self._docker, f"com.docker.compose.project={PROJECT}")
+        return _containers(self._docker, f"com.docker.compose.project={self._name}")
 
     def logs_command(self, lines: int) -> tuple[str, ...]:  # noqa: D102
         return self._compose("logs", "--no-log-prefix", "--tail", str(lines))
@@ -100,7 +111,7 @@ class Compose:
     def _compose(self, *arguments: str) -> tuple[str, ...]:
         """Return a `docker compose` command on our file and variables."""
         return (
-            *("compose", "--project-name", PROJECT, "--file", COMPOSE_FILE),
+            *("compose", "--project-name", self._name, "--file", COMPOSE_FILE),
             *("--env-file", str(self._state.environment), *arguments),
         )
 
@@ -112,25 +123,30 @@ class Swarm:
     successor is healthy; otherwise the swarm rolls back automatically.
     """
 
-    def __init__(self, docker: Docker, state: State) -> None:
+    def __init__(self, docker: Docker, state: State, name: str) -> None:
         self._docker = docker
         self._state = state
+        self._name = name
+        self._service_name = f"{name}_api"
+        self._label = f"com.docker.swarm.service.name={self._service_name}"
 
     def start_command(self) -> tuple[str, ...]:  # noqa: D102
         # Images are named by their id, so no registry is queried.
         return (
             *("stack", "deploy", "--prune", "--resolve-image", "never"),
-            *("--compose-file", COMPOSE_FILE, PROJECT),
+            *("--compose-file", COMPOSE_FILE, self._name),
         )
 
     def start(self, release: Release) -> None:  # noqa: D102
-        self._state.prepare(release)
         before = self._service()
         self._docker.ask(*self.start_command(), environ=release.environment())
         after = self._service()
         changed = before.get("Spec", {}).get("TaskTemplate") != after["Spec"]["TaskTemplate"]
         if before and changed:
             self._wait_for_update(before.get("UpdateStatus", {}).get("StartedAt"), release)
+        self.wait(release)
+
+    def wait(self, release: Release) -> None:  # noqa: D102
         self._wait(lambda: self.is_ready(release), release)
 
     def is_ready(self, release: Release) -> bool:  # noqa: D102
@@ -143,12 +159,12 @@ class Swarm:
         elif canary is not None:
             # Empty if all replicas are on other machines, where the health check has passed.
             healthy = ("--filter", "health=healthy")
-            for container in _containers(self._docker, _OF_THE_SERVICE, *healthy)[:1]:
+            for container in _containers(self._docker, self._label, *healthy)[:1]:
                 self._docker.ask("exec", container, *SMOKE_INSIDE)
 
     def stop(self) -> None:  # noqa: D102
-        self._docker.ask("stack", "rm", PROJECT)
-        label = f"label=com.docker.stack.namespace={PROJECT}"
+        self._docker.ask("stack", "rm", self._name)
+        label = f"label=com.docker.stack.namespace={self._name}"
         until = time.monotonic() + READY_SECONDS
         while self.containers() or self._docker.ask("network", "ls", "--quiet", "--filter", label):
             if time.monotonic() > until:
@@ -156,17 +172,17 @@ class Swarm:
             time.sleep(0.2)
 
     def containers(self) -> list[str]:  # noqa: D102
-        return _containers(self._docker, _OF_THE_SERVICE)
+        return _containers(self._docker, self._label)
 
     def logs_command(self, lines: int) -> tuple[str, ...]:  # noqa: D102
-        return ("service", "logs", "--raw", "--tail", str(lines), _SERVICE)
+        return ("service", "logs", "--raw", "--tail", str(lines), self._service_name)
 
     def _service(self) -> dict[str, Any]:
         """Return the swarm's description of the service; empty if there is no service."""
-        if not self._docker.works("service", "inspect", _SERVICE):
+        if not self._docker.works("service", "inspect", self._service_name):
             return {}
         found: dict[str, Any] = json.loads(
-            self._docker.ask("service", "inspect", "--format", "{{json .}}", _SERVICE)
+            self._docker.ask("service", "inspect", "--format", "{{json .}}", self._service_name)
         )
         return found
 
@@ -174,7 +190,7 @@ class Swarm:
         """Return the number of healthy replicas; a swarm reports the others as starting."""
         states = self._docker.ask(
             *("service", "ps", "--filter", "desired-state=running"),
-            *("--format", "{{.CurrentState}}", _SERVICE),
+            *("--format", "{{.CurrentState}}", self._service_name),
         )
         return sum(line.startswith("Running") for line in states.splitlines())
 
@@ -200,7 +216,7 @@ class Swarm:
                 states = self._docker.ask(
                     *("service", "ps", "--no-trunc", "--format"),
                     "{{.CurrentState}} {{.Error}}",
-                    _SERVICE,
+                    self._service_name,
                 )
                 raise DeploymentFailed(f"the swarm was not ready within {seconds} s: {states}")
             time.sleep(0.2)
@@ -215,9 +231,14 @@ def has_routing_mesh() -> bool:
     return not _KERNEL_NETWORK.exists() or (_KERNEL_NETWORK / "ip_vs").exists()
 
 
-def runner(docker: Docker, state: State, *, swarm: bool) -> Runner:
-    """Return the runner for a mode."""
-    return Swarm(docker, state) if swarm else Compose(docker, state)
+def runner(docker: Docker, state: State, name: str, *, swarm: bool) -> Runner:
+    """Return the runner of a deployment for a mode."""
+    return Swarm(docker, state, name) if swarm else Compose(docker, state, name)
+
+
+def runner_of(release: Release, docker: Docker, state: State) -> Runner:
+    """Return the runner that a release was, or will be, started by."""
+    return runner(docker, state, release.name, swarm=release.swarm)
 
 
 def wait_until(condition: Callable[[], bool], docker: Docker, containers: list[str]) -> None:

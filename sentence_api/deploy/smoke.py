@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sentence_api.client import Client, Refused
@@ -57,11 +59,15 @@ def smoke(
     return int(single["dimensions"])
 
 
-def how_to(url: str) -> str:
-    """Return the next steps for the user."""
+def how_to(url: str, keys: Path | None = None) -> str:
+    """Return the next steps for the user; a server with API keys gets one of its file."""
+    key = ""
+    if keys is not None:
+        first = f"grep -m 1 '^[^#]' {shlex.quote(str(keys))}"
+        key = f' -H "Authorization: Bearer $({first})"'
     return (
         f"\n  url   {url}\n"
-        f"  try   curl -X POST -H 'Content-Type: application/json'"
+        f"  try   curl -X POST -H 'Content-Type: application/json'{key}"
         f' -d \'{{"question":"What is machine learning?"}}\' {url}/query\n'
         "  logs  ./deploy-production.sh logs\n"
         "  stop  ./deploy-production.sh down"

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
 from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.release import PROJECT
+from sentence_api.deploy.naming import DEFAULT_NAME
+from sentence_api.deploy.preflight import no_engine
+from sentence_api.deploy.release import State
 from sentence_api.errors import DeploymentFailed
 
 COMMANDS = ("check", "monitor", "report")
@@ -37,6 +39,7 @@ BESIDE_MEMORY = "256m"
 FILES = ("report.html", "report.md", "report.json")
 # Of Compose, and of a swarm's stack.
 _LABELS = ("com.docker.compose.project", "com.docker.stack.namespace")
+_CONTAINER = '{{.ID}}|{{.State}}|{{.Label "com.docker.compose.project.working_dir"}}'
 _COMMAND_LINE = ("python", "-m", "sentence_api")
 # Not --volumes-from: Docker 20.10 fails on a container that has a tmpfs.
 _HISTORY = (
@@ -213,7 +216,7 @@ def decide(request: Request, docker: Docker, root: Path, *, terminal: bool) -> A
     Raises:
         CannotTell: Nothing is deployed here, or it cannot be reached.
     """
-    containers = [] if request.local_only else find_containers(docker)
+    containers = [] if request.local_only else find_containers(docker, root)
     running = [each.id for each in containers if each.is_running]
     newest = (running or [each.id for each in containers] or [""])[0]
     if containers and request.wants_help:
@@ -236,14 +239,25 @@ def decide(request: Request, docker: Docker, root: Path, *, terminal: bool) -> A
     )
 
 
-def find_containers(docker: Docker) -> list[Container]:
-    """Return the containers of Compose and of a swarm's stack, running or not, newest first."""
+def find_containers(docker: Docker, root: Path) -> list[Container]:
+    """Return the containers of this folder's deployment, running or not, newest first.
+
+    Raises:
+        CannotTell: One is recorded, and the engine does not answer.
+    """
+    state = State(root / "var" / "container")
+    recorded = state.current() or state.interrupted()
+    name = DEFAULT_NAME if recorded is None else recorded.name
     found = []
     for label in _LABELS:
-        filters = ("--filter", f"label={label}={PROJECT}", "--format", "{{.ID}} {{.State}}")
+        filters = ("--filter", f"label={label}={name}", "--format", _CONTAINER)
         for line in _ask(docker, "ps", "--all", "--no-trunc", *filters).splitlines():
-            container, _, state = line.partition(" ")
-            found.append(Container(container, state == "running"))
+            container, status, folder = line.split("|")
+            # Without a record, only what Compose was told by hand to run in this folder.
+            if recorded is not None or (folder and os.path.realpath(folder) == str(root)):
+                found.append(Container(container, status == "running"))
+    if recorded is not None and not found and docker.complaint():
+        raise CannotTell(no_engine(docker.complaint(), recorded=True))
     return found
 
 

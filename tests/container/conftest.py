@@ -19,7 +19,8 @@ import pytest
 from tests.conftest import ROOT
 
 BASE_IMAGE = "sentence-api-base:bookworm"
-LABELS = ("com.docker.compose.project=sentence-api", "com.docker.stack.namespace=sentence-api")
+NAME = "sentence-transformer-api"
+LABELS = (f"com.docker.compose.project={NAME}", f"com.docker.stack.namespace={NAME}")
 HERE = Path(__file__).parent
 
 
@@ -120,18 +121,26 @@ def engine() -> None:
 
 
 class Engine:
-    """The engine of this machine, where `engine.sh` has started it."""
+    """The engine of this machine, which `engine.sh` has started.
+
+    Args:
+        pid: Its process.
+    """
 
     PID = Path("/run/sentence-api-engine.pid")
 
-    def __init__(self) -> None:
-        self._pid = int(self.PID.read_text("ascii")) if self.PID.exists() else None
-        if self._pid is None or not Path("/proc", str(self._pid)).exists():
-            pytest.skip("this engine was not started by tests/container/engine.sh")
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    @classmethod
+    def ours(cls) -> Engine | None:
+        """Return the engine, or None if `engine.sh` has not started it."""
+        pid = int(cls.PID.read_text("ascii")) if cls.PID.exists() else 0
+        return cls(pid) if pid and Path("/proc", str(pid)).exists() else None
 
     def stop(self) -> None:
         """Stop it as a shutdown does, and wait for its end."""
-        os.kill(self._pid or 0, signal.SIGTERM)
+        os.kill(self._pid, signal.SIGTERM)
         until = time.monotonic() + 60
         while Path("/proc", str(self._pid)).exists():
             assert time.monotonic() < until, "the engine does not end"
@@ -140,13 +149,16 @@ class Engine:
     def start(self) -> None:
         """Start it again, and wait until it answers."""
         subprocess.run(["bash", str(HERE / "engine.sh")], check=True, capture_output=True)
+        self._pid = int(self.PID.read_text("ascii"))
 
 
 @pytest.fixture
 def stoppable(engine: None) -> Iterator[Engine]:
     """Return the engine, which a test may stop; it runs again afterwards."""
     del engine
-    found = Engine()
+    found = Engine.ours()
+    if found is None:
+        pytest.skip("this engine was not started by tests/container/engine.sh")
     yield found
     found.start()
 
@@ -155,7 +167,12 @@ def stoppable(engine: None) -> Iterator[Engine]:
 def built(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a copy of the project with a full wheelhouse and a built image."""
     del engine
-    project = Project(tmp_path_factory.mktemp("project"))
+    return make_built(tmp_path_factory.mktemp("project"))
+
+
+def make_built(folder: Path) -> Project:
+    """Return a copy of the project in a folder, with a full wheelhouse and a built image."""
+    project = Project(folder)
     wheelhouse = ROOT / "wheelhouse"
     if (wheelhouse / "SHA256SUMS").exists():
         shutil.copytree(wheelhouse, project.folder / "wheelhouse", copy_function=os.link)

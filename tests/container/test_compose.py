@@ -15,6 +15,7 @@ from sentence_api.deploy.release import Release, State, keys_text
 from sentence_api.deploy.runners import COMPOSE_FILE
 from tests.builders import PLAN_FIGURES
 from tests.conftest import ROOT
+from tests.container.conftest import NAME
 
 MIB = 1 << 20
 
@@ -23,10 +24,10 @@ MIB = 1 << 20
 def rendered(engine: None, tmp_path: Path) -> dict[str, Any]:
     """Return Compose's rendering of the file with a plan's variables."""
     del engine
-    state = State(tmp_path)
+    state = State(tmp_path, tmp_path / ".env")
     keys = keys_text(None)
     state.keep_keys(keys)
-    given = container.variables(PLAN_FIGURES, Options(), state, state.keys_file(keys))
+    given = container.variables(PLAN_FIGURES, NAME, Options(), state, state.keys_file(keys))
     state.prepare(Release("sha256:0", given))
     done = subprocess.run(
         [

@@ -47,7 +47,7 @@ def test_up_up_and_down(project: Project) -> None:
     """A deployment has the plan's limits and works; a repeat does nothing; down leaves nothing."""
     dry = project.up("--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert "docker compose --project-name sentence-api" in dry.stdout
+    assert "docker compose --project-name sentence-transformer-api" in dry.stdout
     assert leftovers() == []
     assert not (project.folder / "var").exists()
 
@@ -206,15 +206,19 @@ def test_a_failure_after_the_switch_rolls_back(project: Project) -> None:
 
 
 def test_rollback_to_the_version_before(project: Project) -> None:
-    """`rollback` restores the previous version with its settings."""
+    """`rollback` restores the previous version with its settings and choices."""
     assert project.up().returncode == 0
     first = project.state("current")
+    kept = (project.folder / "deployment.env").read_text("utf-8")
     assert project.run("rollback").returncode == 1
     assert project.up(SENTENCE_API_LOG_LEVEL="warning").returncode == 0
-    assert project.state("previous") == first
+    assert [each["number"] for each in project.state("releases")] == [1, 2]
     back = project.run("rollback")
     assert back.returncode == 0, back.stderr
-    assert project.state("current") == first
+    assert "SENTENCE_API_LOG_LEVEL: warning -> default" in back.stdout
+    again = {"since": "", "number": 0}
+    assert {**project.state("current"), **again} == {**first, **again}
+    assert (project.folder / "deployment.env").read_text("utf-8") == kept
     environment = state_of(project.container())["Config"]["Env"]
     assert not any(line.startswith("SENTENCE_API_LOG_LEVEL") for line in environment)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 
-import httpx2
-
+from tests.container.chaos import answers, load, run, stays_up
 from tests.container.conftest import Engine, Project, docker
 
 
@@ -20,14 +20,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return True
 
 
-def answers(project: Project) -> bool:
-    """Return whether the deployment is ready."""
-    try:
-        return httpx2.get(f"{project.url}/health/ready", timeout=5).status_code == 200
-    except httpx2.TransportError:
-        return False
-
-
 def test_a_container_comes_back_with_its_engine(project: Project, stoppable: Engine) -> None:
     """A container that stopped with its engine, as at a reboot, starts again with it."""
     assert project.up().returncode == 0
@@ -37,3 +29,25 @@ def test_a_container_comes_back_with_its_engine(project: Project, stoppable: Eng
     stoppable.start()
     assert eventually(lambda: answers(project)), docker("ps", "--all")
     assert project.container() == container
+
+
+def test_interruptions(project: Project) -> None:
+    """However a command is interrupted, what served goes on or comes back with one command."""
+    with load(project) as outcomes:
+        seen = list(run(project, 5, seed=20261124, engine=None))
+    assert [each for each in seen if stays_up(each) and not each.serves] == []
+    assert outcomes["200"] > 0
+    assert [each for each in outcomes if each.startswith("5") and each != "503"] == []
+
+
+def test_a_stopped_engine_is_named(project: Project, stoppable: Engine) -> None:
+    """No command takes a stopped engine for a missing deployment, or starts a local server."""
+    assert project.up().returncode == 0
+    stoppable.stop()
+    cure = "no Docker engine answers: start it with sudo systemctl start docker"
+    for command in ("up", "status", "rollback", "down", "restart"):
+        done = project.run(command)
+        assert (done.returncode, done.stderr) == (1, f"sentence-api: {cure}\n"), command
+    script = [project.folder / "monitor-resources.sh", "check"]
+    watched = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
+    assert (watched.returncode, watched.stderr) == (3, f"monitor-resources.sh: {cure}\n")

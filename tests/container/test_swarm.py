@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.conftest import Project, docker
+from tests.container.conftest import NAME, Project, docker
 
 CLIENTS = "sentence-api-test-clients"
 SECONDS = 50
@@ -31,7 +31,7 @@ def swarm(engine: None) -> Iterator[None]:
     yield
     docker("service", "rm", CLIENTS, check=False)
     docker("swarm", "leave", "--force")
-    of_the_stack = "label=com.docker.stack.namespace=sentence-api"
+    of_the_stack = f"label=com.docker.stack.namespace={NAME}"
     volumes = docker("volume", "ls", "--quiet", "--filter", of_the_stack).split()
     # A swarm releases its containers a moment after the engine has left it.
     until = time.monotonic() + 30
@@ -45,7 +45,7 @@ def start_clients(image: str) -> None:
     program = base64.b64encode((Path(__file__).parent / "clients.py").read_bytes()).decode()
     docker(
         *("service", "create", "--detach", "--name", CLIENTS, "--restart-condition", "none"),
-        *("--no-healthcheck", "--no-resolve-image", "--network", "sentence-api_default"),
+        *("--no-healthcheck", "--no-resolve-image", "--network", f"{NAME}_default"),
         *("--entrypoint", "python", image, "-c"),
         f"import base64; exec(base64.b64decode('{program}'))",
         *("tasks.api", "5001", str(SECONDS)),
@@ -70,9 +70,9 @@ def test_an_update_loses_no_request(project: Project, image: str) -> None:
     """A new version takes over under 100 requests/s, and every request is answered."""
     up = project.up("--swarm", "--replicas", "2")
     assert up.returncode == 0, up.stdout + up.stderr
-    assert "plan: 1 workers" in up.stdout
+    assert "plan: 1 worker " in up.stdout
     assert docker("service", "ls", "--format", "{{.Replicas}}") == "2/2"
-    before = docker("service", "ps", "--quiet", "sentence-api_api").split()
+    before = docker("service", "ps", "--quiet", f"{NAME}_api").split()
     again = project.up("--swarm", "--replicas", "2")
     assert "nothing has changed" in again.stdout
 
@@ -82,7 +82,7 @@ def test_an_update_loses_no_request(project: Project, image: str) -> None:
     update = project.up("--swarm", "--replicas", "2")
     assert update.returncode == 0, update.stdout + update.stderr
     running = ("--filter", "desired-state=running")
-    after = docker("service", "ps", "--quiet", *running, "sentence-api_api").split()
+    after = docker("service", "ps", "--quiet", *running, f"{NAME}_api").split()
     assert len(after) == 2
     assert not set(after) & set(before)
     ended = outcomes()
@@ -98,7 +98,7 @@ def test_an_update_loses_no_request(project: Project, image: str) -> None:
 def test_a_version_that_fails_in_its_place_is_taken_back(project: Project) -> None:
     """The swarm rolls back automatically if a new replica does not become healthy."""
     assert project.up("--swarm").returncode == 0
-    before = docker("service", "ps", "--quiet", "sentence-api_api")
+    before = docker("service", "ps", "--quiet", f"{NAME}_api")
     project.edit(
         "api.py",
         "def app_or_exit() -> Application:",
@@ -114,5 +114,5 @@ def test_a_version_that_fails_in_its_place_is_taken_back(project: Project) -> No
     assert "the swarm refused the update" in broken.stderr
     assert "what ran before is back" in broken.stderr
     running = ("--filter", "desired-state=running")
-    assert docker("service", "ps", "--quiet", *running, "sentence-api_api") == before
+    assert docker("service", "ps", "--quiet", *running, f"{NAME}_api") == before
     assert project.run("status").returncode == 0

@@ -1,172 +1,49 @@
-"""Decisions of a container deployment, with a fake engine that records its commands."""
+"""Commands of a container deployment, with a fake engine that records what it is told."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sentence_api.deploy import container, image, preflight, runners
-from sentence_api.deploy.docker import Docker
-from sentence_api.deploy.options import Options
-from sentence_api.deploy.release import Release, State, keys_text
+from sentence_api.deploy import choices, container, image, runners
+from sentence_api.deploy.__main__ import parse, wanted_by
+from sentence_api.deploy.container import Wanted
+from sentence_api.deploy.options import KEYS_FILE, Options, options_of
+from sentence_api.deploy.release import keys_text
 from sentence_api.errors import DeploymentFailed
 from sentence_api.resources.sizes import MIB
-from sentence_api.settings import Settings, names_of
 from tests.builders import PLAN_FIGURES
 from tests.conftest import ROOT
+from tests.deploy.engine import PORT, FakeDocker, Project, write_keys
 
-CANARY = {"text": "canary", "vector": [0.6, 0.8]}
-
-
-class FakeDocker(Docker):
-    """A fake engine; images in `broken` never become ready, images in `old` lack commands.
-
-    Attributes:
-        asked: Every command, in order.
-        tried: Every command of which only the success counts.
-    """
-
-    def __init__(self, image: str = "sha256:new") -> None:
-        self.image = image
-        self.asked: list[str] = []
-        self.tried: list[str] = []
-        self.broken: set[str] = set()
-        self.old: set[str] = set()
-        self.plugins = True
-        self.candidate = ""
-        self.canary = CANARY
-        self.nodes = 0
-        self.manager = False
-
-    def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
-        """Answer by the kind of command."""
-        del environ
-        command = " ".join(arguments)
-        self.asked.append(command)
-        answers = {
-            "info --format {{.DockerRootDir}}": "/nowhere",
-            "info --format {{json": json.dumps(
-                {"NCPU": 2, "MemTotal": 2048 * MIB, "Swarm": {"Nodes": self.nodes}}
-            ),
-            "info --format {{.Swarm.ControlAvailable}}": "true" if self.manager else "false",
-            "image inspect --format {{.Id}}": self.image,
-            "image inspect --format {{.Size}}": "355000000",
-            "run --rm": json.dumps(PLAN_FIGURES),
-            "ps --all": "0123456789ab",
-            "stats": "200MiB / 1.5GiB",
-            "logs": "the last lines",
-        }
-        if command.startswith("run --detach"):
-            self.candidate = arguments[-1]
-        if command.startswith("inspect --format {{.State.Status}}"):
-            return "exited false" if self.candidate in self.broken else "running false"
-        if command.startswith("image inspect --format {{index .Config.Labels"):
-            return "" if arguments[-1] in self.old else str(image.PROTOCOL)
-        if command.endswith(" -m sentence_api canary"):
-            assert arguments[-4] not in self.old
-            return json.dumps(self.canary)
-        return next((text for start, text in answers.items() if command.startswith(start)), "")
-
-    def show(self, *arguments: str) -> None:
-        """Record a command whose output a person would see."""
-        self.asked.append(" ".join(arguments))
-
-    def works(self, *arguments: str) -> bool:
-        """Tell whether the command would succeed."""
-        self.tried.append(" ".join(arguments))
-        if arguments[0] == "compose":
-            return self.plugins
-        return arguments[0] != "exec" or self.candidate not in self.broken
-
-    def changes(self) -> list[str]:
-        """Return the commands that change the deployment."""
-        return [command for command in self.asked if command.startswith("compose")]
+COMPOSE_UP = (
+    "compose --project-name sentence-transformer-api --file docker-compose.production.yml"
+    " --env-file var/container/compose.env up --detach --no-build"
+)
 
 
-class Handler(BaseHTTPRequestHandler):
-    """A server that gives unit vectors; its canary can be made wrong."""
-
-    canary = CANARY["vector"]
-
-    def do_GET(self) -> None:
-        """Answer the readiness check."""
-        self._send({"status": "ready"})
-
-    def do_POST(self) -> None:
-        """Answer both query calls."""
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "questions" in asked:
-            self._send({"embeddings": [[1.0, 0.0]] * len(asked["questions"])})
-        else:
-            vector = self.canary if asked["question"] == CANARY["text"] else [1.0, 0.0]
-            self._send({"embedding": vector, "dimensions": 2})
-
-    def _send(self, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
-
-
-@pytest.fixture
-def options(monkeypatch: pytest.MonkeyPatch) -> Iterator[Options]:
-    """Serve as the published port of a container would."""
-    short = partial(container.requests_per_second, seconds=0.1)
-    monkeypatch.setattr(container, "requests_per_second", short)
-
-    class Own(Handler):
-        pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Own) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield Options(port=server.server_address[1])
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> State:
-    """Return an empty state, as if a running version held the port."""
-    made = State(tmp_path / "container")
-    made.folder.mkdir()
-    return made
-
-
-def release(image: str, options: Options, state: State) -> Release:
-    """Return the release of an image under PLAN."""
-    keys = state.keys_file(keys_text(options.keys))
-    return Release(image, container.variables(PLAN_FIGURES, options, state, keys))
-
-
-def test_variables_are_the_plan(options: Options, state: State) -> None:
+def test_variables_are_the_plan(project: Project) -> None:
     """The Compose file gets the plan's exact limits, not rounded limits."""
-    keys = state.keys_file(keys_text(None))
+    keys = project.state.keys_file(keys_text(None))
     digest = keys.name.removeprefix("keys-")
-    assert container.variables(PLAN_FIGURES, options, state, keys) == {
+    options = options_of({PORT: "5002"})
+    assert container.variables(PLAN_FIGURES, "mine", options, project.state, keys) == {
+        "SENTENCE_API_NAME": "mine",
         "SENTENCE_API_KEYS": str(keys),
-        "SENTENCE_API_KEYS_NAME": f"sentence-api-keys-{digest}",
-        "SENTENCE_API_HISTORY_SOURCE": str(state.history),
-        "SENTENCE_API_SETTINGS_FILE": str(state.settings),
+        "SENTENCE_API_KEYS_NAME": f"mine-keys-{digest}",
+        "SENTENCE_API_HISTORY_SOURCE": str(project.state.history),
+        "SENTENCE_API_SETTINGS_FILE": str(project.state.settings),
         "SENTENCE_API_REPLICAS": "1",
         "SENTENCE_API_STOP_GRACE": "35s",
         "SENTENCE_API_OPEN_FILES": "2048",
         "SENTENCE_API_CPU_RESERVATION": "0.75",
-        "SENTENCE_API_PUBLISH": f"127.0.0.1:{options.port}",
+        "SENTENCE_API_PUBLISH": "127.0.0.1:5002",
         "SENTENCE_API_MEMORY_LIMIT": str(1536 * MIB),
         "SENTENCE_API_MEMORY_RESERVATION": str(432 * MIB),
         "SENTENCE_API_CPU_LIMIT": "1.5",
@@ -184,127 +61,145 @@ def test_variables_are_the_plan(options: Options, state: State) -> None:
         ("::1", "[::1]"),
     ],
 )
-def test_a_release_is_reached_from_its_host(bind: str, host: str, state: State) -> None:
+def test_a_release_is_reached_from_its_host(bind: str, host: str, project: Project) -> None:
     """A port published on every address is reached over loopback."""
-    assert release("sha256:new", Options(bind=bind), state).url == f"http://{host}:5001"
+    keys = project.state.keys_file(keys_text(None))
+    given = container.variables(PLAN_FIGURES, "mine", Options(bind=bind), project.state, keys)
+    assert replace(project.release(), variables=given).url == f"http://{host}:5001"
 
 
-def test_up_proves_then_switches_and_remembers(options: Options, state: State) -> None:
+def test_up_proves_then_switches_and_remembers(project: Project) -> None:
     """A new version is tested beside the old version before the switch."""
-    old, new = release("sha256:old", options, state), release("sha256:new", options, state)
-    state.write("current", old)
-    docker = FakeDocker()
-    said: list[str] = []
-    container.up(options, docker, state, said.append)
-    proof = next(i for i, c in enumerate(docker.asked) if c.startswith("run --detach"))
-    change = next(i for i, c in enumerate(docker.asked) if c.startswith("compose"))
+    project.up("sha256:old")
+    project.docker.asked.clear()
+    project.up("sha256:new")
+    proof = next(i for i, c in enumerate(project.docker.asked) if c.startswith("run --detach"))
+    change = project.docker.asked.index(COMPOSE_UP)
     assert proof < change
-    assert docker.changes() == [
-        "compose --project-name sentence-api --file docker-compose.production.yml"
-        f" --env-file {state.environment} up --detach --no-build"
+    assert project.docker.changes() == [COMPOSE_UP]
+    assert project.serving() == "sha256:new"
+    assert project.kept() == [(1, "sha256:old"), (2, "sha256:new")]
+    assert project.events() == ["up", "up"]
+    assert "sentence-transformer-api: image 355 MB, ready after " in "\n".join(project.said)
+
+
+def test_the_plan_is_told_in_a_line(project: Project) -> None:
+    """The line names one worker as one, and what the service needs beside its limit."""
+    one = {**PLAN_FIGURES, "workers": 1, "bound_by": "memory"}
+    assert [container._plan_line(plan) for plan in (one, PLAN_FIGURES)] == [
+        "plan: 1 worker (bound by memory), 1536 MiB and 1.5 CPUs, needs 432 MiB",
+        "plan: 2 workers (bound by cpus), 1536 MiB and 1.5 CPUs, needs 432 MiB",
     ]
-    assert "SENTENCE_API_IMAGE=sha256:new\n" in state.environment.read_text()
-    assert (state.read("current"), state.read("previous")) == (new, old)
-    assert "image 355 MB" in "\n".join(said)
+    project.up()
+    assert container._plan_line(PLAN_FIGURES) in project.said
 
 
-def test_up_without_changes_does_nothing_and_says_so(options: Options, state: State) -> None:
+def test_up_without_changes_does_nothing_and_says_so(project: Project) -> None:
     """The same image with the same limits is left running, with a message."""
-    state.write("current", release("sha256:new", options, state))
-    docker = FakeDocker()
-    said: list[str] = []
-    container.up(options, docker, state, said.append)
-    assert docker.changes() == []
-    assert said[-1].startswith("nothing has changed")
-
-
-def test_a_broken_candidate_changes_nothing(options: Options, state: State) -> None:
-    """An image that does not start never replaces the running version; its log is shown."""
-    old = release("sha256:old", options, state)
-    state.write("current", old)
-    docker = FakeDocker()
-    docker.broken = {"sha256:new"}
-    said: list[str] = []
-    with pytest.raises(DeploymentFailed, match="nothing was changed"):
-        container.up(options, docker, state, said.append)
-    assert docker.changes() == []
-    assert state.read("current") == old
-    assert "logs --tail 20 sentence-api-candidate" in docker.asked
-
-
-def test_a_failed_switch_rolls_back(
-    options: Options, state: State, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A version with wrong vectors on the published port is replaced by the previous version."""
-    old = release("sha256:old", options, state)
-    state.write("current", old)
-    docker = FakeDocker()
-    wrong = {"text": CANARY["text"], "vector": [0.0, 1.0]}
-
-    def canary_of(asked: str, _docker: Docker) -> tuple[str, list[float]]:
-        canary = wrong if asked == "sha256:new" else CANARY
-        return str(canary["text"]), list(canary["vector"])
-
-    monkeypatch.setattr(image, "canary_of", canary_of)
-    with pytest.raises(DeploymentFailed, match=r"wrong reference vector.*is back"):
-        container.up(options, docker, state, lambda _: None)
-    assert len(docker.changes()) == 2
-    assert "SENTENCE_API_IMAGE=sha256:old\n" in state.environment.read_text()
-    assert state.read("current") == old
-    history = (state.folder / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in history] == ["rollback"]
-
-
-def test_rollback_swaps_the_releases(options: Options, state: State) -> None:
-    """A second rollback restores the newer version."""
-    old, new = release("sha256:old", options, state), release("sha256:new", options, state)
-    state.write("current", new)
-    state.write("previous", old)
-    container.roll_back_to_previous(FakeDocker(), state, lambda _: None)
-    assert (state.read("current"), state.read("previous")) == (old, new)
-    state.write("previous", None)
-    with pytest.raises(DeploymentFailed, match="no earlier version"):
-        container.roll_back_to_previous(FakeDocker(), state, lambda _: None)
-
-
-def test_rollback_to_an_image_without_our_commands_is_refused(
-    options: Options, state: State
-) -> None:
-    """An image without the commands is refused in one line, before anything changes."""
-    old, new = release("sha256:old", options, state), release("sha256:new", options, state)
-    state.write("current", new)
-    state.write("previous", old)
-    docker = FakeDocker()
-    docker.old = {"sha256:old"}
-    with pytest.raises(DeploymentFailed) as refused:
-        container.roll_back_to_previous(docker, state, lambda _: None)
-    assert str(refused.value) == (
-        "the image of the earlier version, sha256:old, is too old to be tested by this deployment;"
-        " check out that version and run its ./deploy-production.sh"
+    project.up()
+    project.docker.asked.clear()
+    project.up()
+    assert project.docker.changes() == []
+    assert project.said[-1] == (
+        "nothing has changed: sentence-transformer-api runs this version and is ready at"
+        f" http://127.0.0.1:{project.port}"
     )
-    assert docker.changes() == []
-    assert (state.read("current"), state.read("previous")) == (new, old)
+    assert project.kept() == [(1, "sha256:new")]
 
 
-def test_an_old_image_comes_back_after_a_failed_switch(options: Options, state: State) -> None:
-    """The previous version runs again after a failed `up`, even without a `canary` command."""
-    old = release("sha256:old", options, state)
-    state.write("current", old)
-    docker = FakeDocker()
-    docker.old = {"sha256:old"}
-    docker.canary = {"text": CANARY["text"], "vector": [0.0, 1.0]}
-    with pytest.raises(DeploymentFailed, match=r"wrong reference vector.*is back"):
-        container.up(options, docker, state, lambda _: None)
-    assert "SENTENCE_API_IMAGE=sha256:old\n" in state.environment.read_text()
-    assert state.read("current") == old
+def test_up_starts_what_is_the_same_and_does_not_answer(project: Project) -> None:
+    """The same version is started where its container has ended."""
+    project.up()
+    project.docker.close()
+    project.docker.folders.clear()
+    project.docker.asked.clear()
+    project.up()
+    assert project.docker.changes() == [COMPOSE_UP]
 
 
-def test_a_host_runs_stable_commands_inside_an_image(options: Options, state: State) -> None:
+def test_up_without_options_repeats_the_last_deployment(project: Project) -> None:
+    """Name, keys, limits and settings stay until they are changed; the output says what changed."""
+    given = {"NAME": "mine", "KEYS_FILE": write_keys(), "CPUS": "1.5", "LOG_LEVEL": "debug"}
+    project.up(**given)
+    file = choices.DEFAULT_FILE
+    kept = {PORT: str(project.port), **{f"SENTENCE_API_{name}": given[name] for name in given}}
+    assert choices.read(file) == kept
+    first = project.state.current()
+    project.docker.image = "sha256:newer"
+    project.said.clear()
+    container.up(Wanted(choices.read(file)), project.here)
+    second = project.state.current()
+    assert first is not None
+    assert second is not None
+    assert replace(second, image=first.image, since="", number=0) == replace(
+        first, since="", number=0
+    )
+    assert (second.name, second.key) == ("mine", "secret-1")
+    assert second.settings == {"SENTENCE_API_LOG_LEVEL": "debug", KEYS_FILE: "/run/secrets/keys"}
+    assert [line for line in project.said if line.startswith("deployment.env")] == []
+    assert choices.read(file) == kept
+
+
+def test_keys_are_removed_only_where_that_is_said(project: Project) -> None:
+    """Choices without keys do not remove those of what runs; `--no-keys` does, and is told."""
+    keys = write_keys()
+    project.up(KEYS_FILE=keys)
+    file = choices.DEFAULT_FILE.read_text()
+    project.docker.asked.clear()
+    with pytest.raises(DeploymentFailed) as refused:
+        project.up("sha256:newer")
+    assert str(refused.value) == (
+        "what runs needs an API key, and no file of keys is chosen: add --keys FILE, or --no-keys"
+        " to serve everyone"
+    )
+    assert project.docker.changes() == []
+    assert choices.DEFAULT_FILE.read_text() == file
+    container.up(wanted_by(parse(["--no-keys"]), {}), project.here)
+    current = project.state.current()
+    assert current is not None
+    assert (current.key, current.settings) == (None, {})
+    assert f"deployment.env: SENTENCE_API_KEYS_FILE: {keys} -> default" in project.said
+    assert choices.read(choices.DEFAULT_FILE) == {PORT: str(project.port)}
+
+
+def test_a_failed_up_leaves_the_choices(project: Project) -> None:
+    """Choices that failed are not repeated by the next `up`."""
+    project.up("sha256:old", CPUS="1")
+    before = choices.DEFAULT_FILE.read_text()
+    project.docker.broken = {"sha256:new"}
+    with pytest.raises(DeploymentFailed, match="nothing was changed"):
+        project.up("sha256:new", CPUS="2")
+    assert choices.DEFAULT_FILE.read_text() == before
+    assert "deployment.env: SENTENCE_API_CPUS: 1 -> 2" in project.said
+
+
+def test_a_file_of_choices_is_written_where_it_was_named(project: Project) -> None:
+    """Choices of another file are kept there, and the default file is left alone."""
+    wanted = Wanted({PORT: str(project.port)}, Path("mine.env"))
+    container.up(wanted, project.here)
+    assert choices.read(Path("mine.env")) == {PORT: str(project.port)}
+    assert not choices.DEFAULT_FILE.exists()
+
+
+def test_a_broken_candidate_changes_nothing(project: Project) -> None:
+    """An image that does not start never replaces the running version; its log is shown."""
+    project.up("sha256:old")
+    project.docker.asked.clear()
+    project.docker.broken = {"sha256:new"}
+    with pytest.raises(DeploymentFailed, match="nothing was changed"):
+        project.up("sha256:new")
+    assert project.docker.changes() == []
+    assert project.kept() == [(1, "sha256:old")]
+    assert "logs --tail 20 sentence-transformer-api-candidate" in project.docker.asked
+    assert project.docker.tried[-1] == "rm --force sentence-transformer-api-candidate"
+
+
+def test_a_host_runs_stable_commands_inside_an_image(project: Project) -> None:
     """Inside an image a host runs commands of `python -m sentence_api`, never modules."""
-    docker = FakeDocker()
-    state.write("current", release("sha256:old", options, state))
-    container.up(options, docker, state, lambda _: None)
-    inside = [c.split(" -m ", 1)[1] for c in [*docker.asked, *docker.tried] if "python" in c]
+    project.up("sha256:old")
+    project.up("sha256:new")
+    ran = [*project.docker.asked, *project.docker.tried]
+    inside = [command.split(" -m ", 1)[1] for command in ran if "python" in command]
     assert {tuple(command.split()[:2]) for command in inside} == {
         ("sentence_api", name) for name in ("plan", "smoke", "canary", "healthcheck")
     }
@@ -317,37 +212,31 @@ def test_the_dockerfile_declares_our_protocol() -> None:
     assert text.count('"-m", "sentence_api", "healthcheck"]') == 1
 
 
-def test_down_keeps_images_and_history(options: Options, state: State) -> None:
+def test_down_keeps_images_and_history(project: Project) -> None:
     """`down` removes the objects of Compose and keeps the rest; a repeat is harmless."""
-    state.write("current", release("sha256:new", options, state))
-    docker = FakeDocker()
-    assert container.down(docker, state) is True
-    assert docker.changes()[-1].endswith("down --remove-orphans")
-    assert (state.folder / "history.jsonl").exists()
-    assert container.down(docker, state) is False
+    project.up()
+    assert container.down(project.wanted(), project.here) is True
+    assert project.docker.changes()[-1] == (
+        "compose --project-name sentence-transformer-api down --remove-orphans"
+    )
+    assert project.events() == ["up", "down"]
+    assert project.state.current() is None
+    assert project.kept() == [(1, "sha256:new")]
+    assert container.down(project.wanted(), project.here) is False
 
 
-def test_a_host_without_compose_is_told_what_to_do(options: Options, state: State) -> None:
+def test_a_host_without_compose_is_told_what_to_do(project: Project) -> None:
     """A missing plugin is named before anything is built."""
-    docker = FakeDocker()
-    docker.plugins = False
+    project.docker.plugins = False
     with pytest.raises(
         DeploymentFailed, match=r"Compose plugin; install .* or deploy with --local"
     ):
-        container.up(options, docker, state, lambda _: None)
-    assert docker.asked == []
-
-
-def test_a_taken_port_is_named(options: Options, state: State) -> None:
-    """The first deployment to a port in use is refused before the build."""
-    docker = FakeDocker()
-    with pytest.raises(DeploymentFailed, match=f"port {options.port} on 127.0.0.1 cannot be"):
-        container.up(options, docker, state, lambda _: None)
-    assert not any(command.startswith("build") for command in docker.asked)
+        project.up()
+    assert project.docker.asked == []
 
 
 def test_settings_of_a_person_reach_the_container() -> None:
-    """A user's settings apply inside, except the listening address."""
+    """A user's settings apply inside, except those of the deployment and of the image."""
     environ = {
         "SENTENCE_API_LOG_LEVEL": "debug",
         "SENTENCE_API_CACHE_MB": "64",
@@ -356,18 +245,11 @@ def test_settings_of_a_person_reach_the_container() -> None:
         "ENGINE": "torch",
         "HOME": "/root",
     }
-    assert image.chosen_settings(environ) == {
+    assert choices.settings_inside(choices.given_by(environ)) == {
         "SENTENCE_API_LOG_LEVEL": "debug",
         "SENTENCE_API_CACHE_MB": "64",
-        "WEB_CONCURRENCY": "1",
+        "SENTENCE_API_WORKERS": "1",
     }
-
-
-def test_every_short_name_is_known() -> None:
-    """The host cannot read `Settings`, so its list of names is compared with `Settings` here."""
-    short = {name for field in Settings.model_fields for name in names_of(field)[1:]}
-    baked = {"ENGINE", "SENTENCE_TRANSFORMER_MODEL"}
-    assert short - baked - {"PORT"} == image.SHORT_SETTINGS
 
 
 def test_the_model_of_a_person_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,84 +259,210 @@ def test_the_model_of_a_person_is_baked_in(monkeypatch: pytest.MonkeyPatch) -> N
     assert plain[plain.index("--target") + 1] == "runtime"
     assert [argument for argument in plain if "MODEL" in argument] == []
     environ = {"SENTENCE_TRANSFORMER_MODEL": "wheelhouse/mine", "ENGINE": "torch"}
-    chosen = image.build_command(Options(base_image="mine:1"), environ)
+    chosen = image.build_command(Options(base_image="mine:1"), choices.given_by(environ))
     assert chosen[chosen.index("--target") + 1] == "runtime-torch"
     assert {"--build-arg=MODEL=wheelhouse/mine", "--build-arg=BASE_IMAGE=mine:1"} <= set(chosen)
     assert "--network" not in chosen
 
 
-def test_a_dry_run_shows_what_an_up_does(
-    options: Options, state: State, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_shows_what_an_up_does(project: Project) -> None:
     """A dry run prints every changing command of `up`, and runs none of them."""
-    state.write("current", release("sha256:old", options, state))
-    kept = sorted(path.name for path in state.folder.iterdir())
-    dry, real = FakeDocker(), FakeDocker()
-    said: list[str] = []
-    container.dry_run(options, dry, state, said.append)
-    assert sorted(path.name for path in state.folder.iterdir()) == kept
-    container.up(options, real, state, lambda _: None)
-    changing = ("build", "run --detach", "compose")
-    done = [command for command in real.asked if command.startswith(changing)]
-    assert [line for line in said if line.startswith("docker ")] == [
-        f"docker {shlex.join(command.split())}".replace("'{{", "{{")
-        for command in [*done[:2], "rm --force sentence-api-candidate", *done[2:]]
+    project.up("sha256:old")
+    project.docker.image = "sha256:new"
+    kept = sorted(str(path) for path in Path().rglob("*"))
+    project.docker.asked.clear()
+    project.said.clear()
+    container.dry_run(project.wanted(), project.here)
+    changing = ("build", "run --detach", "compose", "tag", "rm")
+    assert [line for line in project.docker.asked if line.startswith(changing)] == []
+    assert sorted(str(path) for path in Path().rglob("*")) == kept
+    shown = [line for line in project.said if line.startswith("docker ")]
+    files = "\n".join(project.said)
+    project.up("sha256:new")
+    done = [line for line in project.docker.asked if line.startswith(changing[:3])]
+    assert shown == [
+        f"docker {shlex.join(command.split())}"
+        for command in [
+            *done[:2],
+            "rm --force sentence-transformer-api-candidate",
+            *done[2:],
+        ]
     ]
-    assert [command for command in dry.asked if command.startswith(changing)] == []
-    assert state.environment.read_text().strip() in "\n".join(said)
-    del capsys
+    assert project.state.environment.read_text().strip() in files
 
 
-def test_a_machine_without_memory_is_told(tmp_path: Path) -> None:
-    """A plan above the available memory is refused before anything starts."""
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 409600 kB\n")
-    with pytest.raises(DeploymentFailed, match=r"400 MiB of memory are available .* needs 432"):
-        preflight.check_memory(PLAN_FIGURES, meminfo)
-    meminfo.write_text("MemTotal: 9 kB\nMemAvailable: 512000 kB\n")
-    preflight.check_memory(PLAN_FIGURES, meminfo)
-    preflight.check_memory(PLAN_FIGURES, tmp_path / "missing")
+def test_a_dry_run_before_the_first_build(project: Project) -> None:
+    """Without an image only the build can be shown, with the way to the rest."""
+
+    def no_image(command: str) -> None:
+        if command.startswith("image inspect --format {{.Id}}"):
+            raise DeploymentFailed("no such image")
+
+    project.docker.after = no_image
+    container.dry_run(project.wanted(), project.here)
+    assert [line.partition(" --file")[0] for line in project.said] == [
+        "docker build",
+        "# the rest follows from the plan, which the image makes: run with --build-only, then again"
+        " with --dry-run",
+    ]
 
 
-def test_another_mode_must_be_taken_down_first(options: Options, state: State) -> None:
+def test_another_mode_must_be_taken_down_first(project: Project) -> None:
     """Switching between Compose and swarm requires `down` first: both need the port."""
-    state.write("current", release("sha256:old", options, state))
-    docker = FakeDocker()
-    docker.manager = True
+    project.up("sha256:old")
+    project.docker.manager = True
     with pytest.raises(DeploymentFailed, match=r"with Compose; run .* down before"):
-        container.up(replace(options, swarm=True), docker, state, lambda _: None)
-    docker.manager = False
+        project.up("sha256:new", SWARM="true")
+    project.docker.manager = False
     with pytest.raises(DeploymentFailed, match="docker swarm init"):
-        container.up(replace(options, swarm=True), docker, state, lambda _: None)
+        project.up("sha256:new", SWARM="true")
 
 
-def test_replicas_on_one_machine_share_it(options: Options) -> None:
+def test_replicas_on_one_machine_share_it() -> None:
     """Two replicas on one machine get half of it each; on two machines each gets a whole."""
     docker = FakeDocker()
-    two = replace(options, swarm=True, replicas=2)
+    two = Options(swarm=True, replicas=2)
     image.plan_of("sha256:new", two, {}, docker)
     assert f"--cpus 1 --memory {1024 * MIB}" in docker.asked[-1]
     docker.nodes = 2
-    image.plan_of("sha256:new", two, {"WEB_CONCURRENCY": "1"}, docker)
+    image.plan_of("sha256:new", two, {"SENTENCE_API_WORKERS": "1"}, docker)
     assert f"--cpus 2 --memory {2048 * MIB}" in docker.asked[-1]
-    assert "--env=WEB_CONCURRENCY=1" in docker.asked[-1]
+    assert "--env=SENTENCE_API_WORKERS=1" in docker.asked[-1]
 
 
-def test_compose_file_asks_for_nothing_else(options: Options, state: State) -> None:
-    """The deployment writes every variable of the Compose file, and none has a default."""
+def test_compose_file_asks_for_nothing_else(project: Project) -> None:
+    """The deployment writes every variable of the Compose file, and none has a default.
+
+    A variable that is missing is answered with the command that writes all of them.
+    """
     text = (ROOT / runners.COMPOSE_FILE).read_text(encoding="utf-8")
-    asked = set(re.findall(r"\$\{(\w+):\?[^}]+\}", text))
-    assert asked == {"SENTENCE_API_IMAGE", *release("sha256:new", options, state).variables}
+    asked = dict(re.findall(r"\$\{(\w+):\?([^}]+)\}", text))
+    assert set(asked) == {"SENTENCE_API_IMAGE", *project.release().variables}
+    assert set(asked.values()) == {"run ./deploy*.sh env > .env"}
     assert text.count("${") == len(re.findall(r"\$\{\w+:\?", text))
 
 
-def test_a_wheelhouse_of_other_requirements(monkeypatch: Any, tmp_path: Path) -> None:
+def test_env_is_what_compose_needs_by_hand(project: Project) -> None:
+    """`env` prints the variables for the image built by hand, and writes the files they name."""
+    text = container.env(project.wanted(KEYS_FILE=write_keys()), project.here)
+    lines = text.splitlines()
+    assert lines[0].startswith("# Written by ./deploy-production.sh")
+    found = dict(line.split("=", 1) for line in lines[1:])
+    assert found["COMPOSE_PROJECT_NAME"] == found["SENTENCE_API_NAME"] == "sentence-transformer-api"
+    assert found["SENTENCE_API_IMAGE"] == "sha256:new"
+    assert Path(found["SENTENCE_API_KEYS"]).read_text() == Path("my-keys").read_text()
+    assert Path(found["SENTENCE_API_SETTINGS_FILE"]).exists()
+    assert project.docker.changes() == []
+    project.docker.missing = {"sentence-api:latest"}
+    with pytest.raises(DeploymentFailed) as refused:
+        container.env(project.wanted(), project.here)
+    assert str(refused.value) == (
+        "there is no image sentence-api:latest yet; build it with"
+        " docker build -f Dockerfile.production-optimized -t sentence-api:latest ."
+    )
+
+
+def test_status_says_where_it_serves(project: Project) -> None:
+    """`status` names container, address and release, and tells a server that does not answer."""
+    assert container.status(project.wanted(), project.here) is False
+    assert project.said == ["not running; start it with ./deploy-production.sh"]
+    project.up()
+    project.said.clear()
+    assert container.status(project.wanted(), project.here) is True
+    at = f"at http://127.0.0.1:{project.port}"
+    assert project.said == [
+        f"sentence-transformer-api is ready {at}",
+        "sentence-transformer-api: Up 2 minutes (healthy)",
+        "release 1, image sha256:new",
+    ]
+    project.docker.close()
+    assert container.status(project.wanted(), project.here) is False
+    assert project.said[3] == f"sentence-transformer-api is not ready {at}"
+
+
+def test_logs_and_restart_need_a_deployment(project: Project) -> None:
+    """Both refuse where nothing runs, and use the project of what runs."""
+    nothing = r"not running; start it with \./deploy-production\.sh"
+    with pytest.raises(DeploymentFailed, match=nothing):
+        container.logs(project.here, follow=False)
+    with pytest.raises(DeploymentFailed, match=nothing):
+        container.restart(project.wanted(), project.here)
+    project.up(NAME="mine")
+    container.logs(project.here, follow=True)
+    assert project.docker.asked[-1] == (
+        "compose --project-name mine --file docker-compose.production.yml"
+        " --env-file var/container/compose.env logs --no-log-prefix --tail 100 --follow"
+    )
+    container.restart(project.wanted(), project.here)
+    assert "restart 0123456789ab" in project.docker.asked
+    assert project.said[-1] == f"mine is ready at http://127.0.0.1:{project.port}"
+
+
+def test_builds_are_equal_and_quiet(project: Project) -> None:
+    """A build has no attestations, which would give each another id; its output is in a file."""
+    project.up()
+    assert project.docker.build_environment == {
+        "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+        "BUILDKIT_PROGRESS": "plain",
+    }
+    assert project.state.build_log.read_text() == "#1 [1/9] FROM base\n"
+    assert [line for line in project.said if "#1" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "line"),
+    [
+        (set(), "building the image"),
+        ({"sentence-api:latest"}, "building the image; the first time takes minutes"),
+    ],
+)
+def test_minutes_are_announced_only_where_they_come(
+    missing: set[str], line: str, project: Project
+) -> None:
+    """Only a first build takes minutes; a later one has the engine's cache."""
+    project.docker.missing = missing
+    container.build(project.wanted(), project.here)
+    assert project.said == [line]
+
+
+def test_a_build_that_fails_shows_its_end(project: Project) -> None:
+    """The last lines of a failed build are shown, with its log and the ways around a download."""
+
+    class Failing(FakeDocker):
+        def stream(self, *arguments: str, environ: Mapping[str, str], on_line: Any) -> None:
+            for number in range(40):
+                on_line(f"line {number}")
+            raise DeploymentFailed(f"docker {' '.join(arguments[:1])} failed")
+
+    project.docker = Failing()
+    with pytest.raises(DeploymentFailed) as failed:
+        container.build(project.wanted(), project.here)
+    assert str(failed.value).startswith(
+        "docker build failed; its output is in var/container/build.log; if it could not fetch its"
+        " base image or packages, see --base-image and wheelhouse in docs/"
+    )
+    assert project.said == ["building the image", *(f"line {n}" for n in range(10, 40))]
+
+
+def test_a_long_build_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of both builders are shown now and then; all output goes to the file."""
+    monkeypatch.setattr(image._Progress, "SECONDS", 0.0)
+    said: list[str] = []
+    lines = ["#7 [runtime 2/9] RUN install", "#7 0.1 fetching", "Step 3/12 : COPY . /app"]
+    with (tmp_path / "log").open("w") as file:
+        progress = image._Progress(file, said.append)
+        for line in lines:
+            progress(line)
+    assert (tmp_path / "log").read_text().splitlines() == lines
+    assert said == ["  0 s: [runtime 2/9] RUN install", "  0 s: [3/12] COPY . /app"]
+
+
+def test_a_wheelhouse_of_other_requirements(project: Project, folder: Path) -> None:
     """A build with an outdated wheelhouse stops before pip, with the next step."""
-    monkeypatch.chdir(tmp_path)
-    lock = tmp_path / "requirements" / "serve.txt"
+    lock = folder / "requirements" / "serve.txt"
     lock.parent.mkdir()
     lock.write_text("flask==1\n")
-    (tmp_path / "wheelhouse").mkdir()
+    (folder / "wheelhouse").mkdir()
 
     class Collecting(FakeDocker):
         def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
@@ -462,12 +470,15 @@ def test_a_wheelhouse_of_other_requirements(monkeypatch: Any, tmp_path: Path) ->
                 Path(arguments[-1], image.CHECKSUMS).write_text("0  flask-1.whl\n")
             return super().ask(*arguments, environ=environ)
 
+    def build() -> str:
+        return image.build(("build", "."), docker, folder / "log", project.said.append)
+
     docker = Collecting()
     assert image.collect_wheels(Options(), docker) == 1
-    image.build(("build", "."), docker)
+    build()
     lock.write_text("flask==2\n")
     with pytest.raises(DeploymentFailed, match=r"deploy-production\.sh wheelhouse again"):
-        image.build(("build", "."), docker)
+        build()
     # An older version left no record of its requirements.
-    (tmp_path / "wheelhouse" / image.COLLECTED_FOR).unlink()
-    image.build(("build", "."), docker)
+    (folder / "wheelhouse" / image.COLLECTED_FOR).unlink()
+    build()

@@ -45,9 +45,9 @@ class Project:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
 
-    def deploy(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def deploy(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run the script, with this project's port unless the arguments set another port."""
-        given = {"SENTENCE_API_PORT": str(self.port), "SENTENCE_API_WORKERS": "1"}
+        given = {"SENTENCE_API_PORT": str(self.port), "SENTENCE_API_WORKERS": "1", **settings}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SENTENCE_API_")}
         return subprocess.run(
             ["./deploy-production.sh", *arguments],
@@ -145,6 +145,51 @@ def test_damaged_model_is_refused_and_the_running_server_stays(project: Project)
     assert httpx2.get(f"http://127.0.0.1:{project.port}/health/ready").status_code == 200
 
 
+def test_a_new_server_is_proven_before_the_old_one_stops(project: Project) -> None:
+    """A server that does not start beside the running one, or has no free port, changes nothing."""
+    assert project.deploy("--local").returncode == 0
+    running = project.pid()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = project.deploy("--local", "--port", str(other.getsockname()[1]))
+    assert (taken.returncode, "choose another with --port" in taken.stderr) == (1, True)
+    assert project.pid() == running
+    api = project.folder / "api.py"
+    good = api.read_text(encoding="utf-8")
+    broken = 'raise SystemExit("the disk is on fire")\n\n\ndef create_app('
+    api.write_text(good.replace("def create_app(", broken), encoding="utf-8")
+    refused = project.deploy("--local")
+    assert refused.returncode == 1
+    assert "the disk is on fire" in refused.stderr
+    assert refused.stderr.endswith("nothing was changed\n")
+    assert project.pid() == running
+    assert httpx2.get(f"http://127.0.0.1:{project.port}/health/ready").status_code == 200
+    log = (project.folder / "var" / "server.log").read_text("utf-8")
+    assert log.count("worker ready in slot 0") == 1
+    assert not (project.folder / "var" / "candidate").exists()
+
+
+def test_a_failed_switch_goes_back(project: Project) -> None:
+    """A server that fails in the place of the old one is replaced by it, with its settings."""
+    assert project.deploy("--local").returncode == 0
+    first = project.pid()
+    api = project.folder / "api.py"
+    fails = (
+        f"if (os.environ['SENTENCE_API_PORT'], os.environ.get('SENTENCE_API_LOG_LEVEL')) =="
+        f" ('{project.port}', 'debug'):\n    raise SystemExit('not here')\n\n\ndef create_app("
+    )
+    good = api.read_text(encoding="utf-8")
+    api.write_text(good.replace("def create_app(", fails), encoding="utf-8")
+    failed = project.deploy("--local", SENTENCE_API_LOG_LEVEL="debug")
+    assert failed.returncode == 1
+    assert failed.stderr.endswith("what ran before is back\n")
+    assert project.pid() != first
+    assert httpx2.get(f"http://127.0.0.1:{project.port}/health/ready").status_code == 200
+    kept = (project.folder / "deployment.env").read_text("utf-8")
+    assert "LOG_LEVEL" not in kept
+
+
 def test_failed_start_shows_the_log_and_leaves_nothing(project: Project) -> None:
     """A failed start shows the end of the server's log and leaves no process."""
     api = project.folder / "api.py"
@@ -193,7 +238,7 @@ def test_taken_port_is_named(project: Project) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("upp",), "unknown argument: upp"),
+        (("upp",), "unknown command: upp; did you mean up?"),
         (("up", "down"), "two commands: up and down"),
         (("--port",), "argument --port: expected one argument"),
         (("--local", "--swarm"), "--swarm is for containers"),
@@ -213,7 +258,7 @@ def test_help_and_plan(project: Project) -> None:
     shown = project.deploy("--help")
     assert shown.returncode == 0
     assert "Usage: ./deploy-production.sh" in shown.stdout
-    plan = project.deploy("plan", "--cpus", "1", "--memory", "1G")
+    plan = project.deploy("plan", "--local", "--cpus", "1", "--memory", "1G")
     assert plan.returncode == 0, plan.stderr
     assert "768 MiB memory, 1 CPU" in plan.stdout
-    assert project.deploy("plan", "--memory", "8X").returncode == 2
+    assert project.deploy("plan", "--local", "--memory", "8X").returncode == 2

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from sentence_api.deploy.naming import DEFAULT_NAME
+from sentence_api.deploy.options import NAME
+from sentence_api.deploy.release import Release, State
 from tests.conftest import ROOT
 
 # A fake docker: containers by label, the state of a container, and a scripted check.
 DOCKER = """#!/usr/bin/env bash
 printf '%s\\n' "$*" >>"${LOG}"
 case "$*" in
-  "ps "*compose.project=sentence-api*) printf '%s' "${COMPOSE:-}" ;;
-  "ps "*stack.namespace=sentence-api*) printf '%s' "${SWARM:-}" ;;
+  "ps "*compose.project=sentence-transformer-api*) printf '%s' "${COMPOSE:-}" ;;
+  "ps "*stack.namespace=sentence-transformer-api*) printf '%s' "${SWARM:-}" ;;
   "inspect --format {{.Image}} "*) printf 'sha256:1234\\n' ;;
   "inspect --format {{range .Mounts}}"*) printf '%s' "${HISTORY:-}" ;;
   "inspect "*) printf '%s\\n' "${STATE:-}" ;;
@@ -49,6 +52,13 @@ def run(folder: Path) -> Run:
     """Return a function that runs the script with a scripted engine."""
 
     def run(*arguments: str, **scripted: str) -> subprocess.CompletedProcess[str]:
+        if "SWARM" in scripted:  # found by the record: a swarm notes no folder
+            state = State(folder / "var" / "container")
+            state.open()
+            state.settle(Release("sha256:1234", {NAME: DEFAULT_NAME}, swarm=True))
+        for kind, home in (("COMPOSE", folder), ("SWARM", "")):
+            lines = [line.replace(" ", "|") for line in scripted.get(kind, "").splitlines()]
+            scripted[kind] = "".join(f"{line}|{home}\n" for line in lines)
         return subprocess.run(
             [folder / "monitor-resources.sh", *arguments],
             env={

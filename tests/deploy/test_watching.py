@@ -12,6 +12,9 @@ import pytest
 
 from sentence_api.deploy import watching
 from sentence_api.deploy.docker import Docker
+from sentence_api.deploy.naming import DEFAULT_NAME
+from sentence_api.deploy.options import NAME
+from sentence_api.deploy.release import Release, State
 from sentence_api.deploy.watching import (
     Become,
     CannotTell,
@@ -36,19 +39,39 @@ CONFINED = (
 )
 
 
-class FakeDocker(Docker):
-    """An engine with these containers, whose state is the last word of a line."""
+@pytest.fixture(autouse=True)
+def record(tmp_path: Path) -> State:
+    """Return the state of a folder where a deployment is recorded."""
+    made = State(tmp_path / "var" / "container")
+    made.open()
+    made.settle(Release("sha256:1234", {NAME: "mine"}))
+    return made
 
-    def __init__(self, compose: str = "", swarm: str = "", **answers: str) -> None:
+
+class FakeDocker(Docker):
+    """An engine with these containers, whose state is the second word of a line.
+
+    A third word is the folder that Compose noted.
+    """
+
+    def __init__(
+        self, compose: str = "", swarm: str = "", name: str = "mine", **answers: str
+    ) -> None:
         super().__init__()
+        self.refusal = ""
+        listed = "ps --all --no-trunc --filter label=com.docker."
         self.answers = {
-            "ps --all --no-trunc --filter label=com.docker.compose.project=": compose,
-            "ps --all --no-trunc --filter label=com.docker.stack.namespace=": swarm,
+            f"{listed}compose.project={name} ": containers(compose),
+            f"{listed}stack.namespace={name} ": containers(swarm),
             "inspect --format {{.Image}} ": answers.get("image", "sha256:1234"),
             "inspect --format {{range .Mounts}}": answers.get("history", "/kept"),
             "inspect --format {{.Name}}|": answers.get("end", ""),
             "port ": answers.get("port", ""),
         }
+
+    def complaint(self) -> str:
+        """Return the refusal."""
+        return self.refusal
 
     def ask(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
         """Answer by the start of the command; an empty answer is a failure."""
@@ -58,6 +81,11 @@ class FakeDocker(Docker):
         if not answer:
             raise DeploymentFailed(f"docker {command} failed")
         return answer
+
+
+def containers(lines: str) -> str:
+    """Return containers as the engine lists them."""
+    return "\n".join("|".join((*line.split(), "")[:3]) for line in lines.splitlines())
 
 
 def request(*arguments: str) -> Request:
@@ -107,15 +135,47 @@ def test_a_wrong_command_line(
     assert capsys.readouterr() == ("", f"monitor-resources.sh: {message}\n")
 
 
-def test_containers_of_both_runners() -> None:
-    """Containers of Compose and of a swarm are found; an engine that is missing has none."""
+def test_containers_of_both_runners(tmp_path: Path) -> None:
+    """Containers of Compose and of a swarm are found; an engine without them has none."""
     docker = FakeDocker("abc exited", "def running\nghi created")
-    assert find_containers(docker) == [
+    assert find_containers(docker, tmp_path) == [
         Container("abc", is_running=False),
         Container("def", is_running=True),
         Container("ghi", is_running=False),
     ]
-    assert find_containers(FakeDocker()) == []
+    assert find_containers(FakeDocker(), tmp_path) == []
+
+
+def test_containers_of_a_folder_without_a_record(tmp_path: Path, record: State) -> None:
+    """Those that Compose started by hand in this folder are found, another folder's are not."""
+    record.forget_current()
+    lines = f"abc running {tmp_path}\ndef running /srv/other\nghi exited"
+    docker = FakeDocker(lines, "jkl running", DEFAULT_NAME)
+    assert find_containers(docker, tmp_path) == [Container("abc", is_running=True)]
+
+
+def test_containers_of_an_interrupted_deployment(tmp_path: Path, record: State) -> None:
+    """A first deployment that was interrupted is looked at under its own name."""
+    record.forget_current()
+    record.begin(Release("sha256:1234", {NAME: "other"}))
+    docker = FakeDocker("abc running", name="other")
+    assert find_containers(docker, tmp_path) == [Container("abc", is_running=True)]
+
+
+def test_a_stopped_engine_is_not_an_absence(tmp_path: Path, record: State) -> None:
+    """Where a container is recorded, a stopped engine is told with its cure, not as nothing."""
+    docker = FakeDocker()
+    docker.refusal = "Cannot connect to the Docker daemon"
+    with pytest.raises(CannotTell) as refused:
+        decide(request(), docker, tmp_path, terminal=False)
+    assert str(refused.value) == (
+        "no Docker engine answers: start it with sudo systemctl start docker"
+    )
+    record.forget_current()
+    docker = FakeDocker(name=DEFAULT_NAME)
+    docker.refusal = "Cannot connect to the Docker daemon"
+    with pytest.raises(CannotTell, match="nothing is deployed here"):
+        decide(request(), docker, tmp_path, terminal=False)
 
 
 @pytest.mark.parametrize(("terminal", "options"), [(False, ()), (True, ("--interactive", "--tty"))])
@@ -168,13 +228,12 @@ def test_help_of_a_command(state: str, tmp_path: Path) -> None:
     assert found == Become((*run, *CONFINED, "monitor", "--help"))
 
 
-@pytest.mark.parametrize("containers", ["", "abc exited"])
-def test_a_local_server(containers: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", ["", "abc exited"])
+def test_a_local_server(ended: str, tmp_path: Path) -> None:
     """A server of this folder runs the command with its own Python; a report goes to the caller."""
     python = tmp_path / ".venv" / "bin" / "python"
-    (tmp_path / "var").mkdir()
     (tmp_path / "var" / "server.pid").touch()
-    docker = FakeDocker(containers)
+    docker = FakeDocker(ended)
     with pytest.raises(CannotTell, match=f"{python} is missing; run ./deploy-production.sh"):
         decide(request(), docker, tmp_path, terminal=False)
     python.parent.mkdir(parents=True)
