@@ -26,8 +26,8 @@ Options:
   --output FOLDER  report: where report.html, .md and .json go (this folder)
   -h, --help       this text; after a command, the options of that command
 
-Finds what ./deploy-production.sh started: a container, a swarm service of the
-stack sentence-api, or a server in this folder.
+Finds what ./deploy-production.sh started in this folder: a container, a swarm
+service, or a server without a container.
 
 check exits with 0 normal, 1 warning, 2 critical, 3 cannot tell.
 EOF
