@@ -100,6 +100,7 @@ class Release:
         """Return every variable that the Compose file needs, and the project's name."""
         return {
             "COMPOSE_PROJECT_NAME": self.name,
+            "SENTENCE_API_NAME": self.name,
             "SENTENCE_API_IMAGE": self.image,
             **self.variables,
         }

@@ -16,7 +16,9 @@ from sentence_api.deploy.container import Wanted
 from sentence_api.deploy.image import kept_tag
 from sentence_api.deploy.options import NAME
 from sentence_api.deploy.release import Release, State
+from sentence_api.deploy.runners import COMPOSE_FILE
 from sentence_api.errors import DeploymentFailed
+from tests.conftest import ROOT
 from tests.deploy.engine import Project, write_keys
 
 OF_BEFORE = ("choices", "since", "number")
@@ -208,6 +210,18 @@ def test_files_of_a_version_that_kept_two(project: Project) -> None:
     assert project.kept() == [(1, "sha256:old"), (2, "sha256:new"), (3, "sha256:old")]
     project.up("sha256:newest")
     assert project.kept()[-1] == (4, "sha256:newest")
+
+
+def test_the_compose_file_gets_every_variable(project: Project) -> None:
+    """A release of before there were names gives its project's, so that Compose starts it."""
+    text = (ROOT / COMPOSE_FILE).read_text(encoding="utf-8")
+    needed = set(re.findall(r"\$\{(\w+):\?", text))
+    project.up("sha256:new")
+    current = project.state.current()
+    assert current is not None
+    before = write_as_before(project, "previous", current)
+    assert needed <= set(before.environment())
+    assert before.environment()[NAME] == "sentence-api"
 
 
 def test_going_back_to_a_version_without_choices_forgets_none(project: Project) -> None:
