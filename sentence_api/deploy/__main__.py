@@ -32,25 +32,16 @@ from sentence_api.deploy.options import (
     given_on,
     options_of,
 )
-from sentence_api.deploy.preflight import require_docker
+from sentence_api.deploy.preflight import is_denied, require_docker
 from sentence_api.deploy.release import State
 from sentence_api.deploy.switch import Deployment
 from sentence_api.errors import DeploymentFailed, StartupError
 
-COMMANDS = {
-    "up": "start the API, or replace the running one, and verify it (default)",
-    "down": "stop it",
-    "restart": "start the running version again",
-    "status": "say whether it runs and is ready; exit 1 if not",
-    "logs": "show the end of its log (--follow to keep showing)",
-    "plan": "show how this machine would be used",
-    "releases": "list the versions that were deployed, and what differs",
-    "rollback": "go back to the version before this one, or to release N",
-    "env": "print the variables of docker-compose.production.yml, for .env",
-    "wheelhouse": "collect what a build installs, for builds without a network",
-    "help": "show the help",
-    "version": "print the version",
-}
+# The script's help says what each does.
+COMMANDS = (
+    *("up", "down", "restart", "status", "logs", "plan", "releases", "rollback"),
+    *("env", "wheelhouse", "help", "version"),
+)
 _ALIASES = {"stop": "down", "start": "up", "deploy": "up"}
 USAGE = 2
 _FOR_CONTAINERS = ("rollback", "releases", "env", "wheelhouse")
@@ -153,7 +144,7 @@ def uses_containers(command: str, docker: Docker, state: State) -> bool:
         return True
     if command == "up":
         complaint = docker.complaint()
-        return not complaint or "permission denied" in complaint.lower()
+        return not complaint or is_denied(complaint)
     return command == "down" and not _PROCESS.exists() and not docker.complaint()
 
 
@@ -194,7 +185,7 @@ def local_environment(wanted: Wanted) -> dict[str, str]:
 def _act(parsed: argparse.Namespace, wanted: Wanted, docker: Docker, state: State) -> int:
     """Run a command with or without containers; return its exit status."""
     if parsed.command in {"help", "version"}:
-        return _follow(((*_script(), f"--{parsed.command}"),), os.environ)
+        return _follow((("./deploy-production.sh", f"--{parsed.command}"),), os.environ)
     if not parsed.local:
         if uses_containers(parsed.command, docker, state):
             return _run(parsed, wanted, Deployment(docker, state, _say))
@@ -263,10 +254,6 @@ def _plan(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _program() -> Command:
     """Return our program in the virtual environment."""
     return (str(_PYTHON.absolute()), "-m", "sentence_api")
-
-
-def _script() -> Command:
-    return ("./deploy-production.sh",)
 
 
 def _install(target: str) -> Command:

@@ -16,6 +16,7 @@ from sentence_api.deploy import choices as chosen
 from sentence_api.deploy import image as images
 from sentence_api.deploy.address import before_port
 from sentence_api.deploy.choices import Choices
+from sentence_api.deploy.docker import Docker
 from sentence_api.deploy.naming import DEFAULT_NAME, is_held, name_for
 from sentence_api.deploy.options import KEYS_FILE, NAME, Options, options_of
 from sentence_api.deploy.preflight import check_memory, check_room, require_docker
@@ -26,7 +27,13 @@ from sentence_api.deploy.release import (
     environment_text,
     keys_text,
 )
-from sentence_api.deploy.runners import Runner, has_routing_mesh, runner, runner_of
+from sentence_api.deploy.runners import (
+    Runner,
+    has_routing_mesh,
+    open_files,
+    runner,
+    runner_of,
+)
 from sentence_api.deploy.smoke import how_to
 from sentence_api.deploy.switch import (
     KEYS_INSIDE,
@@ -260,7 +267,7 @@ def _rollback_target(number: int | None, state: State) -> Release:
     return before[-1]
 
 
-def _require_image(release: Release, docker: Any) -> None:
+def _require_image(release: Release, docker: Docker) -> None:
     """Refuse a release whose image cannot be started and tested."""
     if not docker.works("image", "inspect", release.image):
         raise DeploymentFailed(f"the image of the earlier version, {release.image[:19]}, is gone")
@@ -318,11 +325,11 @@ def restart(wanted: Wanted, here: Deployment) -> None:
     require_docker(wanted.options, here.docker, recorded=current is not None)
     if current is None:
         raise DeploymentFailed("not running; start it with ./deploy-production.sh")
+    run = runner_of(current, here.docker, here.state)
     if current.swarm:
         here.docker.ask("service", "update", "--force", "--detach=false", f"{current.name}_api")
     else:
-        here.docker.ask("restart", *runner_of(current, here.docker, here.state).containers()[:1])
-    run = runner_of(current, here.docker, here.state)
+        here.docker.ask("restart", *run.containers()[:1])
     run.wait(current)
     here.say(f"{current.name} is ready at {current.url}")
 
@@ -340,8 +347,7 @@ def variables(
         "SENTENCE_API_HISTORY_SOURCE": "history" if options.swarm else str(state.history),
         "SENTENCE_API_REPLICAS": str(options.replicas),
         "SENTENCE_API_STOP_GRACE": f"{plan['stop_grace_seconds']}s",
-        # Each connection is a file descriptor, and a worker has a few dozen others.
-        "SENTENCE_API_OPEN_FILES": str(2 * plan["max_concurrent_requests"] + 1024),
+        "SENTENCE_API_OPEN_FILES": str(open_files(plan["max_concurrent_requests"])),
         "SENTENCE_API_CPU_RESERVATION": f"{plan['cpu_limit'] / 2:g}",
         "SENTENCE_API_PUBLISH": f"{before_port(options.bind)}:{options.port}",
         "SENTENCE_API_MEMORY_LIMIT": str(plan["memory_limit_bytes"]),

@@ -72,10 +72,7 @@ def up(settings: Settings, files: Files, say: Say, show: Show) -> None:
         StartupError: The server does not work; what ran before runs again.
     """
     key = first_key(settings.keys_file)
-    _ensure_artifact(settings, say)
-    subject = find_subject(settings)
-    plan = plan_subject(subject, settings)
-    say(show(plan, subject))
+    _plan(settings, say, show)
     url = local_url(settings.host, settings.port)
     current = running(files)
     if current is None or files.url.read_text("utf-8").strip() != url:
@@ -92,7 +89,7 @@ def up(settings: Settings, files: Files, say: Say, show: Show) -> None:
         if current is None:
             raise
         say("going back to the settings of the server before; this takes a few seconds")
-        _start_again(before, files, say)
+        _start_and_wait(before, files, say)
         raise DeploymentFailed(f"{exc or 'interrupted'}; what ran before is back") from exc
     say(f"ready after {seconds:.1f} s; /query and /query/batch give {dimensions} dimensions")
     say(how_to(url, settings.keys_file))
@@ -105,21 +102,13 @@ def up_systemd(settings: Settings, files: Files, say: Say, show: Show) -> None:
         StartupError: The server does not work, or systemd refuses its unit.
     """
     key = first_key(settings.keys_file)
-    _ensure_artifact(settings, say)
-    subject = find_subject(settings)
-    plan = plan_subject(subject, settings)
-    say(show(plan, subject))
+    plan = _plan(settings, say, show)
     if down(settings, files):
         say("stopped the server that ran without systemd")
     root = Path.cwd()
     given = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    environment = {
-        **given,
-        "SENTENCE_API_HOST": settings.host,
-        "SENTENCE_API_PORT": str(settings.port),
-    }
     owner = pwd.getpwuid(root.stat().st_uid).pw_name
-    text = systemd.unit(plan, environment, root, owner, stop_grace(settings))
+    text = systemd.unit(plan, {**given, **_address(settings)}, root, owner, stop_grace(settings))
     url = local_url(settings.host, settings.port)
     systemd.install(text, url, key, files.folder, say)
 
@@ -147,30 +136,33 @@ def _start_and_test(
 ) -> tuple[int, float]:
     """Start a server; return the dimensions of its vectors and the seconds until it was ready."""
     started = time.monotonic()
-    process = _start(_environment(settings), files)
-    files.url.write_text(f"{local_url(settings.host, settings.port)}\n", encoding="utf-8")
-    url = local_url(settings.host, settings.port)
-    _wait_until_ready(process, url, files, say)
+    history = {"SENTENCE_API_HISTORY_SECONDS": str(settings.history_seconds)}
+    url = _start_and_wait({**os.environ, **_address(settings), **history}, files, say)
     seconds = time.monotonic() - started
     return smoke(url, key=key), seconds
 
 
-def _start_again(environment: dict[str, str], files: Files, say: Say) -> None:
-    """Start a server as it was started before."""
+def _start_and_wait(environment: dict[str, str], files: Files, say: Say) -> str:
+    """Start a server with this environment and wait for its readiness; return its address."""
     url = local_url(environment["SENTENCE_API_HOST"], environment["SENTENCE_API_PORT"])
     process = _start(environment, files)
     files.url.write_text(f"{url}\n", encoding="utf-8")
     _wait_until_ready(process, url, files, say)
+    return url
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of a server at this address."""
-    return {
-        **os.environ,
-        "SENTENCE_API_HOST": settings.host,
-        "SENTENCE_API_PORT": str(settings.port),
-        "SENTENCE_API_HISTORY_SECONDS": str(settings.history_seconds),
-    }
+def _address(settings: Settings) -> dict[str, str]:
+    """Return the variables of a server's address."""
+    return {"SENTENCE_API_HOST": settings.host, "SENTENCE_API_PORT": str(settings.port)}
+
+
+def _plan(settings: Settings, say: Say, show: Show) -> Plan:
+    """Export the model if there is none, and return the plan, shown to the person."""
+    _ensure_artifact(settings, say)
+    subject = find_subject(settings)
+    plan = plan_subject(subject, settings)
+    say(show(plan, subject))
+    return plan
 
 
 def down(settings: Settings, files: Files) -> bool:

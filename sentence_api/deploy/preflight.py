@@ -46,9 +46,14 @@ def require_docker(options: Options, docker: Docker, *, recorded: bool) -> None:
         )
 
 
+def is_denied(complaint: str) -> bool:
+    """Return whether Docker complains that this user may not ask the engine."""
+    return "permission denied" in complaint.lower()
+
+
 def no_engine(complaint: str, *, recorded: bool) -> str:
     """Return why no engine can be used, by Docker's complaint, and what to do."""
-    if "permission denied" in complaint.lower():
+    if is_denied(complaint):
         return (
             "this user may not use the Docker engine: join its group with"
             " sudo usermod -aG docker $USER and log in again, or use a rootless engine"

@@ -222,6 +222,14 @@ class Swarm:
             time.sleep(0.2)
 
 
+def open_files(connections: int) -> int:
+    """Return the limit of open files for a server with this many connections per worker.
+
+    Each connection is a file descriptor, and a worker has a few dozen others.
+    """
+    return 2 * connections + 1024
+
+
 def has_routing_mesh() -> bool:
     """Return whether this machine's kernel can answer on the ports that a swarm publishes.
 

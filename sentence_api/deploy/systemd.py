@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from sentence_api.deploy.runners import open_files
 from sentence_api.deploy.smoke import smoke
 from sentence_api.errors import DeploymentFailed
 from sentence_api.resources.plan import Plan
@@ -65,7 +66,7 @@ MemoryMax={plan.memory_limit_bytes}
 MemorySwapMax=0
 CPUQuota={plan.cpu_limit * _PERCENT:g}%
 TasksMax=1024
-LimitNOFILE={2 * plan.max_concurrent_requests + 1024}
+LimitNOFILE={open_files(plan.max_concurrent_requests)}
 LimitCORE=0
 NoNewPrivileges=yes
 ProtectSystem=strict

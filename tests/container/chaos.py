@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx2
-
+from sentence_api.deploy.smoke import is_ready
 from tests.container.clients import Clients
 from tests.container.conftest import Engine, Project, docker, leftovers, make_built
 
@@ -64,20 +63,12 @@ class Interruption:
     healed_by: str
 
 
-def answers(project: Project) -> bool:
-    """Return whether the deployment is ready."""
-    try:
-        return httpx2.get(f"{project.url}/health/ready", timeout=5).status_code == 200
-    except httpx2.TransportError:
-        return False
-
-
 def interrupt(project: Project, chance: random.Random, engine: Engine | None) -> Interruption:
     """Interrupt a command once, and heal."""
     command = chance.choice(COMMANDS)
     by = chance.choice((*SIGNALS, "engine")) if engine is not None else chance.choice(SIGNALS)
     seconds = chance.uniform(0.1, MOST_SECONDS)
-    served = answers(project)
+    served = is_ready(project.url)
     process = subprocess.Popen(
         ["./deploy-production.sh", *command],
         cwd=project.folder,
@@ -98,7 +89,7 @@ def interrupt(project: Project, chance: random.Random, engine: Engine | None) ->
     process.wait(timeout=120)
     if engine is not None and name == "engine":
         engine.start()
-    serves = answers(project)
+    serves = is_ready(project.url)
     told = project.run("status")
     lines = (told.stdout + told.stderr).strip().splitlines()
     return Interruption(
@@ -119,7 +110,7 @@ def _heal(project: Project, first: str) -> str:
         if command == "down" and done.returncode == 0 and leftovers() == []:
             assert project.run("up").returncode == 0
             return command
-        if done.returncode == 0 and answers(project):
+        if done.returncode == 0 and is_ready(project.url):
             return command
         last = done.stdout + done.stderr
     raise AssertionError(f"stuck after {first} and up: {last}")

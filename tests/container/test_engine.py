@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable
 
-from tests.container.chaos import answers, load, run, stays_up
+from sentence_api.deploy.smoke import is_ready
+from tests.container.chaos import load, run, stays_up
 from tests.container.conftest import Engine, Project, docker
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    """Return whether a condition becomes true in time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.2)
-    return True
+from tests.system.wire import eventually
 
 
 def test_a_container_comes_back_with_its_engine(project: Project, stoppable: Engine) -> None:
@@ -25,9 +15,9 @@ def test_a_container_comes_back_with_its_engine(project: Project, stoppable: Eng
     assert project.up().returncode == 0
     container = project.container()
     stoppable.stop()
-    assert not answers(project)
+    assert not is_ready(project.url)
     stoppable.start()
-    assert eventually(lambda: answers(project)), docker("ps", "--all")
+    assert eventually(lambda: is_ready(project.url), 60), docker("ps", "--all")
     assert project.container() == container
 
 
