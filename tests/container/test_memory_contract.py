@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
 
 import pytest
 
 from benchmarks.container import Gone, MemorySampler, Tier, docker, planned, running
 from benchmarks.flood import Report
 from benchmarks.memory import Result, broken, fate, run_tier
+from tests.system.wire import eventually
 
 pytestmark = pytest.mark.container
 
@@ -63,7 +62,7 @@ def test_memory_in_use_is_seen(image: str) -> None:
     with running(image, SMALLEST, {}) as container, MemorySampler(container) as watch:
         held = SMALLEST.memory_bytes * 9 // 10 - container.working_set()
         docker("exec", "--detach", container.id, "python", "-c", EAT.format(held))
-        assert eventually(lambda: watch.peak_bytes > SMALLEST.memory_bytes * 0.87)
+        assert eventually(lambda: watch.peak_bytes > SMALLEST.memory_bytes * 0.87, 20)
     assert "of the limit" in broken(good(peak_bytes=watch.peak_bytes))[0]
 
 
@@ -71,7 +70,7 @@ def test_a_crash_is_seen(image: str) -> None:
     """A crashed worker breaks the contract, although a new worker replaces it."""
     with running(image, SMALLEST, {}) as container:
         docker("exec", container.id, "python", "-c", KILL)
-        assert eventually(lambda: fate(container)["exits"].get("crash") == 1)
+        assert eventually(lambda: fate(container)["exits"].get("crash") == 1, 20)
         after = fate(container)
     assert broken(good(**after)) == ["1 workers ended by a fault"]
 
@@ -79,7 +78,7 @@ def test_a_crash_is_seen(image: str) -> None:
 def test_the_end_of_a_container_is_seen(image: str) -> None:
     """A container that ends breaks the contract, and the sampler does not fail over it."""
     with running(image, SMALLEST, {}) as container, MemorySampler(container) as watch:
-        assert eventually(lambda: watch.samples > 0)
+        assert eventually(lambda: watch.samples > 0, 20)
         docker("stop", container.id)
         after = fate(container)
         with pytest.raises(Gone):
@@ -91,16 +90,6 @@ def test_too_little_memory_is_refused(image: str) -> None:
     """A container that is too small refuses to start, with one line."""
     with pytest.raises(RuntimeError, match=r"one worker needs .* missing"):
         planned(image, Tier.parse("160M/1"), {})
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Return whether a condition becomes true in time."""
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def good(**changes: object) -> Result:
